@@ -1,0 +1,58 @@
+"""``Canonicalize``: one spelling of batch norm and of constants, whatever the front end wrote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from relay_passes import dataflow
+from relay_passes.ops import constant, op_name, shape_of
+
+# Operators that only rearrange a constant. Arithmetic on constants is left alone: it may be a weight's quantiser.
+REARRANGE = {
+    "relax.reshape": lambda x, call: x.reshape([int(d) for d in call.ty.shape]),
+    "relax.permute_dims": lambda x, call: x.transpose([int(a) for a in call.attrs.axes] if call.attrs.axes else None),
+    "relax.expand_dims": lambda x, call: np.expand_dims(x, tuple(int(a) for a in call.attrs.axis)),
+    "relax.astype": lambda x, call: x.astype(str(call.attrs.dtype)),
+    "relax.squeeze": lambda x, call: x.reshape([int(d) for d in call.ty.shape]),
+}
+
+
+def canonicalize(mod: Any) -> Any:
+    """Apply the pass.
+
+    Batch normalisation (inference) becomes ``x * a + b`` with ``a = gamma / sqrt(var + eps)``, ``b = beta - mean a``,
+    both in float32 as ONNX Runtime folds them. Rearranged constants become constants. Dead code goes.
+    """
+
+    def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
+        name = op_name(value)
+        if name == "relax.nn.batch_norm":
+            return _affine(dataflow.name_of(var), value, scope)
+        if name in REARRANGE and constant(value.args[0]) is not None:
+            typed = scope.builder.normalize(value)
+            return relax.const(np.ascontiguousarray(REARRANGE[name](constant(value.args[0]), typed)))
+        return dataflow.keep(var, value, scope)
+
+    return dataflow.rebuild(mod, visit)
+
+
+def _affine(name: str, call: Any, scope: dataflow.Scope) -> Any:
+    arrays = [constant(a) for a in call.args[1:5]]
+    if any(a is None for a in arrays):
+        return scope.emit(call, name)
+    gamma, beta, mean, variance = arrays
+    if not call.attrs.scale:
+        gamma = np.ones_like(gamma)
+    if not call.attrs.center:
+        beta = np.zeros_like(beta)
+    a = (gamma / np.sqrt(variance + np.float32(call.attrs.epsilon))).astype(np.float32)
+    b = (beta - mean * a).astype(np.float32)
+    x = call.args[0]
+    shape = [1] * len(shape_of(x))
+    shape[int(call.attrs.axis)] = -1
+    scaled = scope.emit(relax.op.multiply(x, relax.const(a.reshape(shape))), f"{name}.scale")
+    shifted = scope.emit(relax.op.add(scaled, relax.const(b.reshape(shape))), name)
+    return relax.Tuple([shifted, call.args[3], call.args[4]])

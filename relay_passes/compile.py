@@ -1,0 +1,54 @@
+"""From a lowered Relax module to an executable of TVM's virtual machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from relay_passes.pin_rounding import pin_rounding
+
+
+def compile_module(mod: Any, target: Any) -> Any:
+    """Compile.
+
+    TVM's default CPU pipeline without its constant folding, which would blow packed weights up to floats, and with
+    `pin_rounding` after fusion.
+
+    Parameters
+    ----------
+    mod : IRModule
+        After `lower.lower_lowbit`.
+    target : tvm.target.Target
+        Where the library will run.
+
+    Returns
+    -------
+    tvm.relax.VMExecutable
+    """
+
+    @tvm.transform.module_pass(opt_level=0, name="PinRounding")
+    def pin(module: Any, _context: Any) -> Any:
+        return pin_rounding(module)
+
+    passes = [
+        relax.transform.LegalizeOps(),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        pin,
+        relax.transform.RewriteDataflowReshape(),
+        relax.transform.ToNonDataflow(),
+        relax.transform.RemovePurityChecking(),
+        relax.transform.CallTIRRewrite(),
+        relax.transform.StaticPlanBlockMemory(),
+        relax.transform.LowerAllocTensor(),
+        relax.transform.KillAfterLastUse(),
+        relax.transform.LowerRuntimeBuiltin(),
+        relax.transform.ComputePrimValue(),
+        relax.transform.VMShapeLower(),
+        relax.transform.AttachGlobalSymbol(),
+    ]
+    with target:
+        return relax.build(mod, target, relax_pipeline=tvm.transform.Sequential(passes))

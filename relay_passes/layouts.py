@@ -1,0 +1,68 @@
+"""Between the logical shape of codes in the graph, NCHW or (M, K), and the physical layouts that kernels read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import relax, te, tirx
+
+from relay_passes.dataflow import Scope
+from relay_passes.ops import shape_of
+from schedules.layout import Layout, plane_bytes
+
+# Opaque to fusion: a packed byte would else compute what it is fused with once per bit and plane.
+_OPAQUE = {"op_pattern": 8}
+
+
+def nhwc_shape(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """The ``(N, H, W, C)`` that a logical ``(N, C, H, W)`` or ``(M, K)`` shape stands for in kernels."""
+    return (shape[0], shape[2], shape[3], shape[1]) if len(shape) == 4 else (1, 1, shape[0], shape[1])
+
+
+def _logical(rank: int, n: Any, h: Any, w: Any, c: Any) -> tuple[Any, ...]:
+    return (n, c, h, w) if rank == 4 else (w, c)
+
+
+def pack(scope: Scope, codes: Any, layout: Layout, name: str) -> Any:
+    """Emit the physical form of logical uint8 codes."""
+    shape = shape_of(codes)
+    n, h, w, c = nhwc_shape(shape)
+    per_group = c // layout.groups
+
+    def compute(x: Any) -> Any:
+        def plain(*i: Any) -> Any:
+            return x(*_logical(len(shape), *i))
+
+        def byte(*i: Any) -> Any:
+            pixel, (group, plane, index) = i[:3], i[3:]
+            value: Any = tirx.const(0, "uint8")
+            for bit in range(8):
+                channel = index * 8 + bit
+                inside = channel < per_group
+                code = x(*_logical(len(shape), *pixel, group * per_group + tirx.min(channel, per_group - 1)))
+                one = (code >> plane.astype("uint8")) & tirx.const(1, "uint8")
+                value = value | (tirx.Select(inside, one, tirx.const(0, "uint8")) << tirx.const(bit, "uint8"))
+            return value
+
+        return te.compute(layout.shape(n, h, w, c), plain if layout.kind == "nhwc" else byte, name="pack")
+
+    assert layout.kind == "nhwc" or plane_bytes(per_group) == layout.shape(n, h, w, c)[-1]
+    call = scope.builder.call_te(compute, codes, primfunc_name_hint="pack", primfunc_attrs=_OPAQUE)
+    return scope.emit(call, name)
+
+
+def unpack(scope: Scope, packed: Any, layout: Layout, shape: tuple[int, ...], dtype: str, name: str) -> Any:
+    """Emit the logical tensor of a physical one (codes, or int32 accumulators in NHWC)."""
+    channels = nhwc_shape(shape)[3]
+
+    def compute(x: Any) -> Any:
+        def element(*i: Any) -> Any:
+            pixel = (i[0], i[2], i[3], i[1]) if len(shape) == 4 else (0, 0, i[0], i[1])
+            return layout.load(lambda *at: x(*at), *pixel, channels)
+
+        return te.compute(shape, element, name="unpack")
+
+    call = scope.builder.call_te(compute, packed, primfunc_name_hint="unpack")
+    result = scope.emit(call, name)
+    assert isinstance(result, relax.Var) and result.ty.dtype == dtype
+    return result

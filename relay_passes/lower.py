@@ -1,0 +1,181 @@
+"""``LowerLowbit``: each ``dot`` gets a technique and packed weights, and takes its ``requantize`` along as an epilogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import relax, te
+
+from relay_passes import dataflow, layouts, notes, ops
+from relay_passes.ops import constant, op_name, quant_spec, shape_of
+from relay_passes.problem import dot_problem
+from schedules.cores import CoreSpec
+from schedules.dot_problem import DotProblem, Thresholds
+from schedules.layout import Layout
+from schedules.requantize import requantize_kernel
+from schedules.techniques import Choice, select
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What becomes of one ``dot``: technique, constants, and whether its only reader is a ``requantize``."""
+
+    layer: str
+    problem: DotProblem
+    choice: Choice
+    constants: list[npt.NDArray[Any]]
+    weights: npt.NDArray[np.uint8]
+    fused: bool
+
+    @property
+    def layout(self) -> Layout:
+        return self.choice.technique.in_layout(self.problem)
+
+
+def lower_lowbit(mod: Any, core: CoreSpec, technique: str | None = None) -> Any:
+    """Apply the pass.
+
+    Parameters
+    ----------
+    mod : IRModule
+        After `rewrite.rewrite_lowbit`.
+    core : CoreSpec
+        Which core to choose techniques for.
+    technique : str, optional
+        Use this technique wherever it does not decline.
+
+    Returns
+    -------
+    IRModule
+        Kernels are PrimFuncs called by ``call_tir``. Notes: topic ``layers`` gains technique, why, and bytes.
+    """
+    lowering = _Lowering(mod, core, technique)
+    return notes.add(dataflow.rebuild(mod, lowering.visit), "layers", lowering.layers)
+
+
+class _Lowering:
+    """The state of one run."""
+
+    def __init__(self, mod: Any, core: CoreSpec, technique: str | None) -> None:
+        self.core = core
+        self.layers: dict[str, dict[str, Any]] = notes.read(mod).get("layers", {})
+        self.readers = dataflow.readers(mod["main"])
+        self.values = {b.var: b.value for b in dataflow.bindings(mod["main"])}
+        self.plans = {
+            var: self._plan(var, value, technique) for var, value in self.values.items() if op_name(value) == ops.DOT
+        }
+        self.by_weights = {_key(plan.weights): plan for plan in self.plans.values()}
+        # New logical variable -> its physical forms.
+        self.physical: dict[Any, dict[Layout, Any]] = {}
+
+    def _plan(self, var: Any, call: Any, technique: str | None) -> _Plan:
+        weights, offset = constant(call.args[1]), constant(call.args[2])
+        problem = dot_problem(shape_of(call.args[0]), weights.shape, call.attrs)
+        choice = select(problem, self.core, technique)
+        constants = choice.technique.constants(problem, weights, offset)
+        only = self.readers[var]
+        fused = len(only) == 1 and only[0] is not None and op_name(self.values[only[0]]) == ops.REQUANTIZE
+        fused = fused and self.values[only[0]].args[0].same_as(var)
+        return _Plan(str(call.attrs["layer"]), problem, choice, constants, weights, fused)
+
+    def visit(self, var: Any, value: Any, scope: dataflow.Scope) -> Any:
+        """See `dataflow.rebuild`."""
+        operator, name = op_name(value), dataflow.name_of(var)
+        if operator == ops.DOT:
+            plan = self.plans[var]
+            return value if plan.fused else self._kernel(plan, value, None, var, name, scope)
+        if operator == ops.REQUANTIZE:
+            if op_name(value.args[0]) == ops.DOT:
+                source = self.values[var].args[0]
+                return self._kernel(self.plans[source], value.args[0], value, var, name, scope)
+            return self._requantize(value, name, scope)
+        if operator == ops.DEQUANTIZE and constant(value.args[0]) is not None:
+            return self._weight_values(value, name, scope)
+        return dataflow.keep(var, value, scope)
+
+    def _in_layout(self, codes: Any, layout: Layout, name: str, scope: dataflow.Scope) -> Any:
+        """The physical form of codes in a layout, packed if there is none yet."""
+        forms = self.physical.setdefault(codes, {})
+        if layout not in forms:
+            forms[layout] = layouts.pack(scope, codes, layout, f"{name}.packed")
+        return forms[layout]
+
+    def _wanted(self, var: Any) -> Layout:
+        """The layout that the first low-bit reader of a variable of the old program reads."""
+        plans = (self.plans[reader] for reader in self.readers.get(var, []) if reader in self.plans)
+        return next((plan.layout for plan in plans), Layout())
+
+    def _kernel(self, plan: _Plan, dot: Any, requantize: Any, var: Any, name: str, scope: dataflow.Scope) -> Any:
+        technique, problem = plan.choice.technique, plan.problem
+        args = [self._in_layout(dot.args[0], plan.layout, plan.layer, scope), *map(relax.const, plan.constants)]
+        shape = tuple(int(d) for d in dot.attrs["out_shape"])
+        layout, dtype, size = Layout(), "int32", sum(c.nbytes for c in plan.constants)
+        if requantize is not None:
+            layout, dtype = self._wanted(var), "uint8"
+            tables = requantize.args[1:3]
+            epilogue = _thresholds(requantize, layout)
+            args += tables
+            size += sum(constant(t).nbytes for t in tables)
+            if len(requantize.args) > 3:
+                side = requantize.args[3]
+                side_layout = next(iter(self.physical.get(side, {})), Layout())
+                args.append(self._in_layout(side, side_layout, plan.layer, scope))
+                epilogue = replace(epilogue, side=side_layout)
+            problem = replace(problem, epilogue=epilogue)
+        kernel = technique.build(problem, technique.knobs(problem, self.core), self.core)
+        out = layout.shape(*layouts.nhwc_shape(shape))
+        packed = _call(scope, kernel, f"{technique.name}_{plan.layer}", args, out, dtype, f"{name}.physical")
+        result = layouts.unpack(scope, packed, layout, shape, dtype, name)
+        self.physical[result] = {layout: packed}
+        float_bytes = problem.out_channels * problem.k * 4
+        row = {"technique": technique.name, "why": plan.choice.why, "bytes": size, "float_bytes": float_bytes}
+        self.layers[plan.layer] = self.layers.get(plan.layer, {}) | row
+        return result
+
+    def _requantize(self, call: Any, name: str, scope: dataflow.Scope) -> Any:
+        shape = shape_of(call)
+        spec = _thresholds(call, Layout())
+        tables = str(call.args[1].ty.dtype)
+        kernel = requantize_kernel(shape, str(call.args[0].ty.dtype), int(call.attrs["axis"]), spec, tables)
+        return _call(scope, kernel, "requantize", list(call.args), shape, "uint8", name)
+
+    def _weight_values(self, call: Any, name: str, scope: dataflow.Scope) -> Any:
+        """Float weights for an explanation, unpacked at run time from the constant that the forward kernel reads."""
+        codes, spec = constant(call.args[0]), quant_spec(call)
+        dense = codes.ndim == 2
+        plan = self.by_weights.get(_key(np.ascontiguousarray(codes.T)[:, :, None, None] if dense else codes))
+        if plan is None:
+            return scope.emit(call, name)
+        technique = plan.choice.technique
+
+        def compute(packed: Any) -> Any:
+            def element(*i: Any) -> Any:
+                o, c, y, x = (i[1], i[0], 0, 0) if dense else i
+                return technique.weight_at(plan.problem, lambda *at: packed(*at), o, c, y, x)
+
+            return te.compute(codes.shape, element, name="unpack_weights")
+
+        unpacked = scope.builder.call_te(
+            compute, relax.const(plan.constants[0]), primfunc_name_hint="unpack_weights"
+        )
+        return scope.emit(ops.dequantize(scope.emit(unpacked, f"{name}.codes"), spec), name)
+
+
+def _key(codes: npt.NDArray[np.uint8]) -> tuple[tuple[int, ...], bytes]:
+    return codes.shape, codes.tobytes()
+
+
+def _thresholds(call: Any, layout: Layout) -> Thresholds:
+    levels = shape_of(call.args[1])[1]
+    return Thresholds(int(call.attrs["bits"]), levels, int(call.attrs["side_bits"]), layout)
+
+
+def _call(
+    scope: dataflow.Scope, kernel: Any, hint: str, args: list[Any], shape: tuple[int, ...], dtype: str, name: str
+) -> Any:
+    clean = "".join(c if c.isalnum() else "_" for c in hint)
+    gv = scope.builder.add_func(kernel.without_attr("global_symbol"), clean)
+    return scope.emit(relax.call_tir(gv, args, relax.TensorType(list(shape), dtype)), name)

@@ -1,0 +1,229 @@
+"""The Relax operators of this project: their names, types and, for those that survive to the end, their TIR.
+
+``fake_quant`` is the one spelling every quantiser is brought to. The others carry codes and accumulators in the logical
+shape of the tensor they stand for; ``dot`` and ``requantize`` disappear in `lower`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax, te, tirx
+
+from relay_passes.quant_spec import QuantSpec
+
+FAKE_QUANT = "tvm_lowbit.fake_quant"
+OBSERVE_CODES = "tvm_lowbit.observe_codes"
+QUANTIZE = "tvm_lowbit.quantize"
+DEQUANTIZE = "tvm_lowbit.dequantize"
+DOT = "tvm_lowbit.dot"
+SCALE_ACCUMULATORS = "tvm_lowbit.scale_accumulators"
+REQUANTIZE = "tvm_lowbit.requantize"
+SUM_POOL = "tvm_lowbit.sum_pool2d"
+
+Infer = Callable[[Any, Any], Any]
+
+
+def register(name: str, arity: int, infer: Infer, legalize: Callable[[Any, Any], Any] | None = None) -> None:
+    """Register an operator once per process; a second call for the same name does nothing."""
+    if name in tvm.ir.Op.list_op_names():
+        return
+    tvm.get_global_func("ir.RegisterOp")(name, name)
+    op = tvm.ir.Op.get(name)
+    op.set_num_inputs(arity)
+    for i in range(max(arity, 0)):
+        op.add_argument(f"arg{i}", "Tensor", "")
+    tvm.ir.register_op_attr(name, "FInferType", infer)
+    tvm.ir.register_op_attr(name, "FPurity", True)
+    if legalize is not None:
+        tvm.ir.register_op_attr(name, "FLegalize", legalize)
+
+
+def call(name: str, *args: Any, **attrs: Any) -> Any:
+    """A call of one of this project's operators."""
+    return tvm.ir.Call(tvm.ir.Op.get(name), list(args), attrs=tvm.ir.make_node("ir.DictAttrs", **attrs))
+
+
+def shape_of(expr: Any) -> tuple[int, ...]:
+    """The static shape of a tensor expression."""
+    return tuple(int(d) for d in expr.ty.shape)
+
+
+def op_name(expr: Any) -> str:
+    """The operator's name if the expression is a call of one, else the empty string."""
+    return str(expr.op.name) if isinstance(expr, tvm.ir.Call) and isinstance(expr.op, tvm.ir.Op) else ""
+
+
+def constant(expr: Any) -> Any:
+    """The NumPy array of a constant expression, or None."""
+    return expr.value.numpy() if isinstance(expr, tvm.ir.GenericConst) else None
+
+
+def _like(dtype: str) -> Infer:
+    return lambda call_, ctx: relax.TensorType(call_.args[0].ty.shape, dtype)
+
+
+def fake_quant(x: Any, spec: QuantSpec) -> Any:
+    """``fake_quant(x, scale, zero_point){qmin, qmax, axis, form}``: float32 in, float32 out."""
+    return _quantiser_call(FAKE_QUANT, x, spec)
+
+
+def quantize(x: Any, spec: QuantSpec) -> Any:
+    """Unsigned codes (uint8) of a float32 tensor."""
+    return _quantiser_call(QUANTIZE, x, spec)
+
+
+def dequantize(codes: Any, spec: QuantSpec) -> Any:
+    """Float32 values of unsigned codes."""
+    return _quantiser_call(DEQUANTIZE, codes, spec)
+
+
+def _quantiser_call(name: str, x: Any, spec: QuantSpec) -> Any:
+    axis = -1 if spec.axis is None else spec.axis
+    arrays = relax.const(spec.scale), relax.const(spec.zero_point)
+    return call(name, x, *arrays, qmin=spec.qmin, qmax=spec.qmax, axis=axis, form=spec.form)
+
+
+def quant_spec(expr: Any) -> QuantSpec:
+    """The `QuantSpec` of a ``fake_quant``, ``quantize`` or ``dequantize`` call."""
+    scale, zero = (np.asarray(constant(a), np.float32) for a in expr.args[1:3])
+    a = expr.attrs
+    axis = int(a["axis"])
+    return QuantSpec(scale, zero, int(a["qmin"]), int(a["qmax"]), None if axis < 0 else axis, str(a["form"]))
+
+
+def _element(buffer: Any, axis: int, indices: Any) -> Any:
+    return buffer() if len(buffer.shape) == 0 else buffer[indices[axis] if int(buffer.shape[0]) > 1 else 0]
+
+
+def _f32(value: float) -> Any:
+    return tirx.const(float(value), "float32")
+
+
+def _code(x: Any, scale: Any, zero: Any, spec: QuantSpec) -> Any:
+    """`QuantSpec.codes` for one element, in TIR: the same float32 steps in the same order."""
+    if spec.form == "divide_shifted":
+        unclipped = tirx.nearbyint(x / scale + zero)
+    elif spec.form == "reciprocal":
+        unclipped = tirx.nearbyint(x * (_f32(1) / scale)) + zero
+    else:
+        unclipped = tirx.nearbyint(x / scale) + zero
+    return tirx.max(tirx.min(unclipped, _f32(spec.qmax)), _f32(spec.qmin)) - _f32(spec.qmin)
+
+
+def _value(code: Any, scale: Any, zero: Any, spec: QuantSpec) -> Any:
+    """`QuantSpec.values` for one element, in TIR."""
+    return (code.astype("float32") + (_f32(spec.qmin) - zero)) * scale
+
+
+def _elementwise(hint: str, body: Callable[[Any, Any, Any, QuantSpec], Any]) -> Callable[[Any, Any], Any]:
+    def legalize(bb: Any, call_: Any) -> Any:
+        spec = quant_spec(call_)
+
+        def compute(x: Any, scale: Any, zero: Any) -> Any:
+            def element(*i: Any) -> Any:
+                axis = 0 if spec.axis is None else spec.axis
+                return body(x(*i), _element(scale, axis, i), _element(zero, axis, i), spec)
+
+            return te.compute(x.shape, element, name=hint)
+
+        return bb.call_te(compute, *call_.args, primfunc_name_hint=hint)
+
+    return legalize
+
+
+register(
+    FAKE_QUANT,
+    3,
+    _like("float32"),
+    _elementwise("fake_quant", lambda x, s, z, spec: _value(_code(x, s, z, spec), s, z, spec)),
+)
+register(QUANTIZE, 3, _like("uint8"), _elementwise("quantize", lambda *a: _code(*a).astype("uint8")))
+register(DEQUANTIZE, 3, _like("float32"), _elementwise("dequantize", _value))
+register(OBSERVE_CODES, 1, _like("int32"))
+
+
+def observe_codes(x: Any) -> Any:
+    """The integer codes (int32, between qmin and qmax) of a fake-quantised tensor, as an output of the network."""
+    return call(OBSERVE_CODES, x)
+
+
+def dot(codes: Any, weights: Any, weight_offset: Any, out_shape: tuple[int, ...], **attrs: Any) -> Any:
+    """Low-bit convolution or dense layer: int32 accumulators of ``out_shape``.
+
+    ``codes`` are ``(N, C, H, W)`` or ``(M, K)``, ``weights`` uint8 ``(O, C / groups, kh, kw)``, ``weight_offset`` int32
+    ``(O,)``. The attributes are `lower.problem_of`'s.
+    """
+    return call(DOT, codes, weights, weight_offset, out_shape=list(out_shape), **attrs)
+
+
+register(DOT, 3, lambda c, ctx: relax.TensorType([int(d) for d in c.attrs["out_shape"]], "int32"))
+
+
+def scale_accumulators(acc: Any, scale: Any, axis: int) -> Any:
+    """``float32(acc * scale)``, the product in float64 so that it is rounded once; ``scale`` is ``(C,)``."""
+    return call(SCALE_ACCUMULATORS, acc, relax.const(scale.astype(np.float64)), axis=axis)
+
+
+def _legalize_scale(bb: Any, call_: Any) -> Any:
+    axis = int(call_.attrs["axis"])
+
+    def compute(acc: Any, scale: Any) -> Any:
+        def element(*i: Any) -> Any:
+            return (acc(*i).astype("float64") * _element(scale, axis, i)).astype("float32")
+
+        return te.compute(acc.shape, element, name="scale_accumulators")
+
+    return bb.call_te(compute, *call_.args, primfunc_name_hint="scale_accumulators")
+
+
+register(SCALE_ACCUMULATORS, 2, _like("float32"), _legalize_scale)
+
+
+def requantize(acc: Any, thresholds: Any, flip: Any, side: Any | None, axis: int, bits: int, side_bits: int) -> Any:
+    """Codes (uint8) from accumulators by counting thresholds ``(rows, levels, C)``; ``side`` codes pick the row."""
+    args = [acc, relax.const(thresholds), relax.const(flip)] + ([] if side is None else [side])
+    return call(REQUANTIZE, *args, axis=axis, bits=bits, side_bits=side_bits)
+
+
+register(REQUANTIZE, -1, _like("uint8"))
+
+
+def sum_pool2d(codes: Any, offset: int, multiplier: int, **geometry: Any) -> Any:
+    """Sums of the integers ``multiplier * code + offset`` over pooling windows (NCHW, int32); padding counts as 0."""
+    return call(SUM_POOL, codes, offset=offset, multiplier=multiplier, **geometry)
+
+
+def _sum_pool_shape(call_: Any) -> list[int]:
+    a, (n, c, *extents) = call_.attrs, shape_of(call_.args[0])
+    sizes = []
+    for axis, extent in enumerate(extents):
+        padded = extent + int(a["padding"][axis]) + int(a["padding"][axis + 2])
+        sizes.append((padded - int(a["kernel"][axis])) // int(a["stride"][axis]) + 1)
+    return [n, c, *sizes]
+
+
+def _legalize_sum_pool(bb: Any, call_: Any) -> Any:
+    a = call_.attrs
+    kernel, stride, padding = ([int(v) for v in a[key]] for key in ("kernel", "stride", "padding"))
+    multiplier, offset = int(a["multiplier"]), int(a["offset"])
+
+    def compute(codes: Any) -> Any:
+        _, _, h, w = codes.shape
+        ky, kx = te.reduce_axis((0, kernel[0]), "ky"), te.reduce_axis((0, kernel[1]), "kx")
+
+        def element(n: Any, c: Any, y: Any, x: Any) -> Any:
+            iy, ix = y * stride[0] - padding[0] + ky, x * stride[1] - padding[1] + kx
+            inside = tirx.all(iy >= 0, iy < h, ix >= 0, ix < w)
+            value = codes[n, c, iy, ix].astype("int32") * multiplier + offset
+            return te.sum(tirx.if_then_else(inside, value, tirx.const(0, "int32")), axis=[ky, kx])
+
+        return te.compute(_sum_pool_shape(call_), element, name="sum_pool2d")
+
+    return bb.call_te(compute, *call_.args, primfunc_name_hint="sum_pool2d")
+
+
+register(SUM_POOL, 1, lambda c, ctx: relax.TensorType(_sum_pool_shape(c), "int32"), _legalize_sum_pool)

@@ -1,0 +1,162 @@
+"""``QuantSpec``: what a quantiser does, in the words that all passes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from schedules.dot_problem import Operand
+from schedules.errors import LowbitError
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class NoMatch:
+    """Why something that looks like a quantiser, or like a low-bit operator, is not taken as one."""
+
+    reason: str
+
+
+def _divide(x: Float32, scale: Float32, zero: Float32) -> Float32:
+    result: Float32 = np.rint(x / scale) + zero
+    return result
+
+
+def _divide_shifted(x: Float32, scale: Float32, zero: Float32) -> Float32:
+    result: Float32 = np.rint(x / scale + zero)
+    return result
+
+
+def _reciprocal(x: Float32, scale: Float32, zero: Float32) -> Float32:
+    result: Float32 = np.rint(x * (np.float32(1) / scale)) + zero
+    return result
+
+
+# How the unclipped code is computed from x in float32: spellings differ in the last bit and at ties.
+FORMS: Mapping[str, Callable[[Float32, Float32, Float32], Float32]] = MappingProxyType(
+    {
+        "divide": _divide,  # ONNX QuantizeLinear: round(x / s) + z
+        "divide_shifted": _divide_shifted,  # raw arithmetic with a zero point: round(x / s + z)
+        "reciprocal": _reciprocal,  # torch.fake_quantize: round(x * (1 / s)) + z
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
+class QuantSpec:
+    """``value = (clip(round(x / scale) + zero_point, qmin, qmax) - zero_point) * scale`` in float32.
+
+    Attributes
+    ----------
+    scale, zero_point : float32, shape ``()`` or ``(channels,)``
+        Step and zero point; a zero point may be an odd multiple of 1/2 (bipolar codes).
+    qmin, qmax : int
+        Range of the integer codes.
+    axis : int or None
+        The axis that ``scale`` and ``zero_point`` run along; None if they are per tensor.
+    form : str
+        A key of `FORMS`.
+    """
+
+    scale: Float32
+    zero_point: Float32
+    qmin: int
+    qmax: int
+    axis: int | None = None
+    form: str = "divide"
+
+    def checked(self, where: str) -> QuantSpec | NoMatch:
+        """Self, or why this is no quantiser of 1 to 8 bits.
+
+        Raises
+        ------
+        LowbitError
+            If the numbers make no sense at all: a scale that is not finite and above 0, a zero point not finite.
+        """
+        good = np.isfinite(self.scale) & (self.scale > 0)
+        if not np.all(good):
+            got = repr(float(self.scale[~good].flat[0]))
+            raise LowbitError(f"scale of quantiser {where}", "a finite number above 0", got, "recalibrate the model")
+        if not np.all(np.isfinite(self.zero_point)):
+            raise LowbitError(f"zero point of quantiser {where}", "a finite number", "NaN or infinity")
+        if self.qmax <= self.qmin:
+            return NoMatch(f"its range {self.qmin}..{self.qmax} holds fewer than two codes")
+        if self.bits > 8:
+            return NoMatch(f"its range {self.qmin}..{self.qmax} takes {self.bits} bits; 1 to 8 are supported")
+        if np.any(self.zero_point * 2 != np.rint(self.zero_point * 2)):
+            return NoMatch("its zero point is no multiple of 1/2")
+        if np.any(self.zero_point < self.qmin) or np.any(self.zero_point > self.qmax):
+            return NoMatch(f"its zero point lies outside its range {self.qmin}..{self.qmax}")
+        if self.axis is None and (self.scale.size > 1 or self.zero_point.size > 1):
+            return NoMatch("its scale varies along more than one axis")
+        return self
+
+    @property
+    def bits(self) -> int:
+        """Bits that the codes take."""
+        return (self.qmax - self.qmin).bit_length()
+
+    @property
+    def levels(self) -> int:
+        """Thresholds between the codes: their number less one."""
+        return self.qmax - self.qmin
+
+    @property
+    def multiplier(self) -> int:
+        """2 where a zero point is an odd multiple of 1/2, so that values become integers; else 1."""
+        return 2 if np.any(self.zero_point != np.rint(self.zero_point)) else 1
+
+    @property
+    def step(self) -> npt.NDArray[np.float64]:
+        """What one unit of the integer values stands for: scale / multiplier, exactly."""
+        step: npt.NDArray[np.float64] = self.scale.astype(np.float64) / self.multiplier
+        return step
+
+    @property
+    def offset(self) -> npt.NDArray[np.int32]:
+        """Integer value of code 0, ``multiplier * (qmin - zero_point)``; shape as the zero point's."""
+        return np.rint(self.multiplier * (self.qmin - self.zero_point.astype(np.float64))).astype(np.int32)
+
+    @property
+    def operand(self) -> Operand:
+        """The codes as the kernels see them."""
+        offset = self.offset
+        return Operand(
+            self.bits, self.multiplier, int(offset.flat[0]) if offset.size == 1 else 0, int(np.abs(offset).max())
+        )
+
+    def _shaped(self, array: Float32, rank: int) -> Float32:
+        if self.axis is None or array.size == 1:
+            return array.reshape(())
+        shape = [1] * rank
+        shape[self.axis] = -1
+        return array.reshape(shape)
+
+    def codes(self, x: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """Unsigned codes ``q - qmin`` of a float32 array, by the fake-quant graph's own float32 steps."""
+        scale, zero = self._shaped(self.scale, x.ndim), self._shaped(self.zero_point, x.ndim)
+        with np.errstate(over="ignore"):
+            unclipped = FORMS[self.form](x.astype(np.float32), scale, zero)
+        lo, hi = np.float32(self.qmin), np.float32(self.qmax)
+        return (np.clip(unclipped, lo, hi) - lo).astype(np.uint8)
+
+    def values(self, codes: npt.NDArray[Any]) -> Float32:
+        """Dequantised float32 values of unsigned codes."""
+        zero = self._shaped(self.zero_point, codes.ndim)
+        integers = codes.astype(np.float32) + (np.float32(self.qmin) - zero)
+        result: Float32 = integers * self._shaped(self.scale, codes.ndim)
+        return result
+
+    def moved(self, axis: int | None) -> QuantSpec:
+        """The same quantiser along another axis (after a transposition)."""
+        return replace(self, axis=axis)
+
+    def __str__(self) -> str:
+        grain = "per tensor" if self.axis is None else f"per channel (axis {self.axis})"
+        return f"{self.bits} bits {self.qmin}..{self.qmax} {grain}"

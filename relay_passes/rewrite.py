@@ -1,0 +1,84 @@
+"""``RewriteLowbit``: quantised convolutions and dense layers become integer operators; so does what lies between.
+
+The float graph is kept beside the integer one while it is written; whatever nobody reads in the end is dead and goes.
+So an explanation that reads the float value before a quantiser still finds it, computed from the same accumulator.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from relay_passes import dataflow, notes, ops
+from relay_passes.abstract import Known, Quantised
+from relay_passes.integer_forms import INTEGER_FORMS, MULTIPLYING, Layers, Taken
+from relay_passes.ops import constant, op_name, quant_spec
+
+# Names of the operators that an explanation adds start with this; they are no layers of the model.
+EXPLANATION = "explain."
+
+
+def rewrite_lowbit(mod: Any) -> Any:
+    """Apply the pass.
+
+    Notes: topic ``layers`` holds, for each convolution, dense layer and float operator that reads quantised values, its
+    bits or the reason why it stays float.
+    """
+    layers = Layers(declined=notes.read(mod).get("declined", {}))
+
+    def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
+        return _visit(layers, dataflow.name_of(var), value, scope)
+
+    return notes.add(dataflow.rebuild(mod, visit), "layers", layers.rows)
+
+
+def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
+    operator = op_name(value)
+    if operator == ops.FAKE_QUANT and constant(value.args[0]) is not None:
+        return _weights(layers, name, value, scope)
+    if operator == ops.OBSERVE_CODES:
+        return _observe(layers, name, value, scope)
+    if not operator or name.startswith(EXPLANATION):
+        return dataflow.bind(value, name, scope)
+    layers.note_names(value)
+    if operator not in INTEGER_FORMS:
+        if layers.reads_known(value):
+            layers.stays_float(name, operator, "it has no integer form here")
+        return scope.emit(value, name)
+    result = INTEGER_FORMS[operator](layers, name, value, scope)
+    if not isinstance(result, Taken):
+        if operator in MULTIPLYING or layers.reads_known(value):
+            layers.stays_float(name, operator, result.reason)
+        if operator != ops.FAKE_QUANT:
+            return _named(layers, scope.emit(value, name), name)
+        # The quantiser itself never stays float: its codes are computed from the float value.
+        spec = quant_spec(value)
+        codes = scope.emit(ops.quantize(value.args[0], spec), f"{name}.codes")
+        result = Taken(Quantised(codes, spec), ops.dequantize(codes, spec))
+    var = scope.emit(value if result.value is None else result.value, name)
+    return _named(layers, var, name, result.known)
+
+
+def _named(layers: Layers, var: Any, name: str, known: Known | None = None) -> Any:
+    layers.names[var] = name
+    if known is not None:
+        layers.known[var] = known
+    return var
+
+
+def _weights(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
+    spec = quant_spec(value)
+    codes = spec.codes(constant(value.args[0]))
+    var = scope.emit(ops.dequantize(relax.const(codes), spec), name)
+    layers.weights[var] = (codes, spec)
+    return _named(layers, var, name)
+
+
+def _observe(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
+    known = layers.known[value.args[0]]
+    assert isinstance(known, Quantised), "only quantisers are observed"
+    return scope.emit(
+        relax.op.add(relax.op.astype(known.codes, "int32"), relax.const(np.int32(known.spec.qmin))), name
+    )

@@ -1,0 +1,151 @@
+"""``CORES``: what each core can do, one row a core.
+
+Throughputs are 128-bit instructions per cycle measured by ocxtal/insn_bench_aarch64 (MIT) on a Raspberry Pi 3
+(Cortex-A53), an NXP LX2160A (Cortex-A72) and an AWS Graviton2 (Neoverse N1, the server sibling of Cortex-A76).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from schedules.errors import LowbitError
+
+FEATURES = frozenset({"asimd", "dotprod"})
+OPERATIONS = frozenset({"and", "cnt", "uadalp", "mla", "widen", "ldr", "str"})
+
+
+@dataclass(frozen=True)
+class CoreSpec:
+    """One processor core.
+
+    Attributes
+    ----------
+    name : str
+        The name users and tables know it by; also the CPU that qemu emulates for it.
+    mtriple, mcpu, mattr
+        What LLVM is told.
+    features : frozenset of str
+        Instruction-set features that techniques may rely on.
+    vector_issue : float
+        128-bit vector instructions the core starts per cycle.
+    throughput : mapping of str to float
+        Instructions per cycle of each operation that the cost estimates count.
+    pipes : mapping of str to str
+        Operations that share one pipe; an operation missing here may use any.
+    cores : int
+        Number of cores on a usual board.
+    source : str
+        Where the figures come from.
+    """
+
+    name: str
+    mtriple: str
+    mcpu: str
+    features: frozenset[str]
+    vector_issue: float
+    throughput: Mapping[str, float]
+    source: str
+    pipes: Mapping[str, str] = field(default_factory=dict)
+    mattr: tuple[str, ...] = ()
+    cores: int = 4
+
+    def __post_init__(self) -> None:
+        if not self.features <= FEATURES:
+            raise ValueError(f"{self.name}: unknown features {sorted(self.features - FEATURES)}")
+        if set(self.throughput) != OPERATIONS:
+            raise ValueError(f"{self.name}: throughput must name exactly {sorted(OPERATIONS)}")
+        if min(self.throughput.values()) <= 0 or self.vector_issue <= 0:
+            raise ValueError(f"{self.name}: throughputs must be positive")
+        if not set(self.pipes) <= OPERATIONS:
+            raise ValueError(f"{self.name}: pipes of unknown operations {sorted(set(self.pipes) - OPERATIONS)}")
+        object.__setattr__(self, "throughput", MappingProxyType(dict(self.throughput)))
+        object.__setattr__(self, "pipes", MappingProxyType(dict(self.pipes)))
+
+    def cycles(self, counts: Mapping[str, float]) -> float:
+        """Fewest cycles in which the core can start these instructions (issue and pipe limits, no latencies)."""
+        busy: dict[str, float] = {}
+        for operation, count in counts.items():
+            pipe = self.pipes.get(operation, operation)
+            busy[pipe] = busy.get(pipe, 0.0) + count / self.throughput[operation]
+        return max(sum(counts.values()) / self.vector_issue, *busy.values())
+
+    @property
+    def is_arm(self) -> bool:
+        """Whether this is an AArch64 core."""
+        return self.mtriple.startswith("aarch64")
+
+    def target_dict(self) -> dict[str, object]:
+        """The TVM target in its dict spelling."""
+        row: dict[str, object] = {"kind": "llvm", "mtriple": self.mtriple, "mcpu": self.mcpu, "num-cores": self.cores}
+        return row | ({"mattr": list(self.mattr)} if self.mattr else {})
+
+
+_BENCH = "ocxtal/insn_bench_aarch64"
+_AARCH64 = "aarch64-linux-gnu"
+_ASIMD = frozenset({"asimd"})
+# Crypto and CRC are optional in Armv8.0; a library for any Armv8-A core must not use them.
+_ANY_ARMV8 = ("+neon", "-aes", "-sha2", "-crc")
+_A72_RATES = {"and": 1.5, "cnt": 1.0, "uadalp": 1.0, "mla": 0.5, "widen": 1.0, "ldr": 1.0, "str": 1.0}
+_A53_RATES = {"and": 1.0, "cnt": 1.0, "uadalp": 0.5, "mla": 1.0, "widen": 1.0, "ldr": 0.5, "str": 0.5}
+_A76_RATES = {"and": 2.0, "cnt": 2.0, "uadalp": 1.0, "mla": 0.5, "widen": 1.0, "ldr": 2.0, "str": 2.0}
+_HOST_RATES = {"and": 3.0, "cnt": 0.3, "uadalp": 0.7, "mla": 1.0, "widen": 1.0, "ldr": 2.0, "str": 1.0}
+_F1 = {"cnt": "F1", "uadalp": "F1", "widen": "F1"}
+
+_ROWS = (
+    CoreSpec("cortex-a72", _AARCH64, "cortex-a72", _ASIMD, 1.5, _A72_RATES, f"{_BENCH}: NXP LX2160A", _F1, _ANY_ARMV8),
+    CoreSpec(
+        "cortex-a53",
+        _AARCH64,
+        "cortex-a53",
+        _ASIMD,
+        1.0,
+        _A53_RATES,
+        f"{_BENCH}: Raspberry Pi 3",
+        dict.fromkeys(OPERATIONS, "NEON"),
+        _ANY_ARMV8,
+    ),
+    CoreSpec(
+        "cortex-a76",
+        _AARCH64,
+        "cortex-a76",
+        frozenset({"asimd", "dotprod"}),
+        2.0,
+        _A76_RATES,
+        f"{_BENCH}: AWS Graviton2 (Neoverse N1)",
+        mattr=("+neon",),
+    ),
+    CoreSpec(
+        "x86-64",
+        "x86_64-linux-gnu",
+        "x86-64-v2",
+        frozenset(),
+        3.0,
+        _HOST_RATES,
+        "assumed, to rank techniques only: SSE has no vector popcount, so CNT is a table look-up",
+    ),
+)
+
+CORES: Mapping[str, CoreSpec] = MappingProxyType({row.name: row for row in _ROWS})
+if len(CORES) != len(_ROWS):
+    raise ValueError("CORES: a name is registered twice")
+
+
+def find_core(name: str) -> CoreSpec:
+    """The row of this name.
+
+    Raises
+    ------
+    LowbitError
+        If there is none.
+    """
+    if name not in CORES:
+        raise LowbitError("core", f"one of {', '.join(CORES)}", repr(name), "add a row to schedules/cores.py")
+    return CORES[name]
+
+
+def host_core() -> CoreSpec:
+    """The row for the machine this runs on; Armv8-A hosts count as Cortex-A72."""
+    return CORES["cortex-a72" if platform.machine() in ("aarch64", "arm64") else "x86-64"]

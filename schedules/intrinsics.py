@@ -1,0 +1,42 @@
+"""The few instructions and vector accesses that kernels are written with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import tirx
+
+
+def const(value: int, dtype: str = "int32") -> Any:
+    """An immediate, broadcast when ``dtype`` is a vector."""
+    return tirx.const(value, dtype)
+
+
+def vload(buffer: Any, indices: Sequence[Any], lanes: int) -> Any:
+    """``lanes`` consecutive elements from the given position."""
+    return tirx.BufferLoad(buffer, [*indices[:-1], tirx.Ramp(indices[-1], 1, lanes)])
+
+
+def vstore(builder: Any, buffer: Any, value: Any, indices: Sequence[Any], lanes: int) -> None:
+    """Store ``lanes`` consecutive elements; ``builder`` is TVM's TIR builder module."""
+    builder.buffer_store(buffer, value, [*indices[:-1], tirx.Ramp(indices[-1], 1, lanes)])
+
+
+def splat(value: Any, lanes: int) -> Any:
+    """A scalar in every lane."""
+    return tirx.Broadcast(value, lanes)
+
+
+def uaddlp(vector: Any, lanes: int, bits: int) -> Any:
+    """AArch64 UADDLP: sums of neighbouring unsigned lanes, widened; with an addition LLVM fuses it to UADALP.
+
+    ``lanes`` and ``bits`` describe the result.
+    """
+    name = f"llvm.aarch64.neon.uaddlp.v{lanes}i{bits}.v{2 * lanes}i{bits // 2}"
+    return tirx.call_llvm_pure_intrin(f"uint{bits}x{lanes}", name, vector)
+
+
+def arithmetic_fence(value: Any) -> Any:
+    """The value itself, with a promise that no multiply-add is fused across it (LLVM's ``llvm.arithmetic.fence``)."""
+    return tirx.call_llvm_pure_intrin("float32", "llvm.arithmetic.fence.f32", value)

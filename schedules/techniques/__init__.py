@@ -1,0 +1,74 @@
+"""``TECHNIQUES``: the ways to compute a `DotProblem`, one file each; order is priority between equal estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from schedules.cores import CoreSpec
+from schedules.dot_problem import DotProblem
+from schedules.errors import LowbitError
+from schedules.techniques.base import Technique
+from schedules.techniques.bit_serial import BitSerial
+from schedules.techniques.portable import Portable
+from schedules.techniques.reference import Reference
+
+__all__ = ["TECHNIQUES", "Choice", "Technique", "register", "select"]
+
+_ROWS: tuple[Technique, ...] = (BitSerial(), Portable(), Reference())
+_TABLE: dict[str, Technique] = {}
+TECHNIQUES: Mapping[str, Technique] = MappingProxyType(_TABLE)
+
+
+def register(technique: Technique) -> None:
+    """Add a row. A name that is taken is refused with ``ValueError``."""
+    if technique.name in _TABLE:
+        raise ValueError(f"technique {technique.name!r} is registered already")
+    _TABLE[technique.name] = technique
+
+
+for _row in _ROWS:
+    register(_row)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The technique taken for a problem, and why."""
+
+    technique: Technique
+    why: str
+
+
+def select(problem: DotProblem, core: CoreSpec, only: str | None = None) -> Choice:
+    """The technique with the lowest estimated cycles among those that do not decline.
+
+    Parameters
+    ----------
+    problem : DotProblem
+        What is to be computed; `DotProblem.declines` must have been asked before.
+    core : CoreSpec
+        Where it will run.
+    only : str, optional
+        Take this technique whatever its estimate, if it does not decline.
+
+    Raises
+    ------
+    LowbitError
+        If ``only`` is unknown.
+    """
+    if only is not None and only not in TECHNIQUES:
+        raise LowbitError("technique", f"one of {', '.join(TECHNIQUES)}", repr(only))
+    costs: dict[str, float] = {}
+    declined: list[str] = []
+    for name, technique in TECHNIQUES.items():
+        reason = technique.declines(problem, core)
+        if reason is not None:
+            declined.append(f"{name} declines: {reason}")
+        elif name == only:
+            return Choice(technique, "asked for")
+        else:
+            costs[name] = technique.cycles(problem, core)
+    best = min(costs, key=costs.__getitem__)
+    finite = [f"{name} {cost:,.0f}" for name, cost in costs.items() if cost != float("inf")]
+    return Choice(TECHNIQUES[best], "; ".join([f"estimated cycles: {', '.join(finite)}", *declined]))

@@ -1,0 +1,67 @@
+"""A board on the network: what works, and how failures are told."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+from board_samples import HOST, LENGTH, axpy, export
+from tvm.rpc.server import Server
+
+from schedules.errors import LowbitError
+from tvm_lowbit.boards.rpc import RpcBoard
+from tvm_lowbit.linker import find_linker, host_machine
+
+LOOPBACK = "127.0.0.1"
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """Yield the port of something that accepts connections and says nothing."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_an_unreachable_board_is_an_error_within_seconds(silent: int) -> None:
+    with socket.create_server((LOOPBACK, 0)) as gone:
+        closed = gone.getsockname()[1]
+    began = time.monotonic()
+    for board in (
+        RpcBoard(LOOPBACK, closed),
+        RpcBoard(LOOPBACK, closed, key="rpi4", tracker=True),
+        RpcBoard(LOOPBACK, silent, connect_timeout=0.5),
+        RpcBoard(LOOPBACK, silent, key="rpi4", tracker=True, connect_timeout=0.5),
+        RpcBoard("board.invalid", 9090),
+    ):
+        with pytest.raises(LowbitError, match="hint: "):
+            board.open()
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("tracked", [False, True], ids=["direct", "tracker"])
+def test_tvms_own_server_serves_a_session(tracked: bool, tmp_path: Path) -> None:
+    library = export(axpy(3), HOST, tmp_path / "axpy.so", find_linker(host_machine()))
+    pytest.importorskip("psutil", reason="TVM's server in Python needs psutil")
+    with ExitStack() as running:
+        address = None
+        if tracked:
+            tracker = pytest.importorskip("tvm.rpc.tracker", reason="TVM's tracker needs tornado", exc_type=ImportError)
+            queue = tracker.Tracker(LOOPBACK, 29190, 29290, silent=True)
+            running.callback(queue.terminate)
+            address = (LOOPBACK, queue.port)
+        server = Server(LOOPBACK, 29290, 29390, key="rpi4", tracker_addr=address, silent=True)
+        running.callback(server.terminate)
+        board = RpcBoard("localhost", queue.port if tracked else server.port, "rpi4", tracker=tracked)
+        for _ in range(2):
+            with board.open() as session:
+                a, out = session.tensor(np.arange(LENGTH, dtype="int32")), session.tensor(np.zeros(LENGTH, "int32"))
+                session.load(library)["axpy"](a, a, out)
+                np.testing.assert_array_equal(out.numpy(), np.arange(LENGTH) * 4)
+        if not tracked:
+            with pytest.raises(LowbitError, match="key=client:other"):
+                RpcBoard(LOOPBACK, server.port, "other").open()

@@ -1,0 +1,115 @@
+"""Any model a user may hold, as a Relax IRModule whose ``main`` is one straight line of bindings."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from relay_passes import dataflow
+from relay_passes.ops import op_name
+from schedules.errors import LowbitError
+from tvm_lowbit.onnx_import import checked, import_onnx, read_onnx
+from tvm_lowbit.torch_import import export_module, import_torch
+
+
+def import_model(model: Any, example_inputs: tuple[Any, ...] | None = None, batch: int = 1) -> Any:
+    """Import a model.
+
+    Parameters
+    ----------
+    model : path, onnx.ModelProto, torch.export.ExportedProgram, torch.nn.Module or tvm.IRModule
+        An IRModule needs a Relax function ``main``.
+    example_inputs : tuple of tensors, optional
+        What a ``torch.nn.Module`` is traced with.
+    batch : int
+        Stands for symbolic first dimensions.
+
+    Returns
+    -------
+    IRModule
+        With a static ``main``; its attribute ``output_names`` names what it returns.
+
+    Raises
+    ------
+    LowbitError
+        If the model cannot be read or holds something that cannot be imported.
+    """
+    if batch < 1:
+        raise LowbitError("batch", "at least 1", str(batch))
+    kind = f"{type(model).__module__}.{type(model).__name__}"
+    if isinstance(model, str | os.PathLike):
+        mod = import_onnx(read_onnx(Path(model)), batch)
+    elif kind.startswith("onnx.") and kind.endswith(".ModelProto"):
+        mod = import_onnx(checked(model, "ModelProto"), batch)
+    elif isinstance(model, tvm.IRModule):
+        mod = _checked_relax(model)
+    elif any(base.__module__ == "torch.export.exported_program" for base in type(model).__mro__):
+        mod = import_torch(model)
+    elif any(f"{base.__module__}.{base.__name__}" == "torch.nn.modules.module.Module" for base in type(model).__mro__):
+        mod = import_torch(export_module(model, example_inputs))
+    else:
+        expected = "an ONNX path or ModelProto, torch ExportedProgram or Module, or a Relax IRModule"
+        raise LowbitError("model", expected, kind)
+    return name_layers(_normalized(mod, batch))
+
+
+def _checked_relax(mod: Any) -> Any:
+    names = [gv.name_hint for gv in mod.functions]
+    if "main" not in names or not isinstance(mod["main"], relax.Function):
+        raise LowbitError("IRModule", "a Relax function main", ", ".join(names) or "no function")
+    return mod
+
+
+def _normalized(mod: Any, batch: int) -> Any:
+    """Static batch, one dataflow block, output names."""
+    symbols = {str(v.name): v for v in relax.analysis.free_symbolic_vars(mod["main"])} | {
+        str(v.name): v for v in relax.analysis.defined_symbolic_vars(mod["main"])
+    }
+    for name in symbols:
+        first = [p.ty.shape[0] for p in mod["main"].params if len(p.ty.shape)]
+        if not any(isinstance(d, tvm.ir.Expr) and str(getattr(d, "name", "")) == name for d in first):
+            raise LowbitError("model", "static shapes but for the batch", f"symbolic dimension {name}")
+    if symbols:
+        mod = relax.transform.BindSymbolicVars(dict.fromkeys(symbols, batch))(mod)
+    mod = relax.transform.DeadCodeElimination(["main"])(relax.transform.Normalize()(mod))
+    for param in mod["main"].params:
+        if not isinstance(param.ty, relax.TensorType) or param.ty.shape is None:
+            raise LowbitError(f"input {param.name}", "a tensor of known shape", str(param.ty))
+    attrs = mod["main"].attrs
+    if not attrs or "output_names" not in attrs:
+        result = mod["main"].ret_ty
+        count = len(result.fields) if isinstance(result, relax.TupleType) else 1
+        names = ["output"] if count == 1 else [f"output{i}" for i in range(count)]
+        mod.update_func(mod.get_global_var("main"), mod["main"].with_attr("output_names", names))
+    return mod
+
+
+def name_layers(mod: Any) -> Any:
+    """Name every variable that a front end left without a telling name (lv, gv).
+
+    A value that one other reads is part of that one's layer (the matmul of a Gemm); others are named for their operator.
+    """
+    names: dict[Any, str] = {}
+    counts: Counter[str] = Counter()
+    readers = dataflow.readers(mod["main"])
+    for binding in reversed(list(dataflow.bindings(mod["main"]))):
+        name = dataflow.name_of(binding.var)
+        if _is_anonymous(name):
+            base = (op_name(binding.value) or "value").split(".")[-1]
+            only = readers.get(binding.var, [])
+            if len(only) == 1 and only[0] in names and not isinstance(binding.value, relax.Var):
+                name = names[only[0]] if isinstance(binding.value, relax.TupleGetItem) else f"{names[only[0]]}.{base}"
+            else:
+                counts[base] += 1
+                name = f"{base}_{counts[base]}"
+        names[binding.var] = name
+    return dataflow.rebuild(mod, lambda var, value, scope: dataflow.bind(value, names[var], scope))
+
+
+def _is_anonymous(name: str) -> bool:
+    return name.rstrip("0123456789") in ("lv", "gv", "")

@@ -1,0 +1,176 @@
+"""ONNX to Relax, by TVM's own front end with a few converters replaced while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import tvm
+from tvm import relax
+from tvm.relax.frontend.onnx import onnx_frontend
+
+from relay_passes.ops import constant
+from schedules.errors import LowbitError
+
+# The front end looks converters up in a module-level function; only one import may replace it at a time.
+_LOCK = threading.Lock()
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Load and check an ONNX file.
+
+    Raises
+    ------
+    LowbitError
+        If the file is missing, truncated, or not an ONNX model.
+    """
+    if not path.is_file():
+        raise LowbitError(str(path), "an ONNX file", "nothing there" if not path.exists() else "a folder")
+    try:
+        model = onnx.load(str(path))
+    except FileNotFoundError as error:
+        raise LowbitError(str(path), "all external data beside the model", str(error)) from error
+    except Exception as error:  # protobuf and onnx raise many types for malformed bytes
+        raise LowbitError(
+            str(path), "an ONNX model", f"bytes that do not parse ({error})", "is the file truncated, or another format?"
+        ) from error
+    return checked(model, str(path))
+
+
+def checked(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    """The model, if it is well formed by ONNX's own checker; else a `LowbitError`."""
+    if not model.graph.node:
+        raise LowbitError(where, "an ONNX model", "a graph without nodes", "is the file truncated, or another format?")
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # the checker's ValidationError, and others for malformed attributes
+        raise LowbitError(where, "a valid ONNX model", str(error).strip().splitlines()[0]) from error
+    return model
+
+
+def import_onnx(model: onnx.ModelProto, batch: int) -> Any:
+    """Relax IRModule of a checked model, symbolic batch sizes replaced by ``batch``.
+
+    Variables carry the names of the ONNX nodes that made them; ``main`` has the attribute ``output_names``.
+
+    Raises
+    ------
+    LowbitError
+        For operators without a converter, or shapes that are not static but for the batch.
+    """
+    graph = model.graph
+    shapes = {value.name: _static_shape(value, batch) for value in graph.input if value.name not in _stored(graph)}
+    _check_operators(graph)
+    try:
+        with _converters(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            mod = onnx_frontend.from_onnx(model, shape_dict=shapes, sanitize_input_names=False)
+    except LowbitError:
+        raise
+    except Exception as error:  # TVM raises whatever its converters run into
+        raise LowbitError("ONNX import", "operators that TVM's front end converts", _first_line(error)) from error
+    main = mod["main"].with_attr("output_names", [value.name for value in graph.output])
+    mod.update_func(mod.get_global_var("main"), main)
+    return mod
+
+
+def _stored(graph: onnx.GraphProto) -> set[str]:
+    return {tensor.name for tensor in graph.initializer}
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1].strip()
+
+
+def _check_operators(graph: onnx.GraphProto) -> None:
+    known = {*onnx_frontend._get_convert_map(), "Constant"}
+    for node in graph.node:
+        if node.op_type not in known or node.domain not in ("", "ai.onnx"):
+            label = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+            raise LowbitError(
+                f"node {node.name or '(unnamed)'}", "an operator that can be imported", label, "see `tvm-lowbit inspect --help`"
+            )
+
+
+def _static_shape(value: onnx.ValueInfoProto, batch: int) -> list[int]:
+    shape = []
+    for i, dim in enumerate(value.type.tensor_type.shape.dim):
+        if dim.HasField("dim_value"):
+            shape.append(dim.dim_value)
+        elif i == 0:
+            shape.append(batch)
+        else:
+            label = dim.dim_param or "?"
+            raise LowbitError(f"input {value.name}", "a static shape but for the batch", f"dimension {i} is {label}")
+    if any(extent < 1 for extent in shape):
+        raise LowbitError(f"input {value.name}", "positive dimensions", str(shape))
+    return shape
+
+
+# TVM's front end computes these at once on constants, and with them the quantisers of weights.
+_KEPT_APART = {"Div": relax.op.divide, "Add": relax.op.add, "Sub": relax.op.subtract, "Mul": relax.op.multiply}
+
+
+def _is_float_constant(value: Any) -> bool:
+    array = constant(value)
+    return array is not None and array.dtype.kind == "f"
+
+
+class _Clip(onnx_frontend.Clip):  # type: ignore[misc]
+    """Constant bounds stay visible as ``relax.clip``; TVM's converter hides them in TIR calls."""
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        return relax.op.clip(inputs[0], float(attr.get("min", -np.inf)), float(attr.get("max", np.inf)))
+
+    @classmethod
+    def _impl_v11(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        return cls._impl_v13(bb, inputs, attr, params)
+
+    @classmethod
+    def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        limits = [-np.inf, np.inf]
+        for i, bound in enumerate((inputs[1], inputs[2])):
+            if bound is None:
+                continue
+            value = constant(onnx_frontend.get_constant(bound, params))
+            if value is None or value.size != 1 or np.isnan(value).any():
+                return super()._impl_v13(bb, inputs, attr, params)
+            limits[i] = float(value.reshape(()))
+        return relax.op.clip(inputs[0], *limits)
+
+
+@contextlib.contextmanager
+def _converters() -> Iterator[None]:
+    """Replace TVM's Clip converter, and bind each node's result to a variable of the node's name."""
+    importer = onnx_frontend.ONNXGraphImporter
+    original_map, original_convert = onnx_frontend._get_convert_map, importer._convert_operator
+
+    def convert(self: Any, op_name: str, inputs: Any, attrs: Any, opset: int) -> Any:
+        if op_name in _KEPT_APART and all(_is_float_constant(value) for value in inputs):
+            result = _KEPT_APART[op_name](*inputs)
+        else:
+            result = original_convert(self, op_name, inputs, attrs, opset)
+        name = attrs["tvm_custom"]["name"] or op_name
+        if isinstance(result, relax.Tuple) and attrs["tvm_custom"]["num_outputs"] == 1:
+            return relax.Tuple([self.bb.emit(result.fields[0], name_hint=name), *result.fields[1:]])
+        if isinstance(result, tvm.ir.Call | relax.Var):
+            return self.bb.emit(result, name_hint=name)
+        return result
+
+    with _LOCK:
+        onnx_frontend._get_convert_map = lambda: {**original_map(), "Clip": _Clip}
+        importer._convert_operator = convert
+        try:
+            yield
+        finally:
+            onnx_frontend._get_convert_map = original_map
+            importer._convert_operator = original_convert
