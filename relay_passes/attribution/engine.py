@@ -1,0 +1,79 @@
+"""The reverse walk: multipliers from a seed at the output to the inputs, operator by operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import relax
+
+from relay_passes.attribution.rules import RULES, Context
+from relay_passes.dataflow import name_of
+from relay_passes.ops import op_name
+from schedules.errors import LowbitError
+
+HINT = "add a rule: see 'An attribution rule' in CONTRIBUTING.md"
+
+
+def active_variables(params: list[Any], values: list[tuple[Any, Any]]) -> frozenset[Any]:
+    """Variables that depend on the parameters, given ``(variable, value)`` in program order."""
+    active = set(params)
+    for var, value in values:
+        arguments = [value] if isinstance(value, relax.Var) else getattr(value, "args", ())
+        if any(isinstance(a, relax.Var) and a in active for a in arguments):
+            active.add(var)
+    return frozenset(active)
+
+
+def rule_of(var: Any, value: Any) -> Any:
+    """The rule for a bound value.
+
+    Raises
+    ------
+    LowbitError
+        If the operator has none.
+    """
+    operator = op_name(value)
+    if operator not in RULES:
+        raise LowbitError(f"layer {name_of(var)}", "an operator with an attribution rule", operator or str(value), HINT)
+    return RULES[operator]
+
+
+def multipliers(seed: Any, output: Any, values: list[tuple[Any, Any]], context: Context) -> dict[Any, Any]:
+    """Walk backwards.
+
+    Parameters
+    ----------
+    seed : expression
+        Multiplier at ``output``, of its shape.
+    output : Var
+        Where the walk starts.
+    values : list of (Var, expression)
+        The program up to the output, in order.
+    context : Context
+        What rules may ask for.
+
+    Returns
+    -------
+    dict
+        The multiplier at every active variable that the output depends on.
+
+    Raises
+    ------
+    LowbitError
+        If an operator on the way has no rule, or its rule does not cover the case.
+    """
+    found = {output: seed}
+    for var, value in reversed(values):
+        if var not in found or var not in context.active:
+            continue
+        try:
+            partials = rule_of(var, value).function(var, value, found[var], context)
+        except NotImplementedError as error:
+            raise LowbitError(f"layer {name_of(var)}", f"a {op_name(value)} that its rule covers", str(error), HINT) from error
+        for argument, partial in zip(value.args, partials, strict=True):
+            if partial is None or not isinstance(argument, relax.Var) or argument not in context.active:
+                continue
+            if argument in found:
+                partial = context.emit(relax.op.add(found[argument], partial))
+            found[argument] = partial
+    return found

@@ -1,0 +1,149 @@
+"""``InstrumentExplanations``: the program also returns, for each method asked for, its explanation of the output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from relay_passes import dataflow
+from relay_passes.attribution.engine import active_variables, multipliers, rule_of
+from relay_passes.attribution.method import DeepLift
+from relay_passes.attribution.reference_run import run_reference
+from relay_passes.attribution.rules import RULES_VERSION, Context
+from relay_passes.attribution.slopes import secant
+from relay_passes.ops import op_name, shape_of
+from relay_passes.rewrite import EXPLANATION
+from schedules.errors import LowbitError
+
+# What each explanation adds to the program's results, in this order.
+RESULTS = ("contributions", "multipliers", "target", "gap")
+ATTRIBUTE = "tvm_lowbit.explanations"
+
+
+def instrument(mod: Any, methods: Sequence[DeepLift]) -> Any:
+    """Apply the pass.
+
+    Parameters
+    ----------
+    mod : IRModule
+        After detection, before rewriting: the reverse walk sees every quantiser as one unary operator.
+    methods : sequence of DeepLift
+        Names must differ. The first output of the model is explained, ``(N, classes)``, by its first input.
+
+    Returns
+    -------
+    IRModule
+        ``main`` returns a tuple: its own outputs, then `RESULTS` for each method. The attribute ``ATTRIBUTE`` describes
+        the methods in JSON.
+
+    Raises
+    ------
+    LowbitError
+        For operators without a rule, or targets or references that do not fit the model.
+    """
+    names = [method.name for method in methods]
+    if len(set(names)) != len(names):
+        raise LowbitError("explain", "explanations of different names", ", ".join(names), "pass name=...")
+    runs = [_reference_run(mod, method) for method in methods]
+    bound: list[Any] = []
+    values: list[tuple[Any, Any]] = []
+
+    def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
+        result = dataflow.keep(var, value, scope)
+        bound.append(result)
+        if result is not value:
+            values.append((result, value))
+        return result
+
+    def finish(body: Any, scope: dataflow.Scope) -> Any:
+        outputs = list(body.fields) if isinstance(body, relax.Tuple) else [body]
+        params = list(mod["main"].params)
+        for method, run in zip(methods, runs, strict=True):
+            references = {params[-1 - i] if i < 0 else bound[i]: constant for i, constant in run.items()}
+            outputs += _explain(method, references, outputs[0], params, values, scope)
+        return relax.Tuple(outputs)
+
+    result = dataflow.rebuild(mod, visit, finish)
+    decomposition = "secant per operator in program order; no product of three factors is merged"
+    described = [
+        {"name": m.name, **m.describe(), "rules_version": RULES_VERSION, "decomposition": decomposition} for m in methods
+    ]
+    main = result["main"].with_attr(ATTRIBUTE, json.dumps(described))
+    result.update_func(result.get_global_var("main"), main)
+    return result
+
+
+def _reference_run(mod: Any, method: DeepLift) -> dict[int, Any]:
+    """Constants of the reference run, batch 1, by position of the binding; parameters count as -1, -2, ..."""
+    function = mod["main"]
+    params, bound = list(function.params), [(b.var, b.value) for b in dataflow.bindings(function)]
+    active = active_variables(params, bound)
+    position = {var: i for i, (var, _) in enumerate(bound)}
+    wanted = {_result(function, position)}
+    for var, value in bound:
+        if var in active and op_name(value) and rule_of(var, value).reads_values:
+            wanted |= {position[v] for v in (var, *value.args) if isinstance(v, relax.Var) and v in position}
+    inputs = [method.reference_input(shape_of(param)) for param in params]
+    order = sorted(wanted)
+    arrays = run_reference(mod, [np.repeat(x, shape_of(p)[0], axis=0) for x, p in zip(inputs, params, strict=True)], order)
+    constants = {i: relax.const(array[:1]) for i, array in zip(order, arrays, strict=True)}
+    return constants | {-1 - i: relax.const(x) for i, x in enumerate(inputs)}
+
+
+def _result(function: Any, position: dict[Any, int]) -> int:
+    body = function.body.body
+    bound = {b.var: b.value for b in dataflow.bindings(function)}
+    while isinstance(body, relax.Tuple) or (body in bound and isinstance(bound[body], relax.Var | relax.Tuple)):
+        body = body.fields[0] if isinstance(body, relax.Tuple) else bound[body]
+    if body not in position:
+        raise LowbitError("explain", "an output that the model computes", "one that is an input")
+    return position[body]
+
+
+def _explain(
+    method: DeepLift,
+    references: dict[Any, Any],
+    output: Any,
+    params: list[Any],
+    values: list[tuple[Any, Any]],
+    scope: dataflow.Scope,
+) -> list[Any]:
+    shape = shape_of(output)
+    if len(shape) != 2:
+        raise LowbitError("explain", "an output of shape (batch, classes)", str(shape))
+    active = active_variables(params, values)
+    context = Context(scope, references, active, secant, f"{EXPLANATION}{method.name}.")
+    target = _target(method, output, shape, context)
+    classes = relax.const(np.arange(shape[1], dtype=np.int64)[None])
+    chosen = context.emit(relax.op.equal(classes, context.emit(relax.op.reshape(target, relax.ShapeExpr([shape[0], 1])))))
+    seed = context.emit(relax.op.astype(chosen, "float32"), "seed")
+    image = params[0]
+    found = multipliers(seed, output, values, context)
+    if image not in found:
+        raise LowbitError("explain", "an output that depends on the first input", f"{image.name} does not reach it")
+    total, delta = None, context.emit(relax.op.multiply(context.difference(output), seed))
+    for param in params:
+        if param not in found:
+            continue
+        shares = context.emit(relax.op.multiply(found[param], context.difference(param)), "contributions")
+        contributions = shares if param is image else contributions
+        axes = list(range(1, len(shape_of(param))))
+        part = context.emit(relax.op.sum(shares, axes))
+        total = part if total is None else context.emit(relax.op.add(total, part))
+    gap = context.emit(relax.op.subtract(total, context.emit(relax.op.sum(delta, [1]))), "gap")
+    return [contributions, found[image], target, gap]
+
+
+def _target(method: DeepLift, output: Any, shape: tuple[int, ...], context: Context) -> Any:
+    """The explained class of each item, int64 ``(N,)``."""
+    if method.target == "argmax":
+        return context.emit(relax.op.argmax(output, axis=1), "target")
+    index = int(method.target)
+    if not 0 <= index < shape[1]:
+        raise LowbitError("DeepLift target", f"a class index in 0..{shape[1] - 1}", str(index))
+    # Bound rather than inlined: a result of the program must be a variable.
+    return context.emit(relax.op.full(relax.ShapeExpr([shape[0]]), relax.const(np.int64(index)), "int64"), "target")

@@ -1,0 +1,193 @@
+"""Operands for low-bit kernels, and running many kernels from one compilation, here or on a board."""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tvm
+from tvm import te
+
+from schedules import reference
+from schedules.cores import CoreSpec
+from schedules.dot_problem import DotProblem, Thresholds
+from schedules.layout import pack
+from schedules.techniques import TECHNIQUES, Technique
+from tvm_lowbit.boards import Session
+from tvm_lowbit.linker import find_linker
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A PrimFunc, its arguments in order, and what it must write."""
+
+    function: Any
+    arguments: Sequence[Array]
+    expected: Array
+    title: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A core and the session that runs its code; None is this process."""
+
+    core: CoreSpec
+    session: Session | None = None
+
+    def load(self, functions: Mapping[str, Any]) -> Any:
+        """Compile all functions at once and load them."""
+        symbols = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
+        compiled = tvm.compile(tvm.IRModule(symbols), tvm.target.Target(self.core.target_dict()))
+        if self.session is None:
+            return compiled
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "kernels.so"
+            compiled.export_library(str(path), fcompile=find_linker(self.core.mtriple.split("-")[0]))
+            return self.session.load(path)
+
+    def call(self, function: Any, arguments: Sequence[Array], out: Array) -> Array:
+        """What the function writes over ``out``."""
+        if self.session is None:
+            tensors = [tvm.runtime.tensor(array) for array in (*arguments, out)]
+            function(*tensors)
+        else:
+            tensors = [self.session.tensor(array) for array in (*arguments, out)]
+            with self.session.guarded("running a kernel"):
+                function(*tensors)
+        return np.asarray(tensors[-1].numpy())
+
+    def check(self, kernels: Sequence[Kernel]) -> None:
+        """Run the kernels and compare all that they write bit for bit."""
+        module = self.load({f"kernel{i}": kernel.function for i, kernel in enumerate(kernels)})
+        for i, kernel in enumerate(kernels):
+            # What a kernel forgets to write must not look right by chance.
+            out = np.full_like(kernel.expected, 0xA5)
+            got = self.call(module[f"kernel{i}"], kernel.arguments, out)
+            assert got.dtype == kernel.expected.dtype
+            np.testing.assert_array_equal(got, kernel.expected, err_msg=f"{self.core.name}: {kernel.title}")
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Codes of both sides, the offset of each output channel's weights, and the tables of the epilogue."""
+
+    activations: Array
+    weights: Array
+    weight_offset: Array
+    tables: tuple[Array, ...] = ()
+
+
+def generator(of: object) -> np.random.Generator:
+    """Random numbers that depend on nothing but ``repr(of)``."""
+    return np.random.default_rng(zlib.crc32(repr(of).encode()))
+
+
+def random_operands(problem: DotProblem) -> Operands:
+    """Codes, offsets and thresholds of the whole range."""
+    p, random = problem, generator(problem)
+    activations = random.integers(0, p.a.max_code, (p.batch, p.height, p.width, p.channels), np.uint8, endpoint=True)
+    weights = random.integers(0, p.w.max_code, (p.out_channels, p.group_channels, *p.kernel), np.uint8, endpoint=True)
+    bound = p.w.offset_bound
+    operands = Operands(
+        activations, weights, random.integers(-bound, bound, p.out_channels, np.int32, endpoint=True)
+    )
+    return operands if p.epilogue is None else with_tables(problem, p.epilogue, operands)
+
+
+def constant_operands(problem: DotProblem, activation: int, weight: int, offset: int) -> Operands:
+    """One value everywhere."""
+    p = problem
+    return Operands(
+        np.full((p.batch, p.height, p.width, p.channels), activation, np.uint8),
+        np.full((p.out_channels, p.group_channels, *p.kernel), weight, np.uint8),
+        np.full(p.out_channels, offset, np.int32),
+    )
+
+
+def random_tables(spec: Thresholds, accumulators: Array, bound: int, dtype: str, random: Any) -> tuple[Array, Array]:
+    """Thresholds ``(rows, levels, C)`` among accumulators ``(..., C)`` and at the ends of the range, and flips."""
+    channels = accumulators.shape[-1]
+    per_channel = accumulators.reshape(-1, channels)
+    pick = random.integers(0, len(per_channel), (spec.rows, spec.levels, channels))
+    # Many are equal to an accumulator or one off it: where >= and > differ.
+    tables = per_channel[pick, np.arange(channels)] + random.integers(-1, 2, pick.shape)
+    # One channel never reaches its last threshold, another always reaches its first.
+    tables[:, -1, 0] = bound + 1
+    tables[:, 0, -1] = -bound
+    thresholds = np.sort(tables, axis=1).astype(dtype)
+    np.testing.assert_array_equal(thresholds, np.sort(tables, axis=1), err_msg="thresholds do not fit their type")
+    return thresholds, random.integers(0, 2, channels, np.uint8)
+
+
+def with_tables(problem: DotProblem, spec: Thresholds, operands: Operands) -> Operands:
+    """The operands with thresholds, flips and, if the epilogue has one, a side operand in its layout."""
+    random = generator((problem, "tables"))
+    accumulators = reference.accumulate(problem, operands.activations, operands.weights, operands.weight_offset)
+    bound, dtype = problem.accumulator_bound(), problem.threshold_dtype
+    tables: tuple[Array, ...] = random_tables(spec, accumulators, bound, dtype, random)
+    if spec.side is not None:
+        tables += (random.integers(0, spec.rows, accumulators.shape, np.uint8),)
+    return Operands(operands.activations, operands.weights, operands.weight_offset, tables)
+
+
+def expected_output(problem: DotProblem, operands: Operands) -> Array:
+    """What the definition says: int32 accumulators, or packed codes."""
+    sums = reference.accumulate(problem, operands.activations, operands.weights, operands.weight_offset)
+    if problem.epilogue is None:
+        exact = sums.astype(np.int32)
+        np.testing.assert_array_equal(exact, sums, err_msg="the accumulators themselves do not fit int32")
+        return exact
+    return pack(reference.count_thresholds(sums, *operands.tables), problem.epilogue.out)
+
+
+def build_kernel(
+    technique: Technique,
+    problem: DotProblem,
+    core: CoreSpec,
+    operands: Operands | None = None,
+    knobs: Mapping[str, int] | None = None,
+) -> Kernel:
+    """The technique's kernel for a problem, with its default knobs where none are given."""
+    operands = operands or random_operands(problem)
+    knobs = {**technique.knobs(problem, core), **(knobs or {})}
+    tables = list(operands.tables)
+    if problem.epilogue is not None and problem.epilogue.side is not None:
+        tables[2] = pack(tables[2], problem.epilogue.side)
+    arguments = [
+        pack(operands.activations, technique.in_layout(problem)),
+        *technique.constants(problem, operands.weights, operands.weight_offset),
+        *tables,
+    ]
+    function = technique.build(problem, knobs, core)
+    return Kernel(function, arguments, expected_output(problem, operands), f"{technique.name} {knobs} {problem}")
+
+
+def check_technique(name: str, problems: Sequence[DotProblem], machine: Machine) -> None:
+    """Hold a technique against the definition on the problems it takes; skip where it lacks the instructions."""
+    technique, core = TECHNIQUES[name], machine.core
+    if not technique.needs <= core.features:
+        pytest.skip(f"{core.name} lacks {', '.join(sorted(technique.needs - core.features))}")
+    declined = [technique.declines(problem, core) for problem in problems]
+    taken = [problem for problem, reason in zip(problems, declined, strict=True) if reason is None]
+    assert taken, f"{name} declines every problem: {declined}"
+    machine.check([build_kernel(technique, problem, core) for problem in taken])
+
+
+def evaluate(shape: tuple[int, ...], element: Callable[..., Any], source: Array) -> Array:
+    """Compile ``element(read, *position)`` for this machine and evaluate it at every position of ``shape``."""
+    packed = te.placeholder(source.shape, str(source.dtype), "packed")
+    out = te.compute(shape, lambda *i: element(lambda *at: packed(*at), *i), "out")
+    function = te.create_prim_func([packed, out]).with_attr("global_symbol", "main")
+    compiled = tvm.compile(tvm.IRModule({"main": function}), tvm.target.Target({"kind": "llvm"}))
+    result = tvm.runtime.empty(shape, str(out.dtype))
+    compiled["main"](tvm.runtime.tensor(source), result)
+    return np.asarray(result.numpy())

@@ -1,0 +1,178 @@
+"""Every technique equals the definition bit for bit, on this machine and on emulated Arm cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import pytest
+from kernel_runner import Machine, build_kernel, check_technique, constant_operands
+
+from schedules.dot_problem import INT32_MAX, DotProblem, Operand
+from schedules.techniques import TECHNIQUES
+from schedules.techniques.bit_serial import MAX_STEPS, BitSerial
+
+Machines = Callable[[str], Machine]
+WIDTHS = range(1, 9)
+GRID_CORES = ("host", "cortex-a72")
+SAMPLE_CORES = ("cortex-a53", "cortex-a76")
+
+PLAIN = Operand(2)
+BIPOLAR = Operand(1, 2, -1)
+# One code stands for 0, and it is neither the first nor the last.
+ZERO_POINT = Operand(3, 1, -3)
+PER_CHANNEL = Operand(3, 1, 0, 9)
+
+# Padding needs a code for 0, which no bipolar quantiser of one bit has; one of two bits may: {-2, 0, 2, 4}.
+FAMILIES: Mapping[str, tuple[DotProblem, ...]] = {
+    "kernels": (
+        DotProblem(1, 4, 5, 13, 7, PLAIN, PLAIN),
+        DotProblem(1, 5, 7, 19, 6, PLAIN, PLAIN, (3, 3)),
+        DotProblem(1, 6, 6, 33, 4, PLAIN, PLAIN, (5, 5)),
+        DotProblem(1, 3, 9, 5, 9, PLAIN, PLAIN, (1, 7)),
+        DotProblem(1, 8, 3, 1, 1, PLAIN, PLAIN, (4, 2)),
+    ),
+    "strides": (
+        DotProblem(1, 9, 11, 17, 5, PLAIN, PLAIN, (3, 3), (2, 2)),
+        DotProblem(2, 7, 13, 8, 5, PLAIN, PLAIN, (1, 1), (3, 2)),
+        DotProblem(1, 6, 10, 9, 5, PLAIN, PLAIN, (2, 3), (1, 4)),
+    ),
+    "dilation": (
+        DotProblem(1, 9, 10, 12, 5, PLAIN, PLAIN, (3, 3), dilation=(2, 3)),
+        DotProblem(1, 7, 9, 11, 3, ZERO_POINT, PLAIN, (3, 2), (2, 1), (3, 4), (2, 3, 1, 0)),
+    ),
+    "padding": (
+        DotProblem(1, 5, 5, 10, 5, PLAIN, PLAIN, (3, 3), padding=(1, 1, 1, 1)),
+        DotProblem(1, 4, 6, 11, 5, ZERO_POINT, PER_CHANNEL, (3, 3), padding=(2, 0, 1, 3)),
+        DotProblem(2, 3, 4, 16, 4, ZERO_POINT, BIPOLAR, (3, 3), (2, 2), padding=(0, 1, 2, 0)),
+        DotProblem(1, 2, 2, 24, 3, Operand(2, 2, -2), PER_CHANNEL, (5, 5), padding=(2, 2, 2, 2)),
+        # Whole output pixels, not only borders, lie in the padding.
+        DotProblem(1, 1, 1, 9, 2, Operand(8, 1, -255), PER_CHANNEL, padding=(2, 1, 0, 3)),
+    ),
+    "groups": (
+        DotProblem(1, 4, 5, 20, 12, PLAIN, PER_CHANNEL, (3, 2), (2, 1), groups=4),
+        DotProblem(1, 4, 5, 27, 15, ZERO_POINT, PLAIN, (3, 3), padding=(1, 1, 1, 1), groups=3),
+        # Depthwise, and depthwise with two outputs to each channel.
+        DotProblem(1, 5, 7, 10, 10, ZERO_POINT, PER_CHANNEL, (3, 3), padding=(1, 1, 1, 1), groups=10),
+        DotProblem(2, 4, 5, 3, 6, PLAIN, PLAIN, (3, 3), groups=3),
+    ),
+    "operands": (
+        DotProblem(3, 2, 3, 21, 5, BIPOLAR, BIPOLAR),
+        DotProblem(2, 3, 5, 14, 6, Operand(3, 2, -7), Operand(2, 2, 0, 3), (2, 2)),
+        DotProblem(1, 3, 5, 9, 5, Operand(4, 1, 11), Operand(5, 1, 0, 31), (2, 2)),
+        DotProblem(1, 2, 7, 18, 5, Operand(8, 2, -255), Operand(8, 2, 0, 255), (1, 3)),
+        DotProblem(1, 2, 5, 6, 4, Operand(1), PER_CHANNEL),
+    ),
+    "dense": (
+        DotProblem(1, 1, 1, 100, 10, PLAIN, PLAIN),
+        DotProblem(1, 1, 7, 257, 9, ZERO_POINT, PER_CHANNEL),
+        DotProblem(5, 1, 1, 640, 4, BIPOLAR, BIPOLAR),
+        DotProblem(1, 1, 3, 1, 1, PLAIN, PLAIN),
+    ),
+}
+
+
+def pair(a_bits: int, w_bits: int) -> DotProblem:
+    """A padded 3x3 convolution with odd sizes, a zero point in the middle and per-channel offsets."""
+    a, w = Operand(a_bits, 1, -(1 << (a_bits - 1))), Operand(w_bits, 1, 0, 1 << (w_bits - 1))
+    return DotProblem(1, 2, 5, 43, 5, a, w, (3, 3), padding=(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("a_bits", WIDTHS)
+@pytest.mark.parametrize("core", GRID_CORES)
+def test_every_pair_of_widths(core: str, a_bits: int, technique: str, machines: Machines) -> None:
+    check_technique(technique, [pair(a_bits, w_bits) for w_bits in WIDTHS], machines(core))
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("core", GRID_CORES)
+def test_every_geometry(core: str, family: str, technique: str, machines: Machines) -> None:
+    check_technique(technique, FAMILIES[family], machines(core))
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("core", SAMPLE_CORES)
+def test_a_sample_on_other_cores(core: str, technique: str, machines: Machines) -> None:
+    geometries = [problems[-2] for problems in FAMILIES.values()]
+    check_technique(technique, [*geometries, pair(1, 1), pair(3, 2), pair(8, 8)], machines(core))
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("core", GRID_CORES)
+def test_rows_in_parallel(core: str, technique: str, machines: Machines) -> None:
+    machine = machines(core)
+    problems = [FAMILIES["padding"][2], FAMILIES["groups"][1]]
+    row = TECHNIQUES[technique]
+    machine.check([build_kernel(row, problem, machine.core, knobs={"parallel": 1}) for problem in problems])
+
+
+@pytest.mark.parametrize("core", GRID_CORES)
+def test_every_block_of_bit_serial(core: str, machines: Machines) -> None:
+    machine, problem = machines(core), FAMILIES["groups"][1]
+    blocks = [{"mr": mr, "nr": nr} for mr, nr in ((1, 1), (1, 4), (5, 1), (2, 5), (3, 2))]
+    machine.check([build_kernel(BitSerial(), problem, machine.core, knobs=block) for block in blocks])
+
+
+def largest(problem: DotProblem) -> DotProblem:
+    """The problem with as many channels as the accumulator can take."""
+    return replace(problem, channels=INT32_MAX // (problem.a.bound * problem.w.bound))
+
+
+FULL = (
+    # Unsigned codes of 8 bits: 33025 products.
+    (largest(DotProblem(1, 1, 1, 1, 2, Operand(8), Operand(8))), (255, 255, 0)),
+    # The most negative sums: codes with a zero point at either end, offsets at their bound.
+    (largest(DotProblem(1, 1, 1, 1, 2, Operand(8), Operand(8, 1, 0, 255))), (255, 0, -255)),
+    (largest(DotProblem(1, 1, 1, 1, 2, Operand(8), Operand(8, 1, 0, 255))), (255, 255, 255)),
+    (largest(DotProblem(1, 1, 1, 1, 2, Operand(8, 1, -255), Operand(8, 1, 0, 255))), (0, 255, 255)),
+    (largest(DotProblem(1, 1, 1, 1, 2, Operand(8, 1, 255), Operand(8, 1, 0, 255))), (255, 255, 255)),
+    (largest(DotProblem(1, 1, 1, 1, 2, Operand(8, 2, -255), Operand(8, 2, 0, 255))), (255, 255, -255)),
+    (largest(DotProblem(1, 1, 1, 1, 2, Operand(8, 2, 255), Operand(8, 2, 0, 255))), (255, 255, 255)),
+)
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("core", GRID_CORES)
+def test_operands_that_fill_the_accumulator(core: str, technique: str, machines: Machines) -> None:
+    machine, row = machines(core), TECHNIQUES[technique]
+    kernels = [
+        build_kernel(row, problem, machine.core, constant_operands(problem, *codes))
+        for problem, codes in FULL
+        if row.declines(problem, machine.core) is None
+    ]
+    machine.check(kernels)
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_one_more_product_is_declined(technique: str, machines: Machines) -> None:
+    core = machines("host").core
+    assert FULL[0][0].k == 33025
+    for problem, _ in FULL:
+        assert problem.declines() is None
+        one_more = replace(problem, channels=problem.channels + 1)
+        reason = TECHNIQUES[technique].declines(one_more, core)
+        assert reason is not None
+        assert "the accumulator would need 33 bits" in reason
+
+
+# A step more than the lanes hold begins with the second half of a step: the first half is the tail.
+LONGEST = DotProblem(1, 1, 1, (MAX_STEPS * 16 + 8) * 8, 1, Operand(1), Operand(1))
+
+
+@pytest.mark.parametrize("core", [*GRID_CORES, *SAMPLE_CORES])
+def test_the_longest_sum_of_bit_serial(core: str, machines: Machines) -> None:
+    machine = machines(core)
+    assert BitSerial().declines(LONGEST, machine.core) is None
+    machine.check([build_kernel(BitSerial(), LONGEST, machine.core, constant_operands(LONGEST, 1, 1, 0))])
+
+
+def test_one_more_step_is_declined(machines: Machines) -> None:
+    core = machines("host").core
+    one_more = replace(LONGEST, channels=LONGEST.channels + 1)
+    assert BitSerial().declines(one_more, core) == (
+        f"{MAX_STEPS + 1} steps of 128 bits would overflow a 16-bit lane (at most {MAX_STEPS})"
+    )
+    # Every lane of the longest sum is as full as it can be.
+    assert MAX_STEPS * 16 < 2**16 <= (MAX_STEPS + 1) * 16
