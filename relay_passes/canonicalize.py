@@ -53,6 +53,6 @@ def _affine(name: str, call: Any, scope: dataflow.Scope) -> Any:
     x = call.args[0]
     shape = [1] * len(shape_of(x))
     shape[int(call.attrs.axis)] = -1
-    scaled = scope.emit(relax.op.multiply(x, relax.const(a.reshape(shape))), f"{name}.scale")
+    scaled = scope.emit(relax.op.multiply(x, relax.const(a.reshape(shape))), f"{name}/scale")
     shifted = scope.emit(relax.op.add(scaled, relax.const(b.reshape(shape))), name)
     return relax.Tuple([shifted, call.args[3], call.args[4]])

@@ -80,7 +80,7 @@ def _quantiser(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> T
     expr: Any = ops.quantize(call.args[0], spec) if source is None else source.requantized(spec)
     if isinstance(expr, NoMatch):
         return expr
-    codes = scope.emit(expr, f"{name}.codes")
+    codes = scope.emit(expr, f"{name}/codes")
     return Taken(Quantised(codes, spec), ops.dequantize(codes, spec))
 
 
@@ -105,7 +105,7 @@ def _dot(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken |
         codes, spec = np.ascontiguousarray(codes.T)[:, :, None, None], spec.moved(None if spec.axis is None else 0)
         if len(x.shape) != 2:
             flat = relax.ShapeExpr([int(np.prod(x.shape[:-1])), x.shape[-1]])
-            source = scope.emit(relax.op.reshape(source, flat), f"{name}.rows")
+            source = scope.emit(relax.op.reshape(source, flat), f"{name}/rows")
     attrs = dot_attrs(name, x.spec, spec, None if dense else call.attrs)
     problem = dot_problem(shape_of(source), codes.shape, attrs)
     reason = problem.declines()
@@ -114,10 +114,10 @@ def _dot(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken |
     channels = codes.shape[0]
     out = (problem.width, channels) if dense else (problem.batch, channels, problem.out_height, problem.out_width)
     offset = np.broadcast_to(spec.offset, (channels,)).astype(np.int32)
-    acc = scope.emit(ops.dot(source, relax.const(codes), relax.const(offset), out, **attrs), f"{name}.dot")
+    acc = scope.emit(ops.dot(source, relax.const(codes), relax.const(offset), out, **attrs), f"{name}/dot")
     shape = shape_of(call)
     if shape != out:
-        acc = scope.emit(relax.op.reshape(acc, relax.ShapeExpr(list(shape))), f"{name}.shaped")
+        acc = scope.emit(relax.op.reshape(acc, relax.ShapeExpr(list(shape))), f"{name}/shaped")
     axis = len(shape) - 1 if dense else 1
     layers.rows[name] = {"op": str(call.op.name), "bits": problem.name}
     return _scaled(acc, axis, problem.accumulator_bound(), x.spec.step * spec.step)
@@ -198,7 +198,7 @@ def _on_codes(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Ta
     if source.spec.axis is not None:
         return NoMatch("its input is quantised per channel")
     moved = type(call)(call.op, [source.codes, *call.args[1:]], attrs=call.attrs)
-    codes = scope.emit(moved, f"{name}.codes")
+    codes = scope.emit(moved, f"{name}/codes")
     return Taken(Quantised(codes, source.spec), ops.dequantize(codes, source.spec))
 
 
@@ -210,9 +210,9 @@ def _pooled(layers: Layers, call: Any, scope: dataflow.Scope, name: str, **windo
         return NoMatch("its input is quantised per channel")
     spec, count = source.spec, int(np.prod(window["kernel"]))
     operand = spec.operand
-    acc = scope.emit(ops.sum_pool2d(source.codes, operand.offset, operand.multiplier, **window), f"{name}.sums")
+    acc = scope.emit(ops.sum_pool2d(source.codes, operand.offset, operand.multiplier, **window), f"{name}/sums")
     if shape_of(acc) != shape_of(call):
-        acc = scope.emit(relax.op.reshape(acc, relax.ShapeExpr(list(shape_of(call)))), f"{name}.shaped")
+        acc = scope.emit(relax.op.reshape(acc, relax.ShapeExpr(list(shape_of(call)))), f"{name}/shaped")
     return _scaled(acc, 1, count * operand.bound, spec.step / count)
 
 

@@ -100,7 +100,7 @@ class _Lowering:
         """The physical form of codes in a layout, packed if there is none yet."""
         forms = self.physical.setdefault(codes, {})
         if layout not in forms:
-            forms[layout] = layouts.pack(scope, codes, layout, f"{name}.packed")
+            forms[layout] = layouts.pack(scope, codes, layout, f"{name}/packed")
         return forms[layout]
 
     def _wanted(self, var: Any) -> Layout:
@@ -127,7 +127,7 @@ class _Lowering:
             problem = replace(problem, epilogue=epilogue)
         kernel = technique.build(problem, technique.knobs(problem, self.core), self.core)
         out = layout.shape(*layouts.nhwc_shape(shape))
-        packed = _call(scope, kernel, f"{technique.name}_{plan.layer}", args, out, dtype, f"{name}.physical")
+        packed = _call(scope, kernel, f"{technique.name}_{plan.layer}", args, out, dtype, f"{name}/physical")
         result = layouts.unpack(scope, packed, layout, shape, dtype, name)
         self.physical[result] = {layout: packed}
         float_bytes = problem.out_channels * problem.k * 4
@@ -161,7 +161,7 @@ class _Lowering:
         unpacked = scope.builder.call_te(
             compute, relax.const(plan.constants[0]), primfunc_name_hint="unpack_weights"
         )
-        return scope.emit(ops.dequantize(scope.emit(unpacked, f"{name}.codes"), spec), name)
+        return scope.emit(ops.dequantize(scope.emit(unpacked, f"{name}/codes"), spec), name)
 
 
 def _key(codes: npt.NDArray[np.uint8]) -> tuple[tuple[int, ...], bytes]:

@@ -15,9 +15,10 @@ from relay_passes import dataflow, notes, ops
 from relay_passes.abstract import Known, Quantised
 from relay_passes.integer_forms import INTEGER_FORMS, MULTIPLYING, Layers, Taken
 from relay_passes.ops import constant, op_name, quant_spec
+from relay_passes.quant_spec import NoMatch
 
 # Names of the operators that an explanation adds start with this; they are no layers of the model.
-EXPLANATION = "explain."
+EXPLANATION = "explain/"
 
 
 def rewrite_lowbit(mod: Any) -> Any:
@@ -36,13 +37,16 @@ def rewrite_lowbit(mod: Any) -> Any:
 
 def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
     operator = op_name(value)
-    if operator == ops.FAKE_QUANT and constant(value.args[0]) is not None:
+    if operator == ops.FAKE_QUANT and constant(value.args[0]) is not None and not _too_wide(name, value):
         return _weights(layers, name, value, scope)
     if operator == ops.OBSERVE_CODES:
         return _observe(layers, name, value, scope)
     if not operator or name.startswith(EXPLANATION):
         return dataflow.bind(value, name, scope)
     layers.note_names(value)
+    if operator == ops.FAKE_QUANT and (why := _too_wide(name, value)):
+        layers.stays_float(name, operator, why)
+        return _named(layers, scope.emit(value, name), name)
     if operator not in INTEGER_FORMS:
         if layers.reads_known(value):
             layers.stays_float(name, operator, "it has no integer form here")
@@ -55,10 +59,16 @@ def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
             return _named(layers, scope.emit(value, name), name)
         # The quantiser itself never stays float: its codes are computed from the float value.
         spec = quant_spec(value)
-        codes = scope.emit(ops.quantize(value.args[0], spec), f"{name}.codes")
+        codes = scope.emit(ops.quantize(value.args[0], spec), f"{name}/codes")
         result = Taken(Quantised(codes, spec), ops.dequantize(codes, spec))
     var = scope.emit(value if result.value is None else result.value, name)
     return _named(layers, var, name, result.known)
+
+
+def _too_wide(name: str, value: Any) -> str:
+    """Why a ``fake_quant`` that a front end wrote itself has no codes of 1 to 8 bits; empty if it has."""
+    checked = quant_spec(value).checked(name)
+    return checked.reason if isinstance(checked, NoMatch) else ""
 
 
 def _named(layers: Layers, var: Any, name: str, known: Known | None = None) -> Any:

@@ -103,7 +103,7 @@ def name_layers(mod: Any) -> Any:
             base = (op_name(binding.value) or "value").split(".")[-1]
             only = readers.get(binding.var, [])
             if len(only) == 1 and only[0] in names and not isinstance(binding.value, relax.Var):
-                name = names[only[0]] if isinstance(binding.value, relax.TupleGetItem) else f"{names[only[0]]}.{base}"
+                name = names[only[0]] if isinstance(binding.value, relax.TupleGetItem) else f"{names[only[0]]}/{base}"
             else:
                 counts[base] += 1
                 name = f"{base}_{counts[base]}"

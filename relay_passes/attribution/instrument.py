@@ -116,7 +116,7 @@ def _explain(
     if len(shape) != 2:
         raise LowbitError("explain", "an output of shape (batch, classes)", str(shape))
     active = active_variables(params, values)
-    context = Context(scope, references, active, secant, f"{EXPLANATION}{method.name}.")
+    context = Context(scope, references, active, secant, f"{EXPLANATION}{method.name}/")
     target = _target(method, output, shape, context)
     classes = relax.const(np.arange(shape[1], dtype=np.int64)[None])
     chosen = context.emit(relax.op.equal(classes, context.emit(relax.op.reshape(target, relax.ShapeExpr([shape[0], 1])))))

@@ -73,9 +73,11 @@ FAMILIES: Mapping[str, tuple[DotProblem, ...]] = {
 
 
 def pair(a_bits: int, w_bits: int) -> DotProblem:
-    """A padded 3x3 convolution with odd sizes, a zero point in the middle and per-channel offsets."""
+    """A padded 1x3 convolution with a zero point in the middle, per-channel offsets, two whole steps and a tail."""
     a, w = Operand(a_bits, 1, -(1 << (a_bits - 1))), Operand(w_bits, 1, 0, 1 << (w_bits - 1))
-    return DotProblem(1, 2, 5, 43, 5, a, w, (3, 3), padding=(1, 1, 1, 1))
+    # A block of kernels is left over at the end of the row or of the channels; both at once take long to compile.
+    width, out_channels = (2, 5) if (a_bits + w_bits) % 2 else (5, 2)
+    return DotProblem(1, 1, width, 100, out_channels, a, w, (1, 3), padding=(1, 1, 0, 1))
 
 
 @pytest.mark.parametrize("technique", TECHNIQUES)

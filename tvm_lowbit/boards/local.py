@@ -13,6 +13,7 @@ import tvm
 
 from schedules.errors import LowbitError
 from tvm_lowbit.boards.session import Session
+from tvm_lowbit.quiet import without_scope_warnings
 
 
 class LocalSession(Session):
@@ -45,7 +46,8 @@ class LocalSession(Session):
         copy = Path(self._folder.name) / f"{next(self._count)}-{Path(path).name}"
         try:
             shutil.copyfile(path, copy)
-            return tvm.runtime.load_module(str(copy))
+            with without_scope_warnings():
+                return tvm.runtime.load_module(str(copy))
         except (OSError, RuntimeError, ValueError) as error:
             hint = "is the library linked for this machine, and not for the board?"
             raise LowbitError(f"loading {path}", "a shared library for this machine", str(error), hint) from error

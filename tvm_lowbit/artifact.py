@@ -1,0 +1,115 @@
+"""``Artifact``: a compiled model, to run here or on a board, to look at, and to save."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from schedules.errors import LowbitError
+from tvm_lowbit.boards.session import Board
+from tvm_lowbit.manifest import Manifest
+from tvm_lowbit.program import Program
+from tvm_lowbit.quiet import without_scope_warnings
+from tvm_lowbit.report import Report
+from tvm_lowbit.result import Result
+
+
+class Artifact:
+    """What `build` and `load` return.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        What the library takes, gives and is made of.
+    executable : Any, optional
+        TVM's executable, right after a build.
+    library : Path, optional
+        The linked shared library of a bundle whose digest has been checked.
+    """
+
+    def __init__(self, manifest: Manifest, executable: Any = None, library: Path | None = None) -> None:
+        self.manifest = manifest
+        self._executable, self._library = executable, library
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._program: Program | None = None
+
+    @property
+    def report(self) -> Report:
+        """A row per layer: bits, technique, why."""
+        return Report(self.manifest.layers)
+
+    @property
+    def is_host(self) -> bool:
+        """Whether this process can run the library."""
+        from tvm_lowbit.linker import host_machine
+
+        return self.manifest.mtriple.split("-")[0] == host_machine()
+
+    def library(self) -> Path:
+        """The linked library; linked at the first call.
+
+        Raises
+        ------
+        LowbitError
+            If no linker for the target is installed.
+        """
+        from tvm_lowbit.linker import find_linker
+
+        if self._library is None:
+            linker = find_linker(self.manifest.mtriple.split("-")[0])
+            self._folder = tempfile.TemporaryDirectory(prefix="tvm_lowbit_")
+            path = Path(self._folder.name) / "model.so"
+            with without_scope_warnings():
+                self._executable.export_library(str(path), fcompile=linker)
+            self._library = path
+        return self._library
+
+    def run(
+        self, inputs: Any, board: Board | None = None, each: Callable[[int, int], None] = lambda done, total: None
+    ) -> Result:
+        """Predict and explain.
+
+        Parameters
+        ----------
+        inputs : array or mapping of str to array
+            float32 ``(N, ...)``, N a multiple of the compiled batch.
+        board : Board, optional
+            Where to run; this process by default.
+        each : callable, optional
+            Called with items done and items in all.
+
+        Raises
+        ------
+        LowbitError
+            For wrong inputs, a board that is lost, or a library that this machine cannot run.
+        """
+        if board is not None:
+            with board.open() as session:
+                return Program(session.load(self.library()), session, self.manifest)(inputs, each)
+        if not self.is_host:
+            raise LowbitError(
+                "run",
+                "a board that can run it",
+                f"a library for {self.manifest.mtriple} on this machine",
+                "pass board=tvm_lowbit.boards.EmulatedBoard() or RpcBoard(host, port)",
+            )
+        if self._program is None:
+            from tvm_lowbit.boards import LocalBoard
+
+            session = LocalBoard().open()
+            library = self._executable if self._executable is not None else session.load(self.library())
+            self._program = Program(library, session, self.manifest)
+        return self._program(inputs, each)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a bundle: library, manifest, and what a board needs; see `deploy.save_bundle`."""
+        from tvm_lowbit.deploy import save_bundle
+
+        return save_bundle(self.library(), self.manifest, Path(path))
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        low, other = len(self.report.low_bit), len(self.report.stays_float)
+        return f"Artifact(board={m.board!r}, core={m.core!r}, {low} low-bit layers, {other} float)"

@@ -1,0 +1,68 @@
+"""Run the bundle that this file lies in, on the board: ``python3 predict.py INPUT.npy [OUTPUT.npz]``.
+
+Needs what requirements.txt names and no more: not the compiler, not tvm_lowbit. INPUT.npy is float32 ``(N, ...)``.
+Prints the largest output of each item and its explanation's gap; OUTPUT.npz takes all arrays.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+# The runtime alone is enough; it loads faster and in less memory than TVM's compiler.
+os.environ.setdefault("TVM_USE_RUNTIME_LIB", "1")
+
+
+def fail(message: str) -> None:
+    """One line to stderr, exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def main(arguments: list[str]) -> None:
+    """Check the files, run the model, print and save."""
+    if len(arguments) not in (1, 2):
+        fail("usage: predict.py INPUT.npy [OUTPUT.npz]")
+    folder = Path(__file__).resolve().parent
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name, expected in manifest["files"].items():
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected:
+            fail(f"{name} is not the file that the manifest describes; copy the bundle again")
+
+    import numpy as np
+    import tvm
+    from tvm.runtime.vm import VirtualMachine
+
+    row = manifest["inputs"][0]
+    x = np.load(arguments[0], allow_pickle=False)
+    if str(x.dtype) != row["dtype"] or list(x.shape[1:]) != row["shape"][1:] or len(x) % manifest["batch"]:
+        fail(f"expected {row['dtype']} (N, {', '.join(map(str, row['shape'][1:]))}), got {x.dtype} {x.shape}")
+    # Loading writes a warning without content for every constant of the model.
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        machine = VirtualMachine(tvm.runtime.load_module(str(folder / "model.so")), tvm.cpu())
+    finally:
+        os.dup2(stderr, 2)
+    names = [output["name"] for output in manifest["outputs"]]
+    for explanation in manifest["explanations"]:
+        names += [f"{explanation['name']}.{part}" for part in ("contributions", "multipliers", "target", "gap")]
+    names += [f"codes.{probe}" for probe in manifest["probes"]]
+    parts = []
+    for start in range(0, len(x), manifest["batch"]):
+        machine.set_input("main", tvm.runtime.tensor(np.ascontiguousarray(x[start : start + manifest["batch"]])))
+        machine.invoke_stateful("main")
+        outputs = machine.get_outputs("main")
+        parts.append([outputs.numpy()] if hasattr(outputs, "numpy") else [o.numpy() for o in outputs])
+    arrays = {name: np.concatenate(values) for name, values in zip(names, zip(*parts))}
+    best = arrays[names[0]].reshape(len(x), -1).argmax(axis=1)
+    gaps = [name for name in names if name.endswith(".gap")]
+    for i, index in enumerate(best):
+        print(f"{i}: {index}" + "".join(f"  {name} {arrays[name][i]:.2e}" for name in gaps))
+    if len(arguments) == 2:
+        np.savez(arguments[1], **arrays)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,118 @@
+"""``build``: any model to a compiled library that explains itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tvm
+
+from relay_passes import notes
+from relay_passes.attribution import instrument
+from relay_passes.attribution.method import DeepLift
+from relay_passes.compile import compile_module
+from relay_passes.probe import ATTRIBUTE as PROBES
+from schedules.errors import LowbitError
+from tvm_lowbit.artifact import Artifact
+from tvm_lowbit.boards.rows import BuildTarget, resolve
+from tvm_lowbit.frontend import import_model
+from tvm_lowbit.manifest import ExplanationRow, LayerRow, Manifest, TensorRow
+from tvm_lowbit.pipeline import Options, run_phases
+from tvm_lowbit.report import Report
+
+
+def build(
+    model: Any,
+    target: Any = "arm_cpu",
+    *,
+    explain: Sequence[DeepLift] = (),
+    example_inputs: tuple[Any, ...] | None = None,
+    batch: int = 1,
+    technique: str | None = None,
+    probe: bool = False,
+    progress: Callable[[str], None] = lambda step: None,
+) -> Artifact:
+    """Compile a fake-quantised network into a low-bit library.
+
+    Parameters
+    ----------
+    model : path, onnx.ModelProto, torch.export.ExportedProgram, torch.nn.Module or tvm.IRModule
+        float32 inputs, first dimension the batch.
+    target : str, dict or tvm.target.Target
+        ``"arm_cpu"`` (any Armv8-A), a board (``"rpi3"``, ``"rpi4"``, ``"rpi5"``), ``"host"``, or a target of TVM.
+    explain : sequence of DeepLift
+        Explanations compiled into the same library.
+    example_inputs : tuple of tensors, optional
+        What a ``torch.nn.Module`` is traced with.
+    batch : int
+        Items computed in one call; stands for a symbolic batch.
+    technique : str, optional
+        Use this kernel technique wherever it does not decline.
+    probe : bool
+        Also return the integer codes of every activation quantiser (``result.codes``).
+    progress : callable, optional
+        Called with the name of each step as it begins.
+
+    Returns
+    -------
+    Artifact
+
+    Raises
+    ------
+    LowbitError
+        If the model, the target or an explanation cannot be served; the message says where, expected, got and a hint.
+    """
+    destination = resolve(target)
+    progress("import")
+    imported = import_model(model, example_inputs, batch)
+    options = Options(destination.core, tuple(explain), probe, technique)
+    lowered = run_phases(imported, options, after=lambda phase, mod: progress(phase.name))
+    manifest = _manifest(imported, lowered, destination)
+    progress("compile")
+    return Artifact(manifest, compile_module(lowered, destination.tvm_target()))
+
+
+def inspect(model: Any, target: Any = "arm_cpu", *, example_inputs: tuple[Any, ...] | None = None, batch: int = 1) -> Report:
+    """The report that `build` would give, without compiling."""
+    destination = resolve(target)
+    lowered = run_phases(import_model(model, example_inputs, batch), Options(destination.core))
+    return Report(_layers(lowered))
+
+
+def _layers(lowered: Any) -> tuple[LayerRow, ...]:
+    return tuple(LayerRow(name=name, **row) for name, row in notes.read(lowered)["layers"].items())
+
+
+def _manifest(imported: Any, lowered: Any, destination: BuildTarget) -> Manifest:
+    main, attrs = imported["main"], lowered["main"].attrs
+    result = main.ret_ty
+    outputs = list(result.fields) if hasattr(result, "fields") else [result]
+    names = [str(name) for name in main.attrs["output_names"]]
+    explanations = json.loads(str(attrs[instrument.ATTRIBUTE])) if instrument.ATTRIBUTE in attrs else []
+    probes = json.loads(str(attrs[PROBES])) if PROBES in attrs else []
+    inputs = tuple(_tensor(str(param.name), param.ty) for param in main.params)
+    for row in inputs:
+        if row.dtype != "float32":
+            raise LowbitError(f"input {row.name}", "float32", row.dtype)
+    batches = {row.shape[0] if row.shape else 0 for row in inputs}
+    if len(batches) != 1 or 0 in batches:
+        raise LowbitError("inputs", "one batch size, first in every shape", str([row.shape for row in inputs]))
+    core = destination.core
+    return Manifest(
+        tvm=tvm.__version__,
+        board=destination.name,
+        core=core.name,
+        mtriple=core.mtriple,
+        mcpu=core.mcpu,
+        batch=batches.pop(),
+        inputs=inputs,
+        outputs=tuple(_tensor(name, ty) for name, ty in zip(names, outputs, strict=True)),
+        explanations=tuple(ExplanationRow(**row) for row in explanations),
+        probes=tuple(probes),
+        layers=_layers(lowered),
+    )
+
+
+def _tensor(name: str, ty: Any) -> TensorRow:
+    return TensorRow(name=name, shape=tuple(int(d) for d in ty.shape), dtype=str(ty.dtype))

@@ -1,0 +1,72 @@
+"""What a bundle says of itself, checked when it is read."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+FORMAT = 1
+
+
+class TensorRow(BaseModel):
+    """One input or output; ``shape`` includes the compiled batch."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    shape: tuple[PositiveInt, ...]
+    dtype: str
+
+
+class ExplanationRow(BaseModel):
+    """How an explanation was computed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    method: str
+    rule: str
+    reference: float | dict[str, Any]
+    target: int | str
+    rules_version: int
+    decomposition: str
+
+
+class LayerRow(BaseModel):
+    """One layer of the report: low-bit with its technique, or float with its reason."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    op: str
+    bits: str = ""
+    technique: str = ""
+    why: str = ""
+    reason: str = ""
+    bytes: int = 0
+    float_bytes: int = 0
+
+
+class Manifest(BaseModel):
+    """Everything about a compiled library but its code.
+
+    ``outputs`` are the model's own; the library returns them first, then contributions, multipliers, target and gap for
+    each explanation, then the codes of each probed quantiser. ``files`` maps the bundle's other files to their SHA-256.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = FORMAT
+    tvm: str
+    board: str
+    core: str
+    mtriple: str
+    mcpu: str
+    batch: PositiveInt
+    inputs: tuple[TensorRow, ...] = Field(min_length=1)
+    outputs: tuple[TensorRow, ...] = Field(min_length=1)
+    explanations: tuple[ExplanationRow, ...] = ()
+    probes: tuple[str, ...] = ()
+    layers: tuple[LayerRow, ...] = ()
+    files: dict[str, str] = {}

@@ -1,0 +1,93 @@
+"""``PHASES``: the way from an imported model to kernels, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from relay_passes import verify
+from relay_passes.attribution.instrument import instrument
+from relay_passes.attribution.method import DeepLift
+from relay_passes.canonicalize import canonicalize
+from relay_passes.detect import detect_quantizers
+from relay_passes.lower import lower_lowbit
+from relay_passes.probe import probe
+from relay_passes.rewrite import rewrite_lowbit
+from schedules.cores import CoreSpec
+from schedules.errors import LowbitError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the phases need to know beyond the module.
+
+    Attributes
+    ----------
+    core : CoreSpec
+        Which core to choose techniques for.
+    explain : tuple of DeepLift
+        Explanations to compile in.
+    probe : bool
+        Also return the codes of every activation quantiser.
+    technique : str or None
+        Use this technique wherever it does not decline.
+    """
+
+    core: CoreSpec
+    explain: tuple[DeepLift, ...] = ()
+    probe: bool = False
+    technique: str | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One row: its name, what it does, the pass, and what must hold after it."""
+
+    name: str
+    help: str
+    run: Callable[[Any, Options], Any]
+    check: Callable[[Any], None] = lambda mod: None
+
+
+PHASES = (
+    Phase("canonicalize", "one spelling of batch norm and constants", lambda m, o: canonicalize(m), verify.after_canonicalize),
+    Phase("detect", "every spelling of a quantiser to fake_quant", lambda m, o: detect_quantizers(m), verify.after_detect),
+    Phase("instrument", "append the explanations", lambda m, o: instrument(m, o.explain) if o.explain else m),
+    Phase("probe", "append the codes of quantisers, if asked for", lambda m, o: probe(m) if o.probe else m),
+    Phase("rewrite", "quantised layers to integer operators", lambda m, o: rewrite_lowbit(m), verify.after_rewrite),
+    Phase("lower", "integer operators to kernels", lambda m, o: lower_lowbit(m, o.core, o.technique), verify.after_lower),
+)
+
+
+def run_phases(
+    mod: Any, options: Options, stop_after: str | None = None, after: Callable[[Phase, Any], None] = lambda phase, mod: None
+) -> Any:
+    """Run the phases in order, each followed by its check.
+
+    Parameters
+    ----------
+    mod : IRModule
+        What `frontend.import_model` gave.
+    options : Options
+        See there.
+    stop_after : str, optional
+        Name of the last phase to run.
+    after : callable, optional
+        Called with each phase and the module it gave (progress, dumps).
+
+    Raises
+    ------
+    LowbitError
+        If ``stop_after`` names no phase, or a phase finds fault with the model.
+    """
+    names = [phase.name for phase in PHASES]
+    if stop_after is not None and stop_after not in names:
+        raise LowbitError("stop_after", f"one of {', '.join(names)}", repr(stop_after))
+    for phase in PHASES:
+        mod = phase.run(mod, options)
+        phase.check(mod)
+        after(phase, mod)
+        if phase.name == stop_after:
+            break
+    return mod

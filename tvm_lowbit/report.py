@@ -1,0 +1,46 @@
+"""The per-layer table: bits, technique and why, or why a layer stayed float."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from tvm_lowbit.manifest import LayerRow
+
+
+@dataclass(frozen=True)
+class Report:
+    """A row per layer; prints as a table."""
+
+    rows: Sequence[LayerRow]
+
+    @property
+    def low_bit(self) -> list[LayerRow]:
+        """Layers that run on integers."""
+        return [row for row in self.rows if row.technique]
+
+    @property
+    def stays_float(self) -> list[LayerRow]:
+        """Operators that stay float, each with its ``reason``."""
+        return [row for row in self.rows if not row.technique]
+
+    def table(self) -> Table:
+        """The table, for a rich console."""
+        table = Table(title="Layers", title_justify="left")
+        for heading in ("layer", "operator", "bits", "technique", "bytes", "of fp32", "why"):
+            table.add_column(heading, overflow="fold", justify="right" if heading in ("bytes", "of fp32") else "left")
+        for row in self.rows:
+            share = f"1/{row.float_bytes / row.bytes:.1f}" if row.bytes else ""
+            size = f"{row.bytes:,}" if row.bytes else ""
+            cells = (row.name, row.op.removeprefix("relax."), row.bits or "float", row.technique or "float", size, share)
+            table.add_row(*cells, row.why or row.reason)
+        return table
+
+    def __str__(self) -> str:
+        console = Console(width=140, color_system=None, force_terminal=False)
+        with console.capture() as capture:
+            console.print(self.table())
+        return str(capture.get())
