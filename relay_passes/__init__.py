@@ -1,0 +1,1 @@
+"""Passes from a Relax IRModule to a Relax IRModule: quantisers, low-bit operators, explanations."""

@@ -52,6 +52,8 @@ class Accumulated:
         What follows, in the graph's own order and rounding.
     side : Quantised or None
         A second operand that some step adds.
+    scale : float64 ``(C,)`` or ``(1,)``, or None
+        If ``start`` is a multiplication by it, rounded once.
     """
 
     acc: Any
@@ -60,6 +62,7 @@ class Accumulated:
     start: Callable[[npt.NDArray[np.int64]], Float32]
     steps: tuple[Step, ...] = ()
     side: Quantised | None = None
+    scale: npt.NDArray[np.float64] | None = None
 
     def then(self, step: Step, side: Quantised | None = None) -> Accumulated:
         """The same accumulator, one step further."""
@@ -87,7 +90,9 @@ class Accumulated:
         side_bits = self.side.spec.bits if self.side else 0
         rows = 1 << side_bits
         if rows * spec.levels > MAX_THRESHOLDS:
-            return NoMatch(f"a {side_bits}-bit residual into {spec.bits} bits takes {rows * spec.levels} thresholds a channel")
+            return NoMatch(
+                f"a {side_bits}-bit residual into {spec.bits} bits takes {rows * spec.levels} thresholds a channel"
+            )
         if spec.axis is not None and spec.axis != self.axis:
             return NoMatch("its quantiser's scale does not run along the channels")
         found = find_thresholds(self.code_of(spec), self.bound, spec.levels, self.channels, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from relay_passes import dataflow
 from relay_passes.ops import constant, op_name, shape_of
 
 # Operators that only rearrange a constant. Arithmetic on constants is left alone: it may be a weight's quantiser.
-REARRANGE = {
+REARRANGE: Mapping[str, Callable[[Any, Any], Any]] = {
     "relax.reshape": lambda x, call: x.reshape([int(d) for d in call.ty.shape]),
     "relax.permute_dims": lambda x, call: x.transpose([int(a) for a in call.attrs.axes] if call.attrs.axes else None),
     "relax.expand_dims": lambda x, call: np.expand_dims(x, tuple(int(a) for a in call.attrs.axis)),

@@ -27,11 +27,7 @@ def compile_module(mod: Any, target: Any) -> Any:
     -------
     tvm.relax.VMExecutable
     """
-
-    @tvm.transform.module_pass(opt_level=0, name="PinRounding")
-    def pin(module: Any, _context: Any) -> Any:
-        return pin_rounding(module)
-
+    pin = tvm.transform.module_pass(lambda module, _context: pin_rounding(module), opt_level=0, name="PinRounding")
     passes = [
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),

@@ -131,7 +131,8 @@ def _scaled(acc: Any, axis: int, bound: int, scale: npt.NDArray[np.float64]) -> 
         values: npt.NDArray[np.float32] = (accumulators.astype(np.float64) * per_channel).astype(np.float32)
         return values
 
-    return Taken(Accumulated(acc, axis, bound, start), ops.scale_accumulators(acc, per_channel, axis))
+    known = Accumulated(acc, axis, bound, start, scale=per_channel)
+    return Taken(known, ops.scale_accumulators(acc, per_channel, axis))
 
 
 def _relu(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken | NoMatch:

@@ -31,15 +31,16 @@ def pack(scope: Scope, codes: Any, layout: Layout, name: str) -> Any:
 
     def compute(x: Any) -> Any:
         def plain(*i: Any) -> Any:
-            return x(*_logical(len(shape), *i))
+            return x(*_logical(len(shape), i[0], i[1], i[2], i[3]))
 
         def byte(*i: Any) -> Any:
-            pixel, (group, plane, index) = i[:3], i[3:]
+            batch, y, x_ = i[:3]
+            group, plane, index = i[3:]
             value: Any = tirx.const(0, "uint8")
             for bit in range(8):
                 channel = index * 8 + bit
                 inside = channel < per_group
-                code = x(*_logical(len(shape), *pixel, group * per_group + tirx.min(channel, per_group - 1)))
+                code = x(*_logical(len(shape), batch, y, x_, group * per_group + tirx.min(channel, per_group - 1)))
                 one = (code >> plane.astype("uint8")) & tirx.const(1, "uint8")
                 value = value | (tirx.Select(inside, one, tirx.const(0, "uint8")) << tirx.const(bit, "uint8"))
             return value
@@ -57,8 +58,8 @@ def unpack(scope: Scope, packed: Any, layout: Layout, shape: tuple[int, ...], dt
 
     def compute(x: Any) -> Any:
         def element(*i: Any) -> Any:
-            pixel = (i[0], i[2], i[3], i[1]) if len(shape) == 4 else (0, 0, i[0], i[1])
-            return layout.load(lambda *at: x(*at), *pixel, channels)
+            n, h, w, c = (i[0], i[2], i[3], i[1]) if len(shape) == 4 else (0, 0, i[0], i[1])
+            return layout.load(lambda *at: x(*at), n, h, w, c, channels)
 
         return te.compute(shape, element, name="unpack")
 

@@ -1,4 +1,4 @@
-"""``LowerLowbit``: each ``dot`` gets a technique and packed weights, and takes its ``requantize`` along as an epilogue."""
+"""``LowerLowbit``: a ``dot`` gets a technique and packed weights, and its ``requantize`` as an epilogue."""
 
 from __future__ import annotations
 
@@ -158,9 +158,7 @@ class _Lowering:
 
             return te.compute(codes.shape, element, name="unpack_weights")
 
-        unpacked = scope.builder.call_te(
-            compute, relax.const(plan.constants[0]), primfunc_name_hint="unpack_weights"
-        )
+        unpacked = scope.builder.call_te(compute, relax.const(plan.constants[0]), primfunc_name_hint="unpack_weights")
         return scope.emit(ops.dequantize(scope.emit(unpacked, f"{name}/codes"), spec), name)
 
 

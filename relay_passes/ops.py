@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax, te, tirx
+from tvm import relax, te, tirx, topi
 
 from relay_passes.quant_spec import QuantSpec
 
 FAKE_QUANT = "tvm_lowbit.fake_quant"
 OBSERVE_CODES = "tvm_lowbit.observe_codes"
+DIFFERENCE = "tvm_lowbit.difference"
 QUANTIZE = "tvm_lowbit.quantize"
 DEQUANTIZE = "tvm_lowbit.dequantize"
 DOT = "tvm_lowbit.dot"
@@ -149,6 +150,23 @@ register(OBSERVE_CODES, 1, _like("int32"))
 def observe_codes(x: Any) -> Any:
     """The integer codes (int32, between qmin and qmax) of a fake-quantised tensor, as an output of the network."""
     return call(OBSERVE_CODES, x)
+
+
+def difference(x: Any, reference: Any) -> Any:
+    """``x`` less its constant value in the reference run (batch 1), float32.
+
+    An operator of its own, so that `rewrite` can subtract codes or accumulators: two rounded floats that almost cancel
+    would lose the digits that a secant divides by.
+    """
+    return call(DIFFERENCE, x, reference)
+
+
+register(
+    DIFFERENCE,
+    2,
+    _like("float32"),
+    lambda bb, c: bb.call_te(topi.subtract, *c.args, primfunc_name_hint="difference"),
+)
 
 
 def dot(codes: Any, weights: Any, weight_offset: Any, out_shape: tuple[int, ...], **attrs: Any) -> Any:

@@ -28,7 +28,7 @@ def find_thresholds(
     Parameters
     ----------
     code_of : callable
-        Codes 0..levels of accumulators ``(..., channels)`` for one code of the second operand; monotone in each channel.
+        Codes 0..levels of accumulators ``(..., channels)`` for one code of the second operand; monotone per channel.
     bound : int
         Accumulators lie in ``-bound..bound``.
     levels, channels, rows : int

@@ -12,10 +12,11 @@ import numpy as np
 from tvm import relax
 
 from relay_passes import dataflow, notes, ops
-from relay_passes.abstract import Known, Quantised
+from relay_passes.abstract import Accumulated, Known, Quantised
 from relay_passes.integer_forms import INTEGER_FORMS, MULTIPLYING, Layers, Taken
 from relay_passes.ops import constant, op_name, quant_spec
 from relay_passes.quant_spec import NoMatch
+from schedules.dot_problem import INT32_MAX
 
 # Names of the operators that an explanation adds start with this; they are no layers of the model.
 EXPLANATION = "explain/"
@@ -41,6 +42,8 @@ def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
         return _weights(layers, name, value, scope)
     if operator == ops.OBSERVE_CODES:
         return _observe(layers, name, value, scope)
+    if operator == ops.DIFFERENCE:
+        return scope.emit(_difference(layers, value, scope), name)
     if not operator or name.startswith(EXPLANATION):
         return dataflow.bind(value, name, scope)
     layers.note_names(value)
@@ -86,9 +89,25 @@ def _weights(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> An
     return _named(layers, var, name)
 
 
+def _difference(layers: Layers, value: Any, scope: dataflow.Scope) -> Any:
+    """Codes less codes, or accumulators less accumulators, then scaled: exact where floats would cancel."""
+    known, reference = layers.known.get(value.args[0]), constant(value.args[1])
+    if isinstance(known, Quantised) and known.spec.axis is None:
+        codes = known.spec.codes(reference).astype(np.float32)
+        integers = scope.emit(relax.op.subtract(relax.op.astype(known.codes, "float32"), relax.const(codes)))
+        return relax.op.multiply(integers, relax.const(known.spec.scale))
+    if not isinstance(known, Accumulated) or known.steps or known.scale is None:
+        return value
+    if 2 * known.bound <= INT32_MAX:
+        shape = [1] * reference.ndim
+        shape[known.axis] = -1
+        integers = np.rint(reference.astype(np.float64) / known.scale.reshape(shape)).astype(np.int32)
+        change = scope.emit(relax.op.subtract(known.acc, relax.const(integers)))
+        return ops.scale_accumulators(change, known.scale, known.axis)
+    return value
+
+
 def _observe(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
     known = layers.known[value.args[0]]
     assert isinstance(known, Quantised), "only quantisers are observed"
-    return scope.emit(
-        relax.op.add(relax.op.astype(known.codes, "int32"), relax.const(np.int32(known.spec.qmin))), name
-    )
+    return scope.emit(relax.op.add(relax.op.astype(known.codes, "int32"), relax.const(np.int32(known.spec.qmin))), name)

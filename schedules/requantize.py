@@ -14,19 +14,18 @@ from schedules.intrinsics import const
 
 def requantize_kernel(shape: tuple[int, ...], dtype: str, axis: int, spec: Thresholds, threshold_dtype: str) -> Any:
     """A PrimFunc of (accumulators, thresholds, flip, side codes if any, out), all but the tables of ``shape``."""
-    with IRBuilder() as builder:
-        with T.prim_func():
-            T.func_name("main")
-            T.func_attr({"global_symbol": "main", "tirx.noalias": True, "op_pattern": 8, "tirx.is_scheduled": True})
-            accumulators = T.arg("accumulators", T.buffer(shape, dtype))
-            tables = (spec.rows, spec.levels, shape[axis])
-            thresholds = T.arg("thresholds", T.buffer(tables, threshold_dtype))
-            flip = T.arg("flip", T.buffer((shape[axis],), "uint8"))
-            side = T.arg("side", T.buffer(shape, "uint8")) if spec.side_bits else None
-            out = T.arg("out", T.buffer(shape, "uint8"))
-            with T.grid(*shape) as index:
-                at = list(index)
-                row: Any = const(0) if side is None else side[tuple(at)].astype("int32")
-                value = accumulators[tuple(at)].astype("int32")
-                count_reached(spec, thresholds, flip, value, row, at[axis], out, at)
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("main")
+        T.func_attr({"global_symbol": "main", "tirx.noalias": True, "op_pattern": 8, "tirx.is_scheduled": True})
+        accumulators = T.arg("accumulators", T.buffer(shape, dtype))
+        tables = (spec.rows, spec.levels, shape[axis])
+        thresholds = T.arg("thresholds", T.buffer(tables, threshold_dtype))
+        flip = T.arg("flip", T.buffer((shape[axis],), "uint8"))
+        side = T.arg("side", T.buffer(shape, "uint8")) if spec.side_bits else None
+        out = T.arg("out", T.buffer(shape, "uint8"))
+        with T.grid(*shape) as index:
+            at = list(index)
+            row: Any = const(0) if side is None else side[tuple(at)].astype("int32")
+            value = accumulators[tuple(at)].astype("int32")
+            count_reached(spec, thresholds, flip, value, row, at[axis], out, at)
     return builder.get()

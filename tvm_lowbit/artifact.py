@@ -48,7 +48,7 @@ class Artifact:
         return self.manifest.mtriple.split("-")[0] == host_machine()
 
     def library(self) -> Path:
-        """The linked library; linked at the first call.
+        """The linked library; linked at the first call, and gone with the artifact: `save` keeps it.
 
         Raises
         ------

@@ -55,13 +55,13 @@ def main(arguments: list[str]) -> None:
         machine.invoke_stateful("main")
         outputs = machine.get_outputs("main")
         parts.append([outputs.numpy()] if hasattr(outputs, "numpy") else [o.numpy() for o in outputs])
-    arrays = {name: np.concatenate(values) for name, values in zip(names, zip(*parts))}
+    arrays = {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
     best = arrays[names[0]].reshape(len(x), -1).argmax(axis=1)
     gaps = [name for name in names if name.endswith(".gap")]
     for i, index in enumerate(best):
         print(f"{i}: {index}" + "".join(f"  {name} {arrays[name][i]:.2e}" for name in gaps))
     if len(arguments) == 2:
-        np.savez(arguments[1], **arrays)
+        np.savez(arguments[1], allow_pickle=False, **arrays)
 
 
 if __name__ == "__main__":

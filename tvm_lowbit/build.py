@@ -73,7 +73,9 @@ def build(
     return Artifact(manifest, compile_module(lowered, destination.tvm_target()))
 
 
-def inspect(model: Any, target: Any = "arm_cpu", *, example_inputs: tuple[Any, ...] | None = None, batch: int = 1) -> Report:
+def inspect(
+    model: Any, target: Any = "arm_cpu", *, example_inputs: tuple[Any, ...] | None = None, batch: int = 1
+) -> Report:
     """The report that `build` would give, without compiling."""
     destination = resolve(target)
     lowered = run_phases(import_model(model, example_inputs, batch), Options(destination.core))

@@ -92,7 +92,7 @@ def _normalized(mod: Any, batch: int) -> Any:
 def name_layers(mod: Any) -> Any:
     """Name every variable that a front end left without a telling name (lv, gv).
 
-    A value that one other reads is part of that one's layer (the matmul of a Gemm); others are named for their operator.
+    A value that one other reads is part of that one's layer (the matmul of a Gemm); others take their operator's name.
     """
     names: dict[Any, str] = {}
     counts: Counter[str] = Counter()

@@ -6,8 +6,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-FORMAT = 1
-
 
 class TensorRow(BaseModel):
     """One input or output; ``shape`` includes the compiled batch."""
@@ -57,7 +55,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     tvm: str
     board: str
     core: str

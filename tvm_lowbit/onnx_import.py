@@ -39,7 +39,10 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise LowbitError(str(path), "all external data beside the model", str(error)) from error
     except Exception as error:  # protobuf and onnx raise many types for malformed bytes
         raise LowbitError(
-            str(path), "an ONNX model", f"bytes that do not parse ({error})", "is the file truncated, or another format?"
+            str(path),
+            "an ONNX model",
+            f"bytes that do not parse ({error})",
+            "is the file truncated, or another format?",
         ) from error
     return checked(model, str(path))
 
@@ -96,7 +99,10 @@ def _check_operators(graph: onnx.GraphProto) -> None:
         if node.op_type not in known or node.domain not in ("", "ai.onnx"):
             label = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
             raise LowbitError(
-                f"node {node.name or '(unnamed)'}", "an operator that can be imported", label, "see `tvm-lowbit inspect --help`"
+                f"node {node.name or '(unnamed)'}",
+                "an operator that can be imported",
+                label,
+                "see `tvm-lowbit inspect --help`",
             )
 
 

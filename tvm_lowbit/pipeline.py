@@ -51,17 +51,29 @@ class Phase:
 
 
 PHASES = (
-    Phase("canonicalize", "one spelling of batch norm and constants", lambda m, o: canonicalize(m), verify.after_canonicalize),
-    Phase("detect", "every spelling of a quantiser to fake_quant", lambda m, o: detect_quantizers(m), verify.after_detect),
+    Phase(
+        "canonicalize",
+        "one spelling of batch norm and constants",
+        lambda m, o: canonicalize(m),
+        verify.after_canonicalize,
+    ),
+    Phase(
+        "detect", "every spelling of a quantiser to fake_quant", lambda m, o: detect_quantizers(m), verify.after_detect
+    ),
     Phase("instrument", "append the explanations", lambda m, o: instrument(m, o.explain) if o.explain else m),
     Phase("probe", "append the codes of quantisers, if asked for", lambda m, o: probe(m) if o.probe else m),
     Phase("rewrite", "quantised layers to integer operators", lambda m, o: rewrite_lowbit(m), verify.after_rewrite),
-    Phase("lower", "integer operators to kernels", lambda m, o: lower_lowbit(m, o.core, o.technique), verify.after_lower),
+    Phase(
+        "lower", "integer operators to kernels", lambda m, o: lower_lowbit(m, o.core, o.technique), verify.after_lower
+    ),
 )
 
 
 def run_phases(
-    mod: Any, options: Options, stop_after: str | None = None, after: Callable[[Phase, Any], None] = lambda phase, mod: None
+    mod: Any,
+    options: Options,
+    stop_after: str | None = None,
+    after: Callable[[Phase, Any], None] = lambda phase, mod: None,
 ) -> Any:
     """Run the phases in order, each followed by its check.
 

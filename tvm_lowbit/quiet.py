@@ -1,4 +1,4 @@
-"""Keeps two warnings of TVM's executable loader, one line per constant of the model and without content, from the user."""
+"""Keeps from the user two warnings of TVM's executable loader: a line without content for every constant."""
 
 from __future__ import annotations
 

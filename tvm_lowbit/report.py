@@ -35,7 +35,14 @@ class Report:
         for row in self.rows:
             share = f"1/{row.float_bytes / row.bytes:.1f}" if row.bytes else ""
             size = f"{row.bytes:,}" if row.bytes else ""
-            cells = (row.name, row.op.removeprefix("relax."), row.bits or "float", row.technique or "float", size, share)
+            cells = (
+                row.name,
+                row.op.removeprefix("relax."),
+                row.bits or "float",
+                row.technique or "float",
+                size,
+                share,
+            )
             table.add_row(*cells, row.why or row.reason)
         return table
 

@@ -49,7 +49,9 @@ def import_torch(program: Any) -> Any:
 def _fake_quant(importer: Any, x: Any, scale: Any, zero: Any, axis: int, qmin: int, qmax: int) -> Any:
     """Torch multiplies by the reciprocal of the scale, hence the form."""
     arrays = [relax.const(np.float32(v)) if isinstance(v, int | float) else v for v in (scale, zero)]
-    arrays = [v if v.ty.dtype == "float32" else importer.block_builder.emit(relax.op.astype(v, "float32")) for v in arrays]
+    arrays = [
+        v if v.ty.dtype == "float32" else importer.block_builder.emit(relax.op.astype(v, "float32")) for v in arrays
+    ]
     attrs = {"qmin": qmin, "qmax": qmax, "axis": axis, "form": "reciprocal"}
     return importer.block_builder.emit(call(FAKE_QUANT, x, *arrays, **attrs))
 

@@ -1,0 +1,1 @@
+"""Explanations: a reverse walk over the quantised graph, compiled like everything else."""

@@ -67,9 +67,11 @@ def multipliers(seed: Any, output: Any, values: list[tuple[Any, Any]], context: 
         if var not in found or var not in context.active:
             continue
         try:
-            partials = rule_of(var, value).function(var, value, found[var], context)
+            partials = rule_of(var, value)(var, value, found[var], context)
         except NotImplementedError as error:
-            raise LowbitError(f"layer {name_of(var)}", f"a {op_name(value)} that its rule covers", str(error), HINT) from error
+            raise LowbitError(
+                f"layer {name_of(var)}", f"a {op_name(value)} that its rule covers", str(error), HINT
+            ) from error
         for argument, partial in zip(value.args, partials, strict=True):
             if partial is None or not isinstance(argument, relax.Var) or argument not in context.active:
                 continue

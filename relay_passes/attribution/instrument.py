@@ -70,7 +70,8 @@ def instrument(mod: Any, methods: Sequence[DeepLift]) -> Any:
     result = dataflow.rebuild(mod, visit, finish)
     decomposition = "secant per operator in program order; no product of three factors is merged"
     described = [
-        {"name": m.name, **m.describe(), "rules_version": RULES_VERSION, "decomposition": decomposition} for m in methods
+        {"name": m.name, **m.describe(), "rules_version": RULES_VERSION, "decomposition": decomposition}
+        for m in methods
     ]
     main = result["main"].with_attr(ATTRIBUTE, json.dumps(described))
     result.update_func(result.get_global_var("main"), main)
@@ -82,26 +83,18 @@ def _reference_run(mod: Any, method: DeepLift) -> dict[int, Any]:
     function = mod["main"]
     params, bound = list(function.params), [(b.var, b.value) for b in dataflow.bindings(function)]
     active = active_variables(params, bound)
-    position = {var: i for i, (var, _) in enumerate(bound)}
-    wanted = {_result(function, position)}
     for var, value in bound:
-        if var in active and op_name(value) and rule_of(var, value).reads_values:
-            wanted |= {position[v] for v in (var, *value.args) if isinstance(v, relax.Var) and v in position}
+        if var in active and op_name(value):
+            rule_of(var, value)  # a missing rule is found before anything is compiled
+    position = {var: i for i, (var, _) in enumerate(bound)}
+    wanted = {position[var] for var, value in bound if var in active and op_name(value)}
     inputs = [method.reference_input(shape_of(param)) for param in params]
     order = sorted(wanted)
-    arrays = run_reference(mod, [np.repeat(x, shape_of(p)[0], axis=0) for x, p in zip(inputs, params, strict=True)], order)
+    arrays = run_reference(
+        mod, [np.repeat(x, shape_of(p)[0], axis=0) for x, p in zip(inputs, params, strict=True)], order
+    )
     constants = {i: relax.const(array[:1]) for i, array in zip(order, arrays, strict=True)}
     return constants | {-1 - i: relax.const(x) for i, x in enumerate(inputs)}
-
-
-def _result(function: Any, position: dict[Any, int]) -> int:
-    body = function.body.body
-    bound = {b.var: b.value for b in dataflow.bindings(function)}
-    while isinstance(body, relax.Tuple) or (body in bound and isinstance(bound[body], relax.Var | relax.Tuple)):
-        body = body.fields[0] if isinstance(body, relax.Tuple) else bound[body]
-    if body not in position:
-        raise LowbitError("explain", "an output that the model computes", "one that is an input")
-    return position[body]
 
 
 def _explain(
@@ -113,19 +106,25 @@ def _explain(
     scope: dataflow.Scope,
 ) -> list[Any]:
     shape = shape_of(output)
+    if output not in references:
+        raise LowbitError("explain", "an output that depends on the first input", "one that does not")
     if len(shape) != 2:
         raise LowbitError("explain", "an output of shape (batch, classes)", str(shape))
     active = active_variables(params, values)
-    context = Context(scope, references, active, secant, f"{EXPLANATION}{method.name}/")
+    context = Context(scope, dict(values), references, active, secant, f"{EXPLANATION}{method.name}/")
     target = _target(method, output, shape, context)
     classes = relax.const(np.arange(shape[1], dtype=np.int64)[None])
-    chosen = context.emit(relax.op.equal(classes, context.emit(relax.op.reshape(target, relax.ShapeExpr([shape[0], 1])))))
+    chosen = context.emit(
+        relax.op.equal(classes, context.emit(relax.op.reshape(target, relax.ShapeExpr([shape[0], 1]))))
+    )
     seed = context.emit(relax.op.astype(chosen, "float32"), "seed")
     image = params[0]
     found = multipliers(seed, output, values, context)
     if image not in found:
         raise LowbitError("explain", "an output that depends on the first input", f"{image.name} does not reach it")
-    total, delta = None, context.emit(relax.op.multiply(context.difference(output), seed))
+    total: Any = None
+    contributions: Any = None
+    delta = context.emit(relax.op.multiply(context.difference(output), seed))
     for param in params:
         if param not in found:
             continue

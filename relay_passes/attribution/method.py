@@ -56,5 +56,7 @@ class DeepLift:
     def describe(self) -> dict[str, Any]:
         """For the manifest: everything that defines the explanation, in JSON types."""
         array = np.asarray(self.reference, np.float32)
-        reference: Any = float(array) if array.ndim == 0 else {"shape": list(array.shape), "values": array.ravel().tolist()}
+        reference: Any = (
+            float(array) if array.ndim == 0 else {"shape": list(array.shape), "values": array.ravel().tolist()}
+        )
         return {"method": "deeplift", "rule": "rescale", "reference": reference, "target": self.target}

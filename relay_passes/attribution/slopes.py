@@ -11,7 +11,7 @@ from relay_passes.attribution.rules.base import Context
 
 
 def secant(context: Context, x: Any, y: Any) -> Any:
-    """``(y - y0) / (x - x0)``, and 0 where ``x == x0`` exactly: a tiny difference may carry a quantiser's whole step."""
+    """``(y - y0) / (x - x0)``, 0 where ``x == x0`` exactly: a tiny difference may carry a whole step."""
     dx, dy = context.difference(x), context.difference(y)
     same = context.emit(relax.op.equal(dx, relax.const(np.float32(0))))
     # Where dx is 0, dy is 0 too, and the quotient with 1 instead is 0.

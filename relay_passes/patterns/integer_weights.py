@@ -23,7 +23,7 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
         stored = constant(match[integers])
         if stored.dtype.kind not in "iu" or stored.dtype.itemsize > 1:
             return NoMatch(f"its weights are stored as {stored.dtype}; 8-bit integers are supported")
-        limits = integer_range(str(stored.dtype), match[clipped] if clipped in match else None)
+        limits = integer_range(str(stored.dtype), match.get(clipped))
         if isinstance(limits, NoMatch):
             return limits
         spec = qdq_spec(match[scale], match[zero], int(match[pattern].attrs.axis), stored.ndim, limits)

@@ -48,7 +48,7 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
         if not all(np.array_equal(constant(match[a]), constant(match[b])) for a, b in pairs):
             return NoMatch("QuantizeLinear and DequantizeLinear differ in scale or zero point")
         call = match[quantized]
-        limits = integer_range(str(call.attrs.out_dtype), match[clipped] if clipped in match else None)
+        limits = integer_range(str(call.attrs.out_dtype), match.get(clipped))
         if isinstance(limits, NoMatch):
             return limits
         source = call.args[0]

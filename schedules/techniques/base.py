@@ -76,14 +76,13 @@ def frame(
 ) -> Any:
     """A PrimFunc with the parameters every technique shares; ``body(x, constants, epilogue)`` emits its loops."""
     p = problem
-    with IRBuilder() as builder:
-        with T.prim_func():
-            T.func_name("main")
-            # 8 is "opaque": fusion must leave a hand-scheduled kernel alone.
-            T.func_attr({"global_symbol": "main", "tirx.noalias": True, "op_pattern": 8, "tirx.is_scheduled": True})
-            x = T.arg("x", T.buffer(layout.shape(p.batch, p.height, p.width, p.channels), "uint8"))
-            buffers = [T.arg(f"constant{i}", T.buffer(shape, dtype)) for i, (shape, dtype) in enumerate(constants)]
-            body(x, buffers, Epilogue(problem))
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("main")
+        # 8 is "opaque": fusion must leave a hand-scheduled kernel alone.
+        T.func_attr({"global_symbol": "main", "tirx.noalias": True, "op_pattern": 8, "tirx.is_scheduled": True})
+        x = T.arg("x", T.buffer(layout.shape(p.batch, p.height, p.width, p.channels), "uint8"))
+        buffers = [T.arg(f"constant{i}", T.buffer(shape, dtype)) for i, (shape, dtype) in enumerate(constants)]
+        body(x, buffers, Epilogue(problem))
     return builder.get()
 
 

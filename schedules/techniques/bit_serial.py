@@ -121,7 +121,7 @@ class BitSerial(Technique):
                     if rest:
                         channels(whole * nr, rest)
                 for i in range(pixels):
-                    epilogue.write(lambda c, i=i: sums[i, c], codes, n, oy, ox + i)  # type: ignore[misc]
+                    epilogue.write(lambda c, i=i: sums[i, c], codes, n, oy, ox + i)
 
             with rows(p, knobs) as row:
                 n, oy = row // p.out_height, row % p.out_height

@@ -84,7 +84,9 @@ def _from_tvm(target: Any) -> BuildTarget:
     architecture = triple.split("-")[0] or ("x86_64" if not host_core().is_arm else "aarch64")
     rows = {"aarch64": CORES["cortex-a72"], "arm64": CORES["cortex-a72"], "x86_64": CORES["x86-64"]}
     if str(target.kind.name) != "llvm" or architecture not in rows:
-        raise LowbitError("target", "kind llvm with an mtriple of aarch64 or x86_64", f"{target.kind.name} {triple}".strip())
+        raise LowbitError(
+            "target", "kind llvm with an mtriple of aarch64 or x86_64", f"{target.kind.name} {triple}".strip()
+        )
     row = next((c for c in CORES.values() if c.mcpu == cpu), rows[architecture])
     triple = triple or host_core().mtriple
     # LLVM only logs a CPU it does not know and compiles for a generic one.

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from tvm import relax
 
 from relay_passes.dataflow import Scope
-from relay_passes.ops import shape_of
+from relay_passes.ops import difference, op_name, shape_of
+
+# Linear in their first argument while the others are constant.
+_LINEAR_IN_FIRST = frozenset(
+    {
+        "relax.multiply",
+        "relax.divide",
+        "relax.reshape",
+        "relax.permute_dims",
+        "relax.squeeze",
+        "relax.expand_dims",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +33,8 @@ class Context:
     ----------
     scope : Scope
         Where expressions are bound.
+    values : mapping
+        Variable of the forward program to the call that made it.
     references : mapping
         Variable to its value in the reference run, a constant with batch 1.
     active : frozenset
@@ -29,21 +43,47 @@ class Context:
         ``slope(context, x, y)``, the local slope of a unary operator, an expression of ``x``'s shape.
     prefix : str
         Names of bound expressions start with it.
+    differences : dict
+        Differences emitted so far, so that a value's is the same wherever it is used.
     """
 
     scope: Scope
+    values: Mapping[Any, Any]
     references: Mapping[Any, Any]
     active: frozenset[Any]
     slope: Callable[[Context, Any, Any], Any]
     prefix: str
+    differences: dict[Any, Any] = field(default_factory=dict)
 
     def emit(self, expr: Any, name: str = "step") -> Any:
         """Bind an expression."""
         return self.scope.emit(expr, f"{self.prefix}{name}")
 
     def difference(self, expr: Any) -> Any:
-        """Input run less reference run."""
-        return self.emit(relax.op.subtract(expr, self.references[expr]), "difference")
+        """Input run less reference run.
+
+        Where an affine operator with constants made the value, the difference of its operand goes through the linear
+        part: subtracting the rounded results would cancel digits, and secants divide by what is left.
+        """
+        if expr not in self.differences:
+            self.differences[expr] = self._difference(expr)
+        return self.differences[expr]
+
+    def _difference(self, expr: Any) -> Any:
+        call: Any = self.values.get(expr)
+        operator = op_name(call)
+        moving = [i for i, a in enumerate(call.args) if a in self.active] if operator else []
+        if operator in ("relax.add", "relax.subtract") and moving == [0, 1]:
+            return self._again(call, [self.difference(a) for a in call.args])
+        if operator in _LINEAR_IN_FIRST and moving == [0]:
+            return self._again(call, [self.difference(call.args[0]), *call.args[1:]])
+        shifts = (operator == "relax.add" and len(moving) == 1) or (operator == "relax.subtract" and moving == [0])
+        if shifts and shape_of(call.args[moving[0]]) == shape_of(expr):
+            return self.difference(call.args[moving[0]])
+        return self.emit(difference(expr, self.references[expr]), "difference")
+
+    def _again(self, call: Any, args: list[Any]) -> Any:
+        return self.emit(type(call)(call.op, args, attrs=call.attrs), "difference")
 
     def mean(self, expr: Any) -> Any:
         """Mean of input run and reference run; the value itself where there is no difference."""
@@ -63,11 +103,3 @@ class Context:
 
 
 RuleFunction = Callable[[Any, Any, Any, Context], "list[Any]"]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A row of ``RULES``; ``reads_values`` if it needs the runs' values at the operator's arguments and result."""
-
-    function: RuleFunction
-    reads_values: bool = False

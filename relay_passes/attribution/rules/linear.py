@@ -11,7 +11,7 @@ from typing import Any
 from tvm import relax
 
 from relay_passes.attribution.kernels import conv2d_input_multiplier
-from relay_passes.attribution.rules.base import Context, Rule
+from relay_passes.attribution.rules.base import Context
 from relay_passes.ops import shape_of
 
 
@@ -21,13 +21,13 @@ def add(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
 
 
 def subtract(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
-    """g and -g."""
+    """G and -g."""
     negative = context.emit(relax.op.negative(g))
     return [context.sum_to(g, shape_of(call.args[0])), context.sum_to(negative, shape_of(call.args[1]))]
 
 
 def multiply(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
-    """g times the other factor's mean."""
+    """G times the other factor's mean."""
     partials: list[Any] = []
     for this, other in ((0, 1), (1, 0)):
         if call.args[this] not in context.active:
@@ -39,7 +39,7 @@ def multiply(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
 
 
 def divide(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
-    """g over a divisor that does not vary."""
+    """G over a divisor that does not vary."""
     if call.args[1] in context.active:
         raise NotImplementedError("its divisor depends on the input")
     return [context.sum_to(context.emit(relax.op.divide(g, call.args[1])), shape_of(call.args[0])), None]
@@ -60,10 +60,10 @@ def conv2d(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
 
 
 LINEAR = {
-    "relax.add": Rule(add),
-    "relax.subtract": Rule(subtract),
-    "relax.multiply": Rule(multiply, reads_values=True),
-    "relax.divide": Rule(divide),
-    "relax.matmul": Rule(matmul),
-    "relax.nn.conv2d": Rule(conv2d),
+    "relax.add": add,
+    "relax.subtract": subtract,
+    "relax.multiply": multiply,
+    "relax.divide": divide,
+    "relax.matmul": matmul,
+    "relax.nn.conv2d": conv2d,
 }

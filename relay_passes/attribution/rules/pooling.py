@@ -9,7 +9,7 @@ from tvm import relax
 from tvm.relax.op.grad import avg_pool2d_backward
 
 from relay_passes.attribution.kernels import max_pool2d_input_multiplier
-from relay_passes.attribution.rules.base import Context, Rule
+from relay_passes.attribution.rules.base import Context
 from relay_passes.ops import shape_of
 
 
@@ -29,7 +29,7 @@ def avg_pool2d(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
 
 
 def mean(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
-    """g over the count, broadcast to the input's shape."""
+    """G over the count, broadcast to the input's shape."""
     shape = shape_of(call.args[0])
     axes = sorted(int(a) % len(shape) for a in call.attrs.axis) if call.attrs.axis else list(range(len(shape)))
     return [_spread(g, shape, axes, context)]
@@ -51,8 +51,8 @@ def _spread(g: Any, shape: tuple[int, ...], axes: list[int], context: Context) -
 
 
 POOLING = {
-    "relax.nn.max_pool2d": Rule(max_pool2d, reads_values=True),
-    "relax.nn.avg_pool2d": Rule(avg_pool2d),
-    "relax.nn.adaptive_avg_pool2d": Rule(global_average),
-    "relax.mean": Rule(mean),
+    "relax.nn.max_pool2d": max_pool2d,
+    "relax.nn.avg_pool2d": avg_pool2d,
+    "relax.nn.adaptive_avg_pool2d": global_average,
+    "relax.mean": mean,
 }

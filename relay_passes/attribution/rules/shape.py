@@ -6,7 +6,7 @@ from typing import Any
 
 from tvm import relax
 
-from relay_passes.attribution.rules.base import Context, Rule
+from relay_passes.attribution.rules.base import Context
 from relay_passes.ops import shape_of
 
 
@@ -24,8 +24,8 @@ def permute_dims(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
 
 
 SHAPE = {
-    "relax.reshape": Rule(reshape),
-    "relax.squeeze": Rule(reshape),
-    "relax.expand_dims": Rule(reshape),
-    "relax.permute_dims": Rule(permute_dims),
+    "relax.reshape": reshape,
+    "relax.squeeze": reshape,
+    "relax.expand_dims": reshape,
+    "relax.permute_dims": permute_dims,
 }

@@ -10,15 +10,15 @@ from typing import Any
 
 from tvm import relax
 
-from relay_passes.attribution.rules.base import Context, Rule
+from relay_passes.attribution.rules.base import Context
 from relay_passes.ops import FAKE_QUANT
 
 
 def unary(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
-    """g times the slope of the operator between the two runs."""
+    """G times the slope of the operator between the two runs."""
     slope = context.slope(context, call.args[0], var)
     return [context.emit(relax.op.multiply(g, slope)), *[None] * (len(call.args) - 1)]
 
 
 _OPERATORS = ("relax.nn.relu", "relax.clip", "relax.round", "relax.sign", "relax.abs", FAKE_QUANT)
-UNARY = {name: Rule(unary, reads_values=True) for name in _OPERATORS}
+UNARY = dict.fromkeys(_OPERATORS, unary)

@@ -1,0 +1,40 @@
+# Two commands do everything: `make demo` runs the main job on real data, `make test` all tests. Both make a virtual
+# environment of their own in .venv; neither needs anything but python3, git and make.
+
+PYTHON ?= python3
+VENV ?= .venv
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint emulator clean
+
+demo: $(VENV)/.demo
+	$(BIN)/tvm-lowbit demo --out out/demo
+
+test: $(VENV)/.test lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The emulated Arm board: Debian packages (asks for root where they are missing) and TVM's aarch64 runtime.
+emulator: $(VENV)/.demo
+	PYTHON=$(BIN)/python sh tvm_lowbit/boards/install_emulator.sh
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { \
+	  $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends python3-venv && \
+	  $(PYTHON) -m venv --clear $(VENV); }
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) out

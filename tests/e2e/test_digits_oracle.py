@@ -1,0 +1,74 @@
+"""DeepLIFT of the compiled library against tangermeme on the torch network, its quantisers registered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from data import load_digits_split
+from onnx import numpy_helper
+
+import tvm_lowbit
+
+torch = pytest.importorskip("torch", reason="pip install 'tvm_lowbit[torch]'")
+DIGITS = Path(__file__).parents[2] / "examples" / "digits"
+
+
+class Flat(torch.nn.Module):
+    """The network on sequences ``(N, 1, 64)``, the shape that the oracle takes."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x.reshape(-1, 1, 8, 8))
+
+
+def torch_network(name: str) -> torch.nn.Module:
+    """The committed network in torch, its weights quantised once and for all, in float64."""
+    from model import DigitsNet
+
+    network = DigitsNet(int(name[1]), int(name[3])).eval()
+    stored = onnx.load(str(DIGITS / f"digits_{name}.onnx")).graph.initializer
+    state = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in stored}
+    missing, unexpected = network.load_state_dict(state, strict=False)
+    assert all(key.endswith("num_batches_tracked") for key in missing) and not unexpected
+    for module in network.modules():
+        if hasattr(module, "weight_quant"):
+            module.weight.data = module.weight_quant(module.weight.data)
+            module.weight_quant = torch.nn.Identity()
+    # float64, or the oracle's own rounding would move digits across quantisers' boundaries between its two runs.
+    return network.double()
+
+
+@pytest.mark.parametrize("name", ["w2a2", "w1a2"])
+def test_contributions_equal_tangermeme(name: str) -> None:
+    """Every test digit: contributions within 1e-4 of the oracle's, its own gap at rounding."""
+    from model import Quantiser
+    from tangermeme.deep_lift_shap import _nonlinear, deep_lift_shap
+
+    x = load_digits_split().x_test
+    artifact = tvm_lowbit.build(DIGITS / f"digits_{name}.onnx", "host", explain=[tvm_lowbit.DeepLift()])
+    explanation = artifact.run(x).explanations["deeplift"]
+    network = Flat(torch_network(name))
+    for target in range(10):
+        chosen = np.flatnonzero(explanation.target == target)
+        sequences = torch.tensor(x[chosen].reshape(-1, 1, 64), dtype=torch.float64)
+        expected = deep_lift_shap(
+            network,
+            sequences,
+            target=target,
+            references=torch.zeros(len(chosen), 1, 1, 64, dtype=torch.float64),
+            additional_nonlinear_ops={Quantiser: _nonlinear},
+            raw_outputs=False,
+            hypothetical=False,
+            only_warn=True,
+            dtype=torch.float64,
+            device="cpu",
+        )
+        got = explanation.contributions[chosen].reshape(-1, 1, 64)
+        # 1e-4, relative where a contribution exceeds 1: batch norm's factors are float32 here and float64 there.
+        np.testing.assert_allclose(got, expected.detach().numpy(), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,112 @@
+"""Kernels that end in threshold counting write the codes, packed for the next layer, that the definition gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from kernel_runner import Machine, check_technique, random_operands
+
+from schedules import reference
+from schedules.dot_problem import INT32_MAX, DotProblem, Operand, Thresholds, threshold_dtype
+from schedules.layout import Layout
+from schedules.techniques import TECHNIQUES
+
+Machines = Callable[[str], Machine]
+CORES = ("host", "cortex-a72")
+
+NARROW = DotProblem(1, 2, 3, 10, 5, Operand(2), Operand(2, 1, 0, 2))
+WIDE = DotProblem(1, 2, 3, 3, 5, Operand(8, 1, -100), Operand(8, 1, 0, 128))
+NHWC = Layout()
+
+
+def counting(base: DotProblem, out_channels: int, spec: Thresholds, **change: Any) -> DotProblem:
+    """The problem with an epilogue, this many output channels, and other changes."""
+    return replace(base, out_channels=out_channels, epilogue=spec, **change)
+
+
+def planes(bits: int, groups: int = 1) -> Layout:
+    """Bit planes."""
+    return Layout("planes", bits, groups)
+
+
+# 15 thresholds are counted one by one, 16 and more by bisection.
+LEVELS: Mapping[str, tuple[DotProblem, ...]] = {
+    f"{levels} levels": (
+        counting(NARROW, 11, Thresholds(levels.bit_length(), levels, out=planes(levels.bit_length()))),
+        counting(WIDE, 5, Thresholds(levels.bit_length(), levels)),
+    )
+    for levels in (1, 2, 3, 5, 15, 16, 20, 255)
+}
+LAYOUTS: Mapping[str, tuple[DotProblem, ...]] = {
+    "planes in groups": (
+        counting(NARROW, 8, Thresholds(2, 3, out=planes(2))),
+        counting(NARROW, 9, Thresholds(1, 1, out=planes(1, 3))),
+        counting(NARROW, 22, Thresholds(3, 5, out=planes(3, 2))),
+        counting(WIDE, 7, Thresholds(5, 20, out=planes(5, 7))),
+        # The codes need fewer bits than the next layer reads.
+        counting(NARROW, 12, Thresholds(2, 3, out=planes(4))),
+    ),
+    "a side operand": (
+        counting(NARROW, 5, Thresholds(2, 3, 1, side=NHWC)),
+        counting(NARROW, 10, Thresholds(2, 3, 2, planes(2, 2), planes(2))),
+        counting(WIDE, 9, Thresholds(3, 5, 3, NHWC, planes(3, 3))),
+        counting(NARROW, 12, Thresholds(4, 15, 4, planes(4), planes(4, 4))),
+        counting(WIDE, 11, Thresholds(5, 20, 4, planes(5), NHWC)),
+    ),
+    "grouped kernels": (
+        counting(NARROW, 12, Thresholds(2, 3, out=planes(2, 2)), channels=12, groups=4),
+        counting(NARROW, 6, Thresholds(4, 10, 1, planes(4), planes(1, 3)), batch=2, groups=2, kernel=(2, 2)),
+        counting(NARROW, 10, Thresholds(5, 17, out=planes(5, 10)), groups=10),
+    ),
+}
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("sample", LEVELS)
+@pytest.mark.parametrize("core", CORES)
+def test_every_number_of_levels(core: str, sample: str, technique: str, machines: Machines) -> None:
+    check_technique(technique, LEVELS[sample], machines(core))
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("sample", LAYOUTS)
+@pytest.mark.parametrize("core", CORES)
+def test_every_layout(core: str, sample: str, technique: str, machines: Machines) -> None:
+    check_technique(technique, LAYOUTS[sample], machines(core))
+
+
+def test_the_samples_hold_what_they_promise() -> None:
+    assert (NARROW.threshold_dtype, WIDE.threshold_dtype) == ("int16", "int32")
+    for problem in (p for samples in (LEVELS, LAYOUTS) for problems in samples.values() for p in problems):
+        assert problem.epilogue is not None
+        operands = random_operands(problem)
+        thresholds, flip = operands.tables[:2]
+        assert thresholds.dtype == problem.threshold_dtype
+        assert thresholds.shape == (problem.epilogue.rows, problem.epilogue.levels, problem.out_channels)
+        assert set(flip) <= {0, 1}
+        sums = reference.accumulate(problem, operands.activations, operands.weights, operands.weight_offset)
+        assert np.isin(sums, thresholds).any(), "no accumulator equals a threshold: >= is not told from >"
+
+
+@pytest.mark.parametrize(
+    ("bound", "dtype"), [(1, "int16"), (2**15 - 2, "int16"), (2**15 - 1, "int32"), (2**15, "int32")]
+)
+def test_the_threshold_never_reached_fits_the_type(bound: int, dtype: str) -> None:
+    assert threshold_dtype(bound) == dtype
+    assert bound + 1 <= np.iinfo(dtype).max
+    assert threshold_dtype(INT32_MAX) == "int32"
+
+
+def test_counting_by_its_definition() -> None:
+    accumulators = np.array([-5, 0, 3, 4, 9])[:, None, None, None] + np.array([0, 0])
+    thresholds = np.array([[[0, 0], [4, 4], [4, 4]], [[10, 10], [10, 10], [10, 10]]], np.int32)
+    flip = np.array([0, 1], np.uint8)
+    codes = reference.count_thresholds(accumulators, thresholds, flip)
+    assert codes[:, 0, 0, 0].tolist() == [0, 1, 1, 3, 3]
+    assert codes[:, 0, 0, 1].tolist() == [3, 2, 2, 0, 0]
+    side = np.ones(accumulators.shape, np.uint8)
+    assert reference.count_thresholds(accumulators, thresholds, flip, side)[:, 0, 0, 0].tolist() == [0] * 5
