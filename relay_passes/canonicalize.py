@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax
 
 from relay_passes import dataflow
-from relay_passes.ops import constant, op_name, shape_of
+from relay_passes.ops import constant, literal, op_name, shape_of
 
 # Operators that only rearrange a constant. Arithmetic on constants is left alone: it may be a weight's quantiser.
 REARRANGE: Mapping[str, Callable[[Any, Any], Any]] = {
@@ -34,7 +34,7 @@ def canonicalize(mod: Any) -> Any:
             return _affine(dataflow.name_of(var), value, scope)
         if name in REARRANGE and constant(value.args[0]) is not None:
             typed = scope.builder.normalize(value)
-            return relax.const(np.ascontiguousarray(REARRANGE[name](constant(value.args[0]), typed)))
+            return literal(np.ascontiguousarray(REARRANGE[name](constant(value.args[0]), typed)))
         return dataflow.keep(var, value, scope)
 
     return dataflow.rebuild(mod, visit)
@@ -54,6 +54,6 @@ def _affine(name: str, call: Any, scope: dataflow.Scope) -> Any:
     x = call.args[0]
     shape = [1] * len(shape_of(x))
     shape[int(call.attrs.axis)] = -1
-    scaled = scope.emit(relax.op.multiply(x, relax.const(a.reshape(shape))), f"{name}/scale")
-    shifted = scope.emit(relax.op.add(scaled, relax.const(b.reshape(shape))), name)
+    scaled = scope.emit(relax.op.multiply(x, literal(a.reshape(shape))), f"{name}/scale")
+    shifted = scope.emit(relax.op.add(scaled, literal(b.reshape(shape))), name)
     return relax.Tuple([shifted, call.args[3], call.args[4]])

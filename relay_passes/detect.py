@@ -9,7 +9,7 @@ import tvm
 from tvm import relax
 
 from relay_passes import dataflow, notes
-from relay_passes.ops import FAKE_QUANT, constant, fake_quant, op_name, quant_spec
+from relay_passes.ops import FAKE_QUANT, constant, fake_quant, literal, op_name, quant_spec
 from relay_passes.patterns import QUANT_PATTERNS
 from relay_passes.patterns.base import Found
 from relay_passes.quant_spec import NoMatch
@@ -40,7 +40,7 @@ def detect_quantizers(mod: Any) -> Any:
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         if var in found:
             x = found[var].x
-            x = relax.const(x) if isinstance(x, np.ndarray) else scope.new(x)
+            x = literal(x) if isinstance(x, np.ndarray) else scope.new(x)
             return scope.emit(fake_quant(x, found[var].spec), dataflow.name_of(var))
         return dataflow.keep(var, value, scope)
 
@@ -64,7 +64,7 @@ def fold_weight_transposes(mod: Any) -> Any:
             array, spec = constant(inner.args[0]), quant_spec(inner)
             axes = [int(a) for a in value.attrs.axes] if value.attrs.axes else list(range(array.ndim))[::-1]
             moved = spec.moved(None if spec.axis is None else axes.index(spec.axis))
-            value = fake_quant(relax.const(np.ascontiguousarray(array.transpose(axes))), moved)
+            value = fake_quant(literal(np.ascontiguousarray(array.transpose(axes))), moved)
         result = scope.emit(value, dataflow.name_of(var))
         if op_name(value) == FAKE_QUANT and isinstance(value.args[0], tvm.ir.GenericConst):
             sources[result] = value

@@ -16,7 +16,7 @@ from tvm import relax
 
 from relay_passes import dataflow, ops
 from relay_passes.abstract import Accumulated, Known, Quantised, as_accumulated, channel_vector
-from relay_passes.ops import constant, quant_spec, shape_of
+from relay_passes.ops import constant, literal, quant_spec, shape_of
 from relay_passes.problem import dot_attrs, dot_problem
 from relay_passes.quant_spec import NoMatch, QuantSpec
 
@@ -114,7 +114,7 @@ def _dot(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken |
     channels = codes.shape[0]
     out = (problem.width, channels) if dense else (problem.batch, channels, problem.out_height, problem.out_width)
     offset = np.broadcast_to(spec.offset, (channels,)).astype(np.int32)
-    acc = scope.emit(ops.dot(source, relax.const(codes), relax.const(offset), out, **attrs), f"{name}/dot")
+    acc = scope.emit(ops.dot(source, literal(codes), literal(offset), out, **attrs), f"{name}/dot")
     shape = shape_of(call)
     if shape != out:
         acc = scope.emit(relax.op.reshape(acc, relax.ShapeExpr(list(shape))), f"{name}/shaped")

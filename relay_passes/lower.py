@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tvm import relax, te
 
 from relay_passes import dataflow, layouts, notes, ops
-from relay_passes.ops import constant, op_name, quant_spec, shape_of
+from relay_passes.ops import constant, literal, op_name, quant_spec, shape_of
 from relay_passes.problem import dot_problem
 from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem, Thresholds
@@ -110,7 +110,7 @@ class _Lowering:
 
     def _kernel(self, plan: _Plan, dot: Any, requantize: Any, var: Any, name: str, scope: dataflow.Scope) -> Any:
         technique, problem = plan.choice.technique, plan.problem
-        args = [self._in_layout(dot.args[0], plan.layout, plan.layer, scope), *map(relax.const, plan.constants)]
+        args = [self._in_layout(dot.args[0], plan.layout, plan.layer, scope), *map(literal, plan.constants)]
         shape = tuple(int(d) for d in dot.attrs["out_shape"])
         layout, dtype, size = Layout(), "int32", sum(c.nbytes for c in plan.constants)
         if requantize is not None:
@@ -158,7 +158,7 @@ class _Lowering:
 
             return te.compute(codes.shape, element, name="unpack_weights")
 
-        unpacked = scope.builder.call_te(compute, relax.const(plan.constants[0]), primfunc_name_hint="unpack_weights")
+        unpacked = scope.builder.call_te(compute, literal(plan.constants[0]), primfunc_name_hint="unpack_weights")
         return scope.emit(ops.dequantize(scope.emit(unpacked, f"{name}/codes"), spec), name)
 
 

@@ -63,6 +63,12 @@ def constant(expr: Any) -> Any:
     return expr.value.numpy() if isinstance(expr, tvm.ir.GenericConst) else None
 
 
+def literal(value: Any) -> Any:
+    """An array or NumPy scalar as a constant of its own type; ``relax.const`` narrows float64 and int64 silently."""
+    array = np.asarray(value)
+    return relax.const(array, str(array.dtype))
+
+
 def _like(dtype: str) -> Infer:
     return lambda call_, ctx: relax.TensorType(call_.args[0].ty.shape, dtype)
 
@@ -84,7 +90,7 @@ def dequantize(codes: Any, spec: QuantSpec) -> Any:
 
 def _quantiser_call(name: str, x: Any, spec: QuantSpec) -> Any:
     axis = -1 if spec.axis is None else spec.axis
-    arrays = relax.const(spec.scale), relax.const(spec.zero_point)
+    arrays = literal(spec.scale), literal(spec.zero_point)
     return call(name, x, *arrays, qmin=spec.qmin, qmax=spec.qmax, axis=axis, form=spec.form)
 
 
@@ -153,7 +159,7 @@ def observe_codes(x: Any) -> Any:
 
 
 def difference(x: Any, reference: Any) -> Any:
-    """``x`` less its constant value in the reference run (batch 1), float32.
+    """``x`` (float32) less its constant value in the reference run (batch 1), in float64.
 
     An operator of its own, so that `rewrite` can subtract codes or accumulators: two rounded floats that almost cancel
     would lose the digits that a secant divides by.
@@ -161,11 +167,15 @@ def difference(x: Any, reference: Any) -> Any:
     return call(DIFFERENCE, x, reference)
 
 
+def _wide_difference(x: Any, reference: Any) -> Any:
+    return topi.subtract(topi.cast(x, "float64"), topi.cast(reference, "float64"))
+
+
 register(
     DIFFERENCE,
     2,
-    _like("float32"),
-    lambda bb, c: bb.call_te(topi.subtract, *c.args, primfunc_name_hint="difference"),
+    _like("float64"),
+    lambda bb, c: bb.call_te(_wide_difference, *c.args, primfunc_name_hint="difference"),
 )
 
 
@@ -183,7 +193,7 @@ register(DOT, 3, lambda c, ctx: relax.TensorType([int(d) for d in c.attrs["out_s
 
 def scale_accumulators(acc: Any, scale: Any, axis: int) -> Any:
     """``float32(acc * scale)``, the product in float64 so that it is rounded once; ``scale`` is ``(C,)``."""
-    return call(SCALE_ACCUMULATORS, acc, relax.const(scale.astype(np.float64)), axis=axis)
+    return call(SCALE_ACCUMULATORS, acc, literal(scale.astype(np.float64)), axis=axis)
 
 
 def _legalize_scale(bb: Any, call_: Any) -> Any:
@@ -203,7 +213,7 @@ register(SCALE_ACCUMULATORS, 2, _like("float32"), _legalize_scale)
 
 def requantize(acc: Any, thresholds: Any, flip: Any, side: Any | None, axis: int, bits: int, side_bits: int) -> Any:
     """Codes (uint8) from accumulators by counting thresholds ``(rows, levels, C)``; ``side`` codes pick the row."""
-    args = [acc, relax.const(thresholds), relax.const(flip)] + ([] if side is None else [side])
+    args = [acc, literal(thresholds), literal(flip)] + ([] if side is None else [side])
     return call(REQUANTIZE, *args, axis=axis, bits=bits, side_bits=side_bits)
 
 

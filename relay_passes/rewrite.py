@@ -14,7 +14,7 @@ from tvm import relax
 from relay_passes import dataflow, notes, ops
 from relay_passes.abstract import Accumulated, Known, Quantised
 from relay_passes.integer_forms import INTEGER_FORMS, MULTIPLYING, Layers, Taken
-from relay_passes.ops import constant, op_name, quant_spec
+from relay_passes.ops import constant, literal, op_name, quant_spec
 from relay_passes.quant_spec import NoMatch
 from schedules.dot_problem import INT32_MAX
 
@@ -84,7 +84,7 @@ def _named(layers: Layers, var: Any, name: str, known: Known | None = None) -> A
 def _weights(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
     spec = quant_spec(value)
     codes = spec.codes(constant(value.args[0]))
-    var = scope.emit(ops.dequantize(relax.const(codes), spec), name)
+    var = scope.emit(ops.dequantize(literal(codes), spec), name)
     layers.weights[var] = (codes, spec)
     return _named(layers, var, name)
 
@@ -93,21 +93,22 @@ def _difference(layers: Layers, value: Any, scope: dataflow.Scope) -> Any:
     """Codes less codes, or accumulators less accumulators, then scaled: exact where floats would cancel."""
     known, reference = layers.known.get(value.args[0]), constant(value.args[1])
     if isinstance(known, Quantised) and known.spec.axis is None:
-        codes = known.spec.codes(reference).astype(np.float32)
-        integers = scope.emit(relax.op.subtract(relax.op.astype(known.codes, "float32"), relax.const(codes)))
-        return relax.op.multiply(integers, relax.const(known.spec.scale))
+        codes = known.spec.codes(reference).astype(np.float64)
+        integers = scope.emit(relax.op.subtract(relax.op.astype(known.codes, "float64"), literal(codes)))
+        return relax.op.multiply(integers, literal(known.spec.scale.astype(np.float64)))
     if not isinstance(known, Accumulated) or known.steps or known.scale is None:
         return value
     if 2 * known.bound <= INT32_MAX:
         shape = [1] * reference.ndim
         shape[known.axis] = -1
-        integers = np.rint(reference.astype(np.float64) / known.scale.reshape(shape)).astype(np.int32)
-        change = scope.emit(relax.op.subtract(known.acc, relax.const(integers)))
-        return ops.scale_accumulators(change, known.scale, known.axis)
+        scale = known.scale.reshape(shape)
+        integers = np.rint(reference.astype(np.float64) / scale).astype(np.int32)
+        change = scope.emit(relax.op.subtract(known.acc, literal(integers)))
+        return relax.op.multiply(scope.emit(relax.op.astype(change, "float64")), literal(scale))
     return value
 
 
 def _observe(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
     known = layers.known[value.args[0]]
     assert isinstance(known, Quantised), "only quantisers are observed"
-    return scope.emit(relax.op.add(relax.op.astype(known.codes, "int32"), relax.const(np.int32(known.spec.qmin))), name)
+    return scope.emit(relax.op.add(relax.op.astype(known.codes, "int32"), literal(np.int32(known.spec.qmin))), name)

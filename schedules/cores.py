@@ -70,7 +70,7 @@ class CoreSpec:
         for operation, count in counts.items():
             pipe = self.pipes.get(operation, operation)
             busy[pipe] = busy.get(pipe, 0.0) + count / self.throughput[operation]
-        return max(sum(counts.values()) / self.vector_issue, *busy.values())
+        return max([sum(counts.values()) / self.vector_issue, *busy.values()])
 
     @property
     def is_arm(self) -> bool:

@@ -80,6 +80,10 @@ class Thresholds:
     out: Layout = field(default_factory=Layout)
     side: Layout | None = None
 
+    def __post_init__(self) -> None:
+        if not (1 <= self.bits <= 8 and 1 <= self.levels < 1 << self.bits and 0 <= self.side_bits <= 8):
+            raise ValueError(f"bits must be 1..8, levels fit in them, side_bits 0..8: {self}")
+
     @property
     def rows(self) -> int:
         """Rows of thresholds: one per code of the second operand."""

@@ -30,6 +30,8 @@ class Epilogue:
         if self.spec is None:
             self.out = T.arg("out", T.buffer(shape, "int32"))
             return
+        if (self.spec.side is None) != (self.spec.side_bits == 0):
+            raise ValueError(f"a side operand needs both bits and a layout: {self.spec}")
         self.thresholds = T.arg(
             "thresholds", T.buffer((self.spec.rows, self.spec.levels, p.out_channels), p.threshold_dtype)
         )

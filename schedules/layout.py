@@ -25,11 +25,15 @@ class Layout:
     def __post_init__(self) -> None:
         if self.kind not in ("nhwc", "planes"):
             raise ValueError(f"layout kind must be nhwc or planes, got {self.kind}")
+        if not (1 <= self.bits <= 8 and self.groups >= 1):
+            raise ValueError(f"a layout has 1..8 bits and at least one group, got {self}")
 
     def shape(self, n: int, h: int, w: int, c: int) -> tuple[int, ...]:
         """The physical shape of a logical ``(n, h, w, c)`` tensor."""
         if self.kind == "nhwc":
             return (n, h, w, c)
+        if c % self.groups:
+            raise ValueError(f"{self.groups} groups must divide {c} channels")
         return (n, h, w, self.groups, self.bits, plane_bytes(c // self.groups))
 
     def load(self, at: Any, n: Any, h: Any, w: Any, c: Any, channels: int) -> Any:

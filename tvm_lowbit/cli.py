@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
+from rich.markup import escape
 
-from relay_passes import notes
 from relay_passes.attribution.method import DeepLift
 from schedules.errors import LowbitError
 from schedules.techniques import TECHNIQUES
@@ -26,18 +22,12 @@ from tvm_lowbit.boards.session import Board
 from tvm_lowbit.build import build, inspect
 from tvm_lowbit.deploy import load
 from tvm_lowbit.frontend import import_model
-from tvm_lowbit.images import arrays_of, read_inputs, write_arrays
-from tvm_lowbit.manifest import LayerRow
+from tvm_lowbit.images import arrays_of, predictions, read_inputs, write_arrays
 from tvm_lowbit.pipeline import PHASES, Options, run_phases
-from tvm_lowbit.report import Report
 from tvm_lowbit.result import Result
 
-F = TypeVar("F", bound=Callable[..., Any])
 METHODS = {"deeplift": DeepLift}
-BUILD_STEPS = len(PHASES) + 2  # with import and compile
-# Up to so many items get a heat map each; more share sheets of so many.
-MOST_SINGLE, SHEET = 12, 40
-_STOPPED = 130  # 128 + SIGINT, as shells have it
+PATH = click.Path(path_type=Path)
 
 
 class _Group(click.Group):
@@ -47,87 +37,83 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except LowbitError as error:
-            first, *rest = _plain(str(error)).split("\n")
-            click.echo(click.style("error: ", fg="red", bold=True) + "\n".join([first, *rest]), err=True)
+            click.echo(click.style("error: ", fg="red", bold=True) + _plain(str(error)), err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
-            ctx.exit(_STOPPED)
+            ctx.exit(130)  # 128 + SIGINT, as shells have it
 
 
-class _ClassOrArgmax(click.ParamType):
-    name = "INT|argmax"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if value == "argmax" or isinstance(value, int):
-            return value
-        try:
-            return int(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a class index nor argmax", param, ctx)
+def _class(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
+    if value in (None, "argmax"):
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a class index nor argmax") from None
 
 
-class _Address(click.ParamType):
-    name = "HOST:PORT"
+def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, int] | None:
+    host, _, port = (value or "").rpartition(":")
+    if value is not None and not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise click.BadParameter(f"{value!r} is not HOST:PORT, for example 192.168.1.20:9090")
+    return (host.strip("[]"), int(port)) if value is not None else None
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
-        host, _, port = str(value).rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            self.fail(f"{value!r} is not HOST:PORT, for example 192.168.1.20:9090", param, ctx)
-        return host.strip("[]"), int(port)
+
+def _rows(title: str, rows: Mapping[str, str]) -> str:
+    width = max(map(len, rows))
+    return "\b\n" + "\n".join([f"{title}:", *(f"  {name:{width}}  {text}" for name, text in rows.items())]) + "\n\n"
 
 
 def _examples(*lines: str) -> str:
     return "\b\n" + "\n".join(("Examples:", *(f"  tvm-lowbit {line}" for line in lines)))
 
 
-def _table_help(title: str, rows: dict[str, str]) -> str:
-    width = max(map(len, rows))
-    return "\b\n" + "\n".join([f"{title}:", *(f"  {name:{width}}  {text}" for name, text in rows.items())])
+TARGETS = _rows("Targets", {row.name: row.help for row in BOARDS.values()})
+STAGES = _rows("Phases, in order", {phase.name: phase.help for phase in PHASES})
 
-
-_TARGETS = _table_help("Targets", {row.name: row.help for row in BOARDS.values()})
-_PHASES = _table_help("Phases, in order", {phase.name: phase.help for phase in PHASES})
-
-
-def _several(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """One decorator of several."""
-
-    def decorate(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_model = click.argument("model", type=click.Path(path_type=Path))
-_target = click.option(
-    "--target", default="arm_cpu", show_default=True, help="A name below, or a TVM target as JSON. Example: rpi4"
-)
+_METHOD = click.Choice(list(METHODS))
+_CLASS_HELP = "Output to explain. Default: argmax, the largest. Example: 3"
+_BOARD_HELP = "Run on a board's RPC server. Default: here. Example: 192.168.1.20:9090"
+_model = click.argument("model", type=PATH)
+_target = click.option("--target", default="arm_cpu", show_default=True, help="A name below. Example: rpi4")
 _batch = click.option("--batch", type=int, default=1, show_default=True, help="Items computed in one call. Example: 8")
-_input = click.option(
-    "--input",
-    "source",
-    type=click.Path(path_type=Path),
-    required=True,
-    help=".npy of float32 (N, ...); .npz with an array per input; or .png, .jpg: one item, scaled to 0..1.",
-)
-_explanation = _several(
-    click.option("--reference", type=float, help="Input that contributions are measured from. Default: 0. Example: 0.5"),
-    click.option(
-        "--class", "target_class", type=_ClassOrArgmax(), help="Output to explain. Default: argmax. Example: 3"
-    ),
-)
-_boards = _several(
-    click.option("--emulated", metavar="CPU", help="Run on an emulated Arm core. Default: here. Example: cortex-a72"),
-    click.option("--board", "address", type=_Address(), help="Run on a board's RPC server. Example: 192.168.1.20:9090"),
-    click.option("--key", default="", help="Key of that RPC server. Default: none. Example: rpi4"),
-)
+_input_help = ".npy of float32 (N, ...); .npz, an array per input; .png or .jpg, one item, scaled to 0..1"
+_input = click.option("--input", "source", type=PATH, required=True, metavar="FILE", help=_input_help)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="tvm_lowbit")
+def _board_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that choose a board; the command gets ``board``."""
+
+    @click.option("--emulated", metavar="CPU", help="Run on an emulated Arm. Default: here. Example: cortex-a72")
+    @click.option("--board", "address", callback=_address, metavar="HOST:PORT", help=_BOARD_HELP)
+    @click.option("--key", help="Key of that server. Default: none. Example: rpi4")
+    @functools.wraps(command)
+    def wrapped(emulated: str | None, address: tuple[str, int] | None, key: str | None, **rest: Any) -> None:
+        from tvm_lowbit.boards import EmulatedBoard, RpcBoard
+
+        if emulated is not None and address is not None:
+            raise click.UsageError("--emulated and --board exclude each other")
+        there = RpcBoard(*address, key=key or "") if address is not None else None
+        command(board=EmulatedBoard(emulated) if emulated is not None else there, **rest)
+
+    return wrapped
+
+
+def _method_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What an explanation is asked for with; the command gets ``settings``, those given."""
+
+    @click.option("--reference", type=float, help="Input that contributions count from. Default: 0. Example: 0.5")
+    @click.option("--class", "explained", callback=_class, metavar="INT|argmax", help=_CLASS_HELP)
+    @functools.wraps(command)
+    def wrapped(reference: float | None, explained: int | str | None, **rest: Any) -> None:
+        given = {"reference": reference, "target": explained}
+        command(settings={name: value for name, value in given.items() if value is not None}, **rest)
+
+    return wrapped
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 def cli() -> None:
     """1 to 8 bit networks compiled for Arm boards, each prediction with its exact explanation.
 
@@ -136,155 +122,178 @@ def cli() -> None:
     """
 
 
-@cli.command("build", epilog=_TARGETS + "\n\n" + _examples(
-    "build digits_w2a2.onnx --out bundle/", "build digits_w2a2.onnx --target rpi4 --explain deeplift --out bundle/"
-))
+@cli.command("build", epilog=TARGETS + _examples("build net.onnx --explain deeplift --out bundle/"))
 @_model
 @_target
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make. Example: bundle/")
-@click.option("--explain", type=click.Choice(list(METHODS)), help="Explanation to compile in. Default: none.")
-@_explanation
+@click.option("--out", type=PATH, required=True, help="Folder to make. Example: bundle/")
+@click.option("--explain", type=_METHOD, help="Explanation to compile in. Default: none.")
+@_method_options
 @_batch
-@click.option(
-    "--technique", help=f"Kernel technique to use wherever it can: {', '.join(TECHNIQUES)}. Default: the fastest."
-)
+@click.option("--technique", help=f"Kernels to use where they can: {', '.join(TECHNIQUES)}. Default: the fastest.")
 def build_command(
-    model: Path,
-    target: str,
-    out: Path,
-    explain: str | None,
-    reference: float | None,
-    target_class: int | str | None,
-    batch: int,
-    technique: str | None,
+    model: Path, target: str, out: Path, explain: str | None, settings: Any, batch: int, technique: str | None
 ) -> None:
-    """Compile MODEL into a bundle: the library, its manifest, and what a board needs to run it."""
-    if explain is None and (reference is not None or target_class is not None):
+    """Compile MODEL into a bundle for a board.
+
+    A bundle holds the library, its manifest, and a program that runs it on the board without tvm_lowbit.
+    """
+    if explain is None and settings:
         raise click.UsageError("--reference and --class say how to explain: add --explain deeplift")
-    methods = [] if explain is None else [_method(explain, reference, target_class)]
-    with _progress(f"build for {target}", BUILD_STEPS + 1) as (step, _):
-        artifact = build(_existing(model), _parsed(target), explain=methods, batch=batch, technique=technique, progress=step)
+    methods = [METHODS[explain](**settings)] if explain is not None else []
+    with _progress("build") as (step, _):
+        artifact = build(_there(model), target, explain=methods, batch=batch, technique=technique, progress=step)
         step("link")
         bundle = artifact.save(out)
-    console = _console()
-    console.print(artifact.report.table())
-    files = {file.name: file.stat().st_size for file in bundle.iterdir()}
-    _say(console, f"bundle {out}: {sum(files.values()):,} bytes, of which model.so {files['model.so']:,}")
-    _say(console, "on the board: pip install -r requirements.txt && python3 predict.py x.npy")
+    _print(artifact.report.table())
+    sizes = {file.name: file.stat().st_size for file in bundle.iterdir()}
+    click.echo(f"bundle {out}: {sum(sizes.values()):,} bytes, of which model.so {sizes['model.so']:,}")
+    click.echo("there, on the board: pip install -r requirements.txt && python3 predict.py x.npy")
 
 
-@cli.command("run", epilog=_examples(
-    "run bundle/ --input digit.png --emulated cortex-a72", "run digits_w2a2.onnx --input x.npy --out y.npz"
-))
-@click.argument("model", metavar="BUNDLE_OR_MODEL", type=click.Path(path_type=Path))
+@cli.command("run", epilog=_examples("run net.onnx --input x.npy", "run bundle/ --input x.png --emulated cortex-a72"))
+@click.argument("model", metavar="BUNDLE_OR_MODEL", type=PATH)
 @_input
-@click.option("--out", type=click.Path(path_type=Path), help=".npz for all outputs. Default: none. Example: y.npz")
-@_boards
-def run_command(
-    model: Path, source: Path, out: Path | None, emulated: str | None, address: tuple[str, int] | None, key: str
-) -> None:
-    """Predict: the top class and its value for each item, and the gap where a bundle explains itself.
+@click.option("--out", type=PATH, help=".npz to write all outputs to. Default: none. Example: y.npz")
+@_board_options
+def run_command(model: Path, source: Path, out: Path | None, board: Board | None) -> None:
+    """Predict: the top class and its value for each item.
 
-    A MODEL is built first: for this machine, or for arm_cpu where a board is given.
+    Where a bundle explains itself, also what it explained, and the gap. A MODEL is built first: for this machine, or
+    for arm_cpu where a board is given.
     """
-    board = _board(emulated, address, key)
-    artifact = _artifact(model, board, ())
-    result = _run(artifact, source, board)[1]
-    console = _console()
-    console.print(_predictions(result))
+    _, result = _run(_artifact(model, board), source, board)
+    _print(predictions(result))
     if out is not None:
-        _say(console, f"outputs in {write_arrays(out, arrays_of(result))}")
+        click.echo(f"outputs: {write_arrays(out, arrays_of(result))}")
 
 
-@cli.command("inspect", epilog=_PHASES + "\n\n" + _TARGETS + "\n\n" + _examples(
-    "inspect digits_w2a2.onnx --target rpi4", "inspect digits_w2a2.onnx --stop-after detect --dump"
-))
+@cli.command(
+    "inspect",
+    epilog=STAGES + TARGETS + _examples("inspect net.onnx", "inspect net.onnx --stop-after detect --dump"),
+)
 @_model
 @_target
 @_batch
-@click.option("--stop-after", metavar="PHASE", help="Last phase to run. Default: all. Example: detect")
-@click.option("--dump", is_flag=True, help="Print the program after the last phase, as TVMScript, not the table.")
+@click.option("--stop-after", metavar="PHASE", help="With --dump, the last phase to run. Default: all. Example: detect")
+@click.option("--dump", is_flag=True, help="Print the program as TVMScript, and no table. Default: no.")
 def inspect_command(model: Path, target: str, batch: int, stop_after: str | None, dump: bool) -> None:
-    """Say of each layer whether it runs low-bit, how and why, or why it stays float; builds nothing."""
-    console, path, destination = _console(), _existing(model), _parsed(target)
-    if stop_after is None and not dump:
-        console.print(inspect(path, destination, batch=batch).table())
-        return
-    mod = run_phases(import_model(path, batch=batch), Options(resolve(destination).core), stop_after)
+    """Say why each layer runs low-bit or stays float; builds nothing."""
     if dump:
-        click.echo(mod.script())
+        core = resolve(target).core
+        click.echo(run_phases(import_model(_there(model), batch=batch), Options(core), stop_after).script())
+    elif stop_after is not None:
+        raise click.UsageError("--stop-after says which program to print: add --dump")
     else:
-        found = notes.read(mod).get("layers", {})
-        console.print(Report([LayerRow(name=name, **row) for name, row in found.items()]).table())
+        _print(inspect(_there(model), target, batch=batch).table())
 
 
-@cli.command("explain", epilog=_examples(
-    "explain digits_w2a2.onnx --input digit.png --out maps/", "explain bundle/ --input x.npy --out maps/"
-))
-@click.argument("model", metavar="MODEL_OR_BUNDLE", type=click.Path(path_type=Path))
+@cli.command("explain", epilog=_examples("explain net.onnx --input digit.png --out maps/"))
+@click.argument("model", metavar="MODEL_OR_BUNDLE", type=PATH)
 @_input
-@click.option("--method", type=click.Choice(list(METHODS)), default="deeplift", show_default=True, help="How.")
-@_explanation
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for what is written. Example: maps/")
-@_boards
-def explain_command(
-    model: Path,
-    source: Path,
-    method: str,
-    reference: float | None,
-    target_class: int | str | None,
-    out: Path,
-    emulated: str | None,
-    address: tuple[str, int] | None,
-    key: str,
-) -> None:
-    """Write heat maps of what each input element adds to the prediction, and contributions.npz.
+@click.option("--method", type=_METHOD, default="deeplift", show_default=True, help="How to explain.")
+@_method_options
+@click.option("--out", type=PATH, required=True, help="Folder to write to. Example: maps/")
+@_board_options
+def explain_command(model: Path, source: Path, method: str, settings: Any, out: Path, board: Board | None) -> None:
+    """Write heat maps of what each input element adds.
 
-    A picture for each of up to 12 items, sheets of 40 for more. A BUNDLE gives the explanation it was built with.
+    And contributions.npz. A picture for each of up to 12 items, sheets of 40 for more. A MODEL is built first, as for
+    `run`; a BUNDLE gives the explanation that it was built with.
     """
-    from tvm_lowbit.heatmap import draw, draw_sheet, heatmaps, save  # matplotlib takes a second that others need not
+    from tvm_lowbit.heatmap import write_heatmaps  # matplotlib takes a second that other commands need not wait
 
-    if model.is_dir() and (reference is not None or target_class is not None):
+    if model.is_dir() and settings:
         raise click.UsageError("a bundle's explanation was fixed when it was built: leave out --reference and --class")
-    board = _board(emulated, address, key)
-    artifact = _artifact(model, board, (_method(method, reference, target_class),))
+    artifact = _artifact(model, board, [METHODS[method](**settings)])
     name = next((row.name for row in artifact.manifest.explanations if row.method == method), None)
     if name is None:
-        raise LowbitError(str(model), f"a bundle that explains by {method}", "none in it", f"build it with --explain {method}")
+        raise LowbitError(f"bundle {model}", f"an explanation by {method}", "none", f"build it with --explain {method}")
     inputs, result = _run(artifact, source, board)
-    first = inputs[artifact.manifest.inputs[0].name] if isinstance(inputs, dict) else inputs
-    items = heatmaps(first, result, name)
-    if len(items) <= MOST_SINGLE:
-        written = [save(draw(item), out / f"{item.name.replace(' ', '_')}.png") for item in items]
-    else:
-        pages = [items[i : i + SHEET] for i in range(0, len(items), SHEET)]
-        written = [save(draw_sheet(page, method), out / f"sheet_{i}.png") for i, page in enumerate(pages)]
-    console = _console()
-    console.print(_predictions(result))
-    table = write_arrays(out / "contributions.npz", arrays_of(result))
-    _say(console, f"heat maps: {', '.join(map(str, written))}")
-    _say(console, f"arrays: {table}")
+    written = write_heatmaps(out, inputs, result, name)
+    write_arrays(out / "contributions.npz", arrays_of(result))
+    _print(predictions(result))
+    click.echo(f"in {out}: {', '.join(path.name for path in written)}, contributions.npz")
 
 
 @cli.command("demo", epilog=_examples("demo", "demo --no-emulated --out /tmp/demo"))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="Folder to write.")
-@click.option("--emulated/--no-emulated", default=True, show_default=True, help="Whether to run on an emulated Arm board.")
+@click.option("--out", type=PATH, default=Path("out"), show_default=True, help="Folder to write to. Example: out/demo")
+@click.option("--emulated/--no-emulated", default=True, show_default=True, help="Run a sample on an emulated Arm too.")
 @click.pass_context
 def demo_command(ctx: click.Context, out: Path, emulated: bool) -> None:
-    """Build the digits example, run it here and on emulated Arm, and measure it against ONNX Runtime and float32.
+    """Build the digits example, run it here and on emulated Arm.
 
-    Needs a checkout of the repository and pip install 'tvm_lowbit[demo]'. Exit code 1: something promised does not
-    hold, or CI is set and there is no emulator.
+    Measures it against ONNX Runtime and its float32 twin; writes a sheet of digits and a bundle. Needs a checkout of
+    the repository and pip install 'tvm_lowbit[cross,demo]'. Exit code 1: something promised does not hold, or the
+    emulator is missing and the environment variable CI is set.
     """
-    from tvm_lowbit.demo import STEPS, run_demo
+    from tvm_lowbit.demo import run_demo
 
-    with _progress("demo", STEPS, lines=True) as (step, detail):
+    with _progress("demo", lines=True) as (step, detail):
         demo = run_demo(out, emulated, step, detail)
-    console = _console()
-    for table in demo.tables():
-        console.print(table)
-    _say(console, f"digits and their contributions: {demo.sheet}")
-    _say(console, f"bundle for a board: {demo.bundle}")
+    _print(*demo.tables())
+    click.echo(f"digits and their contributions: {demo.sheet}\nbundle for a board: {demo.bundle}")
     if demo.skipped is not None:
-        _say(console, f"skipped the emulated Arm board: {demo.skipped}")
+        click.echo(f"not run on an emulated Arm: {demo.skipped}")
     ctx.exit(0 if demo.holds and not (demo.skipped and os.environ.get("CI")) else 1)
+
+
+def _there(model: Path) -> Path:
+    if not model.exists():
+        raise LowbitError(str(model), "an ONNX file or a bundle", "nothing there", "is the path right?")
+    return model
+
+
+def _artifact(model: Path, board: Board | None, methods: Sequence[DeepLift] = ()) -> Artifact:
+    """A bundle as it is, or a model built for where it will run."""
+    if not _there(model).is_dir():
+        with _progress("build") as (step, _):
+            return build(model, "host" if board is None else "arm_cpu", explain=methods, progress=step)
+    artifact = load(model)
+    if board is None and not artifact.is_host:
+        hint = "run it on a board: --emulated cortex-a72, or --board HOST:PORT"
+        raise LowbitError(f"bundle {model}", "a library for this machine", artifact.manifest.mtriple, hint)
+    return artifact
+
+
+def _run(artifact: Artifact, source: Path, board: Board | None) -> tuple[Any, Result]:
+    """The first input, and the result."""
+    inputs = read_inputs(source, artifact.manifest)
+    with _progress("run") as (_, detail):
+        result = artifact.run(inputs, board, lambda done, total: detail(f"{done} of {total}"))
+    return inputs[artifact.manifest.inputs[0].name] if isinstance(inputs, dict) else inputs, result
+
+
+@contextmanager
+def _progress(what: str, lines: bool = False) -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
+    """A spinner that says which step is under way (to be called with its name) and what of it; gone at the end.
+
+    Drawn on a terminal only; elsewhere nothing, or with ``lines`` each step's name on stderr.
+    """
+    console, current = Console(), what
+    with console.status(what) as status:
+
+        def step(name: str) -> None:
+            nonlocal current
+            current = f"{what}: {name}"
+            status.update(escape(current))
+            if lines and not console.is_terminal:
+                click.echo(f"{name} ...", err=True)
+
+        yield step, lambda text: status.update(escape(f"{current}: {text}"))
+
+
+def _print(*tables: Any) -> None:
+    # Into a file or pipe, tables are as wide as those of `str(report)`.
+    console = Console(width=None if Console().is_terminal or "COLUMNS" in os.environ else 140)
+    for table in tables:
+        console.print(table)
+
+
+def _plain(text: str) -> str:
+    """Without control characters, which names in a model may hold and a terminal would obey."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
+
+
+def main() -> None:
+    """Run the command line; the entry point of ``tvm-lowbit``."""
+    cli(prog_name="tvm-lowbit")

@@ -1,4 +1,4 @@
-"""The example, run whole: build the digits network, run it here and on an emulated Arm, measure it against its twins."""
+"""The example, whole: build the digits network, run it here and on an emulated Arm, measure it against its twins."""
 
 from __future__ import annotations
 
@@ -94,6 +94,7 @@ def run_demo(
 
     step("load the digits")
     folder = examples_folder()
+    _needed("onnxruntime")  # said before all the work, not after it
     split = _digits(folder).load_digits_split()
     x, y = split.x_test, split.y_test
     sample = np.concatenate([np.flatnonzero(y == digit)[:SAMPLE_PER_CLASS] for digit in range(10)])
@@ -118,7 +119,7 @@ def run_demo(
         step(f"run {len(sample)} digits on the emulated Arm board")
         measures += _against_host(arm.run(x[sample], EmulatedBoard(), each=items), here, sample)
     step("draw the sheet")
-    found = heatmaps(x, here, "deeplift", sample.tolist(), "digit")
+    found = heatmaps(x, here, "deeplift", sample.tolist(), "no.")
     sheet = save(draw_sheet(found, "W2A2 digits, and what each pixel adds to the predicted class"), out / "digits.png")
     return Demo(tuple(measures), sizes, arm.report, sheet, bundle, skipped)
 
@@ -182,7 +183,10 @@ def _against_onnx(here: Result, expected: Array, y: Array) -> list[Measure]:
     largest = _relative(logits, expected)
     return [
         Measure(
-            f"test accuracy, {len(y)} digits", _percent(accuracy), f"at least {_percent(ACCURACY)}", accuracy >= ACCURACY
+            f"test accuracy, {len(y)} digits",
+            _percent(accuracy),
+            f"at least {_percent(ACCURACY)}",
+            accuracy >= ACCURACY,
         ),
         Measure("same class as ONNX Runtime", _percent(agreement), _percent(1), agreement == 1),
         Measure("logits off ONNX Runtime's, at most", f"{largest:.1e} relative", f"{LOGITS:.0e}", largest <= LOGITS),
@@ -203,9 +207,7 @@ def _against_host(board: Result, here: Result, sample: Array) -> list[Measure]:
     # Sums in the reverse walk stay in float32, in the order that each machine's vectors give: not bitwise.
     largest = _relative(shares[0], shares[1][sample])
     return [
-        Measure(
-            "logits on emulated Arm, bit for bit", f"{same} of {len(sample)} digits", "all", same == len(sample)
-        ),
+        Measure("logits on emulated Arm, bit for bit", f"{same} of {len(sample)} digits", "all", same == len(sample)),
         Measure("contributions on emulated Arm, off by", f"{largest:.1e} relative", f"{GAP:.0e}", largest <= GAP),
     ]
 
@@ -218,15 +220,15 @@ def _sizes(arm: Artifact, plain: Artifact, floats: Artifact) -> tuple[Measure, .
     here, twin, explained = (a.library().stat().st_size for a in (plain, floats, arm))
     promise = small * WEIGHTS <= large
     return (
-        Measure("weights of the 2-bit layers", _times(small, large), f"at least {WEIGHTS:g} times smaller", promise),
-        Measure("weights of all low-bit layers", _times(some, full)),
-        Measure("library", _times(here, twin)),
-        Measure("library with DeepLIFT inside", _times(explained, twin)),
+        Measure("weights of the 2-bit layers", _share(small, large), f"at most 1/{WEIGHTS:g}", promise),
+        Measure("weights of all low-bit layers", _share(some, full)),
+        Measure("library", _share(here, twin)),
+        Measure("library with DeepLIFT inside", _share(explained, twin)),
     )
 
 
-def _times(size: int, twin: int) -> str:
-    return f"{size:,} bytes, float32 {twin:,}: {twin / size:.1f} times smaller"
+def _share(size: int, twin: int) -> str:
+    return f"{size:,} bytes, float32 {twin:,} (1/{twin / size:.1f})"
 
 
 def _table(title: str, measures: tuple[Measure, ...]) -> Table:

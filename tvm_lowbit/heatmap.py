@@ -16,6 +16,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tvm_lowbit.images import writing
 from tvm_lowbit.result import Result
@@ -25,6 +26,8 @@ Array = npt.NDArray[Any]
 COLOURS = colormaps["RdBu_r"].resampled(257)
 DOTS_PER_INCH = 150
 SHEET_COLUMNS = 10
+# Up to so many items get a picture each; more share sheets of so many.
+MOST_SINGLE, SHEET = 12, 40
 # Above this many inputs, bars are drawn as one collection of lines; a patch each takes seconds.
 MOST_BARS = 200
 _GREY = "#555555"
@@ -182,6 +185,28 @@ def draw_sheet(items: Sequence[Heatmap], title: str = "") -> Figure:
     return figure
 
 
+def write_heatmaps(folder: Path, inputs: Array, result: Result, explanation: str) -> list[Path]:
+    """Write ``item_0.png`` and so on, or ``sheet_0.png`` and so on for many items.
+
+    Parameters
+    ----------
+    folder : Path
+        Where; made if it is not there.
+    inputs, result, explanation
+        See `heatmaps`.
+
+    Raises
+    ------
+    LowbitError
+        If they cannot be written.
+    """
+    items = heatmaps(inputs, result, explanation)
+    if len(items) <= MOST_SINGLE:
+        return [save(draw(item), folder / f"item_{i}.png") for i, item in enumerate(items)]
+    pages = [items[start : start + SHEET] for start in range(0, len(items), SHEET)]
+    return [save(draw_sheet(page, explanation), folder / f"sheet_{i}.png") for i, page in enumerate(pages)]
+
+
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, whole or not at all.
 
@@ -212,7 +237,7 @@ def _map(axes: Axes, item: Heatmap, norm: Normalize) -> None:
 
 
 def _scale(bar: Colorbar, label: str) -> None:
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.set_label(label, fontsize=8.5, color=_GREY)
     bar.ax.tick_params(labelsize=8, color="#bbbbbb")
 
@@ -238,7 +263,7 @@ def _bars(axes: Axes, values: Array, norm: Normalize | None) -> None:
         axes.bar(places, values, width=0.85, color=colours, edgecolor="#999999", linewidth=0.4)
     axes.axhline(0, color=_GREY, linewidth=0.6)
     axes.margins(x=0.01)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=8, color="#bbbbbb")
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))

@@ -1,4 +1,4 @@
-"""Files to arrays and back: ``.npy``, ``.npz`` and pictures in, ``.npz`` out. Nothing is converted in silence."""
+"""Inputs from files, results to files and tables: ``.npy``, ``.npz``, pictures. Nothing is converted in silence."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
+from rich.table import Table
+from rich.text import Text
 
 from schedules.errors import LowbitError
 from tvm_lowbit.manifest import Manifest
@@ -102,7 +104,9 @@ def read_picture(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
             # The size is in the header: a huge picture is refused before it is decoded.
             if picture.size != (width, height):
                 got = f"{picture.width} x {picture.height} pixels"
-                raise LowbitError(where, f"{width} x {height} pixels", got, "resize it first: the model's input is fixed")
+                raise LowbitError(
+                    where, f"{width} x {height} pixels", got, "resize it first: the model's input is fixed"
+                )
             if picture.mode not in _MODES:
                 raise LowbitError(where, "8-bit grey or RGB, or 16-bit grey", f"mode {picture.mode}")
             count, mode, largest = _MODES[picture.mode]
@@ -116,7 +120,9 @@ def read_picture(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         pixels = pixels[..., :count]
     if count != channels:
         kinds = {1: "1 channel (grey)", 3: "3 channels (RGB)"}
-        raise LowbitError(where, kinds[channels], kinds[count], f"convert it to {'grey' if channels == 1 else 'RGB'} first")
+        raise LowbitError(
+            where, kinds[channels], kinds[count], f"convert it to {'grey' if channels == 1 else 'RGB'} first"
+        )
     scaled = pixels.astype(np.float32) / np.float32(largest)
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
 
@@ -131,6 +137,32 @@ def arrays_of(result: Result) -> dict[str, Array]:
         for part in ("contributions", "multipliers", "target", "gap"):
             arrays[f"{name}.{part}"] = getattr(found, part)
     return arrays | {f"codes.{name}": codes for name, codes in result.codes.items()}
+
+
+def predictions(result: Result) -> Table:
+    """A row per item: the largest value of each output and where it is; target, sum and gap of each explanation."""
+    table = Table("item", title="Predictions", title_justify="left")
+    columns: list[list[str]] = []
+
+    def column(name: str, cells: list[str]) -> None:
+        table.add_column(Text(name), justify="right")  # as text: a name in brackets would be taken for markup
+        columns.append(cells)
+
+    for name, array in result.outputs.items():
+        flat = array.reshape(len(array), -1)
+        best = flat.argmax(axis=1)
+        if flat.shape[1] > 1:
+            places = [np.unravel_index(i, array.shape[1:]) for i in best]
+            column(f"{name}: top", [", ".join(map(str, place)) for place in places])
+        column(f"{name}: value", [f"{row[i]:.6g}" for row, i in zip(flat, best, strict=True)])
+    for name, found in result.explanations.items():
+        sums = found.contributions.reshape(len(found.gap), -1).sum(axis=1, dtype=np.float64)
+        column(f"{name}: target", [str(target) for target in found.target])
+        column("sum", [f"{total:+.6g}" for total in sums])
+        column("gap", [f"{gap:.1e}" if gap else "0" for gap in found.gap])
+    for i, cells in enumerate(zip(*columns, strict=True)):
+        table.add_row(str(i), *cells)
+    return table
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> Path:

@@ -15,7 +15,7 @@ from relay_passes.attribution.method import DeepLift
 from relay_passes.attribution.reference_run import run_reference
 from relay_passes.attribution.rules import RULES_VERSION, Context
 from relay_passes.attribution.slopes import secant
-from relay_passes.ops import op_name, shape_of
+from relay_passes.ops import literal, op_name, shape_of
 from relay_passes.rewrite import EXPLANATION
 from schedules.errors import LowbitError
 
@@ -93,8 +93,8 @@ def _reference_run(mod: Any, method: DeepLift) -> dict[int, Any]:
     arrays = run_reference(
         mod, [np.repeat(x, shape_of(p)[0], axis=0) for x, p in zip(inputs, params, strict=True)], order
     )
-    constants = {i: relax.const(array[:1]) for i, array in zip(order, arrays, strict=True)}
-    return constants | {-1 - i: relax.const(x) for i, x in enumerate(inputs)}
+    constants = {i: literal(array[:1]) for i, array in zip(order, arrays, strict=True)}
+    return constants | {-1 - i: literal(x) for i, x in enumerate(inputs)}
 
 
 def _explain(
@@ -113,7 +113,7 @@ def _explain(
     active = active_variables(params, values)
     context = Context(scope, dict(values), references, active, secant, f"{EXPLANATION}{method.name}/")
     target = _target(method, output, shape, context)
-    classes = relax.const(np.arange(shape[1], dtype=np.int64)[None])
+    classes = literal(np.arange(shape[1], dtype=np.int64)[None])
     chosen = context.emit(
         relax.op.equal(classes, context.emit(relax.op.reshape(target, relax.ShapeExpr([shape[0], 1]))))
     )
@@ -145,4 +145,4 @@ def _target(method: DeepLift, output: Any, shape: tuple[int, ...], context: Cont
     if not 0 <= index < shape[1]:
         raise LowbitError("DeepLift target", f"a class index in 0..{shape[1] - 1}", str(index))
     # Bound rather than inlined: a result of the program must be a variable.
-    return context.emit(relax.op.full(relax.ShapeExpr([shape[0]]), relax.const(np.int64(index)), "int64"), "target")
+    return context.emit(relax.op.full(relax.ShapeExpr([shape[0]]), literal(np.int64(index)), "int64"), "target")

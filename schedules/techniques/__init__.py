@@ -55,7 +55,7 @@ def select(problem: DotProblem, core: CoreSpec, only: str | None = None) -> Choi
     Raises
     ------
     LowbitError
-        If ``only`` is unknown.
+        If ``only`` is unknown, or every technique declines.
     """
     if only is not None and only not in TECHNIQUES:
         raise LowbitError("technique", f"one of {', '.join(TECHNIQUES)}", repr(only))
@@ -69,6 +69,8 @@ def select(problem: DotProblem, core: CoreSpec, only: str | None = None) -> Choi
             return Choice(technique, "asked for")
         else:
             costs[name] = technique.cycles(problem, core)
+    if not costs:
+        raise LowbitError(f"problem {problem.name}", "one that some technique takes", "; ".join(declined))
     best = min(costs, key=costs.__getitem__)
     finite = [f"{name} {cost:,.0f}" for name, cost in costs.items() if cost != float("inf")]
     return Choice(TECHNIQUES[best], "; ".join([f"estimated cycles: {', '.join(finite)}", *declined]))

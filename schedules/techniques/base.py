@@ -103,6 +103,8 @@ def corrections(problem: DotProblem, weights: Array, weight_offset: Array) -> li
     list of int32 ``(O,)``
         beta and gamma.
     """
+    if np.abs(weight_offset, dtype=np.int64).max() > problem.w.offset_bound:
+        raise ValueError(f"weight offsets exceed the problem's bound {problem.w.offset_bound}")
     sums = weights.reshape(problem.out_channels, -1).sum(axis=1, dtype=np.int64)
     offset = weight_offset.astype(np.int64)
     beta = problem.a.multiplier * offset

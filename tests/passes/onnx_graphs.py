@@ -37,7 +37,7 @@ class GraphBuilder:
 
     def constant(self, array: Any, dtype: Any = np.float32) -> str:
         """An initialiser."""
-        name = f"c{len(self.initializers)}"
+        name = f"constant{len(self.initializers)}"
         self.initializers.append(numpy_helper.from_array(np.asarray(array, dtype), name))
         return name
 
@@ -88,7 +88,9 @@ class GraphBuilder:
     def weights(self, *shape: int, bits: int = 2, axis: int | None = 0, name: str = "", exact: bool = False) -> str:
         """Quantised random weights; ``axis`` is that of the outputs, None for one scale. 1 bit is bipolar."""
         array = self.random.normal(size=shape).astype(np.float32)
-        scale = np.float32(0.25) if exact or axis is None else self.random.uniform(0.2, 0.5, shape[axis])
+        # Scales of no common measure with those of activations, so that no accumulator lies on a tie; or powers of two.
+        scale = self.random.uniform(0.2, 0.5, 1 if axis is None else shape[axis])
+        scale = np.float32(0.25) if exact else scale[0] if axis is None else scale
         if np.ndim(scale):
             scale = np.reshape(scale, [-1 if i == axis else 1 for i in range(len(shape))])
         if bits == 1:
@@ -109,7 +111,7 @@ class GraphBuilder:
 
     def model(self, *outputs: str) -> onnx.ModelProto:
         """The checked model with shapes inferred."""
-        results = [helper.make_empty_tensor_value_info(name) for name in outputs]
+        results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
         graph = helper.make_graph(self.nodes, "graph", self.inputs, results, self.initializers)
         opset = [helper.make_opsetid("", self.opset)]
         model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=opset, ir_version=10))

@@ -10,7 +10,7 @@ import numpy as np
 from tvm import relax
 
 from relay_passes.dataflow import Scope
-from relay_passes.ops import difference, op_name, shape_of
+from relay_passes.ops import constant, difference, literal, op_name, shape_of
 
 # Linear in their first argument while the others are constant.
 _LINEAR_IN_FIRST = frozenset(
@@ -60,37 +60,38 @@ class Context:
         return self.scope.emit(expr, f"{self.prefix}{name}")
 
     def difference(self, expr: Any) -> Any:
-        """Input run less reference run.
+        """Input run less reference run, float32.
 
         Where an affine operator with constants made the value, the difference of its operand goes through the linear
-        part: subtracting the rounded results would cancel digits, and secants divide by what is left.
+        part, in float64: subtracting rounded results would cancel digits, and secants divide by what is left.
         """
         if expr not in self.differences:
-            self.differences[expr] = self._difference(expr)
+            self.differences[expr] = self.emit(relax.op.astype(self._wide(expr), "float32"), "difference")
         return self.differences[expr]
 
-    def _difference(self, expr: Any) -> Any:
+    def _wide(self, expr: Any) -> Any:
         call: Any = self.values.get(expr)
         operator = op_name(call)
         moving = [i for i, a in enumerate(call.args) if a in self.active] if operator else []
         if operator in ("relax.add", "relax.subtract") and moving == [0, 1]:
-            return self._again(call, [self.difference(a) for a in call.args])
+            return self._again(call, [self._wide(a) for a in call.args])
         if operator in _LINEAR_IN_FIRST and moving == [0]:
-            return self._again(call, [self.difference(call.args[0]), *call.args[1:]])
+            others = [_widened(a) for a in call.args[1:]]
+            return self._again(call, [self._wide(call.args[0]), *others])
         shifts = (operator == "relax.add" and len(moving) == 1) or (operator == "relax.subtract" and moving == [0])
         if shifts and shape_of(call.args[moving[0]]) == shape_of(expr):
-            return self.difference(call.args[moving[0]])
-        return self.emit(difference(expr, self.references[expr]), "difference")
+            return self._wide(call.args[moving[0]])
+        return self.emit(difference(expr, self.references[expr]), "exact")
 
     def _again(self, call: Any, args: list[Any]) -> Any:
-        return self.emit(type(call)(call.op, args, attrs=call.attrs), "difference")
+        return self.emit(type(call)(call.op, args, attrs=call.attrs), "exact")
 
     def mean(self, expr: Any) -> Any:
         """Mean of input run and reference run; the value itself where there is no difference."""
         if expr not in self.active:
             return expr
         both = self.emit(relax.op.add(expr, self.references[expr]), "sum")
-        return self.emit(relax.op.multiply(both, relax.const(np.float32(0.5))), "mean")
+        return self.emit(relax.op.multiply(both, literal(np.float32(0.5))), "mean")
 
     def sum_to(self, g: Any, shape: tuple[int, ...]) -> Any:
         """Undo a broadcast: sum over the axes along which an operand of this shape was repeated."""
@@ -100,6 +101,14 @@ class Context:
         if axes:
             g = self.emit(relax.op.sum(g, axes, keepdims=True), "sum")
         return g if shape_of(g) == shape else self.emit(relax.op.reshape(g, relax.ShapeExpr(list(shape))), "shaped")
+
+
+def _widened(operand: Any) -> Any:
+    """A constant operand in float64; shapes as they are."""
+    if isinstance(operand, relax.ShapeExpr):
+        return operand
+    array = constant(operand)
+    return relax.op.astype(operand, "float64") if array is None else literal(array.astype(np.float64))
 
 
 RuleFunction = Callable[[Any, Any, Any, Context], "list[Any]"]

@@ -10,7 +10,7 @@ from tvm.relax.op.grad import avg_pool2d_backward
 
 from relay_passes.attribution.kernels import max_pool2d_input_multiplier
 from relay_passes.attribution.rules.base import Context
-from relay_passes.ops import shape_of
+from relay_passes.ops import literal, shape_of
 
 
 def max_pool2d(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
@@ -46,7 +46,7 @@ def global_average(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
 def _spread(g: Any, shape: tuple[int, ...], axes: list[int], context: Context) -> Any:
     kept = relax.ShapeExpr([1 if i in axes else extent for i, extent in enumerate(shape)])
     count = np.float32(np.prod([shape[i] for i in axes]))
-    share = context.emit(relax.op.divide(context.emit(relax.op.reshape(g, kept)), relax.const(count)))
+    share = context.emit(relax.op.divide(context.emit(relax.op.reshape(g, kept)), literal(count)))
     return context.emit(relax.op.broadcast_to(share, relax.ShapeExpr(list(shape))))
 
 

@@ -1,0 +1,291 @@
+"""What each operator is on codes, and each reason for staying float under its own words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from relax_models import const, evaluate, module, operators, quantised, spec
+from tvm import relax
+
+from relay_passes import notes, ops
+from relay_passes.detect import detect_quantizers
+from relay_passes.integer_forms import INTEGER_FORMS, MULTIPLYING
+from relay_passes.lower import lower_lowbit
+from relay_passes.ops import fake_quant
+from relay_passes.rewrite import rewrite_lowbit
+from schedules.cores import host_core
+
+RNG = np.random.default_rng(3)
+SHAPE = (1, 4, 6, 6)
+Body = Callable[..., Any]
+
+
+def weight(emit: Any, *shape: int, name: str = "w", **numbers: Any) -> Any:
+    """2-bit weights."""
+    defaults: dict[str, Any] = {"scale": 0.25, "qmin": -2, "qmax": 1}
+    return emit(fake_quant(const(RNG.normal(size=shape) * 0.5), spec(**(defaults | numbers))), name)
+
+
+def conv(emit: Any, x: Any, w: Any, name: str = "conv", **attrs: Any) -> Any:
+    """A bound convolution."""
+    return emit(relax.op.nn.conv2d(x, w, **attrs), name)
+
+
+def conv_of(emit: Any, x: Any, name: str = "conv", out: int = 4, **numbers: Any) -> Any:
+    """quantiser -> conv of quantised weights."""
+    q = quantised(emit, x, f"{name}_in", **numbers)
+    return conv(emit, q, weight(emit, out, 4, 3, 3, name=f"{name}_w"), name, padding=1)
+
+
+def rewritten(body: Body, *shapes: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
+    """The module after the pass and its notes on layers."""
+    mod = rewrite_lowbit(detect_quantizers(module(body, *(shapes or (SHAPE,)))))
+    return mod, notes.read(mod)["layers"]
+
+
+def declined_detail(emit: Any, x: Any) -> Any:
+    """A conv whose input only looks quantised."""
+    codes = emit(relax.op.round(emit(relax.op.clip(emit(relax.op.divide(x, const(0.5))), 0.0, 3.0))))
+    return conv(emit, emit(relax.op.multiply(codes, const(0.25)), "odd"), weight(emit, 4, 4, 1, 1))
+
+
+def third(emit: Any, x: Any) -> Any:
+    """Two residuals into one accumulator, then a quantiser."""
+    sides = [quantised(emit, x, f"side{i}", scale=s) for i, s in enumerate((0.25, 0.5))]
+    value = emit(relax.op.add(conv_of(emit, x), sides[0]), "once")
+    return quantised(emit, emit(relax.op.add(value, sides[1]), "twice"), "out")
+
+
+def broadcast_side(emit: Any, x: Any) -> Any:
+    """A residual with one channel for all."""
+    side = quantised(emit, emit(relax.op.max(x, [1], keepdims=True), "narrow"), "side")
+    return quantised(emit, emit(relax.op.add(conv_of(emit, x), side), "join"), "out")
+
+
+def per_channel_side(emit: Any, x: Any) -> Any:
+    """A residual with a scale per channel."""
+    side = quantised(emit, x, "side", scale=[0.1, 0.2, 0.3, 0.4], axis=1)
+    return quantised(emit, emit(relax.op.add(conv_of(emit, x), side), "join"), "out")
+
+
+def wide_residual(emit: Any, x: Any) -> Any:
+    """8 bits into 8 bits."""
+    side = quantised(emit, x, "side", qmax=255)
+    return quantised(emit, emit(relax.op.add(conv_of(emit, x), side), "join"), "out", qmax=255, scale=0.01)
+
+
+def joined(emit: Any, x: Any) -> Any:
+    """Two convolutions without a quantiser between."""
+    both = [conv_of(emit, x, name) for name in ("left", "right")]
+    return quantised(emit, emit(relax.op.add(*both), "join"), "out")
+
+
+def varying_bias(emit: Any, x: Any) -> Any:
+    """A bias per pixel."""
+    return quantised(emit, emit(relax.op.add(conv_of(emit, x), const(RNG.normal(size=SHAPE[1:]))), "bias"), "out")
+
+
+def q_then(step: Callable[[Any], Any], **numbers: Any) -> Body:
+    """One operator on codes, named ``op``."""
+    return lambda emit, x: emit(step(quantised(emit, x, **numbers)), "op")
+
+
+def dense3(emit: Any, x: Any) -> Any:
+    """Weights with a batch of their own."""
+    return emit(relax.op.matmul(quantised(emit, x), weight(emit, 2, 6, 3)), "op")
+
+
+PER_CHANNEL = {"scale": [0.1, 0.2, 0.3, 0.4], "axis": 1}
+REASONS: dict[str, tuple[Body, str, str]] = {
+    "no form": (q_then(relax.op.sigmoid), "op", "it has no integer form here"),
+    "concat": (
+        lambda emit, x: emit(relax.op.concat([quantised(emit, x), quantised(emit, x, "r")], axis=1), "op"),
+        "op",
+        "it has no integer form here",
+    ),
+    "nine bits": (lambda emit, x: quantised(emit, x, qmax=511), "q", "its range 0..511 takes 9 bits"),
+    "float input": (lambda emit, x: conv(emit, x, weight(emit, 4, 4, 1, 1)), "conv", "its input is not quantised"),
+    "declined input": (declined_detail, "conv", "its input is not quantised: odd looks like a quantiser"),
+    "float weights": (
+        lambda emit, x: conv(emit, quantised(emit, x), const(np.ones((4, 4, 1, 1)))),
+        "conv",
+        "its weights are not quantised",
+    ),
+    "layout": (
+        lambda emit, x: conv(emit, quantised(emit, x), weight(emit, 1, 1, 4, 3), data_layout="NHWC", kernel_layout="HWIO"),
+        "conv",
+        "its layout is NHWC with HWIO, not NCHW with OIHW",
+    ),
+    "batched weights": (dense3, "op", "its weights have 3 dimensions, not 2"),
+    "input per channel": (
+        lambda emit, x: conv(emit, quantised(emit, x, **PER_CHANNEL), weight(emit, 4, 4, 1, 1)),
+        "conv",
+        "its input is quantised per channel, so products of different channels have different scales",
+    ),
+    "weights per input": (
+        lambda emit, x: conv(emit, quantised(emit, x), weight(emit, 3, 4, 1, 1, **PER_CHANNEL)),
+        "conv",
+        "its weights are quantised along axis 1, which is not that of the outputs",
+    ),
+    "overflow": (
+        lambda emit, x: emit(
+            relax.op.matmul(quantised(emit, x, qmax=255), weight(emit, 40000, 2, qmin=-128, qmax=127)), "op"
+        ),
+        "op",
+        "int32 holds 32",
+    ),
+    "no zero": (
+        lambda emit, x: conv(emit, quantised(emit, x, qmax=1, zero=0.5), weight(emit, 4, 4, 3, 3), padding=1),
+        "conv",
+        "padding needs an activation code that stands for 0.0",
+    ),
+    "bias per pixel": (varying_bias, "bias", "its constant varies along more than the channels"),
+    "two accumulators": (joined, "join", "it joins two tensors of which none is quantised"),
+    "third tensor": (third, "twice", "it joins a third tensor"),
+    "broadcast side": (broadcast_side, "join", "the tensor it adds is broadcast or quantised per channel"),
+    "side per channel": (per_channel_side, "join", "the tensor it adds is broadcast or quantised per channel"),
+    "wide residual": (wide_residual, "out", "a 8-bit residual into 8 bits takes 65280 thresholds a channel"),
+    "scale elsewhere": (
+        lambda emit, x: quantised(emit, conv_of(emit, x), "out", scale=np.full(6, 0.5), axis=2),
+        "out",
+        "its quantiser's scale does not run along the channels",
+    ),
+    "pool per channel": (
+        q_then(lambda q: relax.op.nn.max_pool2d(q, (2, 2)), **PER_CHANNEL),
+        "op",
+        "its input is quantised per channel",
+    ),
+    "average per channel": (
+        q_then(lambda q: relax.op.nn.avg_pool2d(q, (2, 2)), **PER_CHANNEL),
+        "op",
+        "its input is quantised per channel",
+    ),
+    "ceil mode": (
+        q_then(lambda q: relax.op.nn.avg_pool2d(q, (4, 4), strides=(4, 4), ceil_mode=True)),
+        "op",
+        "its layout, ceil mode or dilation is not supported on codes",
+    ),
+    "padding not counted": (
+        q_then(lambda q: relax.op.nn.avg_pool2d(q, (3, 3), padding=1, count_include_pad=False)),
+        "op",
+        "it leaves padding out of its counts",
+    ),
+    "mean of channels": (q_then(lambda q: relax.op.mean(q, [1])), "op", "it is no average over all pixels"),
+    "adaptive to four": (
+        q_then(lambda q: relax.op.nn.adaptive_avg_pool2d(q, (2, 2))),
+        "op",
+        "it is no average over all pixels",
+    ),
+    "pool of sums": (
+        lambda emit, x: emit(relax.op.nn.max_pool2d(conv_of(emit, x), (2, 2)), "op"),
+        "op",
+        "its input is neither codes nor a function of one accumulator",
+    ),
+    "product": (
+        lambda emit, x: emit(relax.op.multiply(conv_of(emit, x), conv_of(emit, x, "other")), "op"),
+        "op",
+        "its input is neither codes nor a function of one accumulator",
+    ),
+}
+
+
+def input_shape(name: str) -> tuple[int, ...]:
+    """Cases that need another input."""
+    return {"layout": (1, 6, 6, 4), "overflow": (2, 40000), "batched weights": (2, 3, 6)}.get(name, SHAPE)
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_reason_for_staying_float(name: str) -> None:
+    """Noted under the layer's name, in words of its own."""
+    body, layer, reason = REASONS[name]
+    _, layers = rewritten(body, input_shape(name))
+    assert layer in layers, f"no note on {layer}: {layers}"
+    assert reason in layers[layer]["reason"]
+    assert layers[layer]["op"].startswith(("relax.", "tvm_lowbit."))
+    assert "bits" not in layers[layer]
+
+
+def lowered_values(body: Body, x: Any) -> list[Any]:
+    """Outputs of the lowered program."""
+    mod = rewrite_lowbit(detect_quantizers(module(body, x.shape)))
+    return evaluate(lower_lowbit(mod, host_core()), x)
+
+
+# Where float stays, the program must still compute what it did.
+@pytest.mark.parametrize("name", ["third tensor", "wide residual", "ceil mode", "padding not counted", "scale elsewhere"])
+def test_declined_layers_are_right_in_float(name: str) -> None:
+    """Against TVM's own compilation of the fake-quantised program."""
+    body = REASONS[name][0]
+    global RNG
+    RNG = np.random.default_rng(5)
+    x = np.random.default_rng(0).normal(size=input_shape(name)).astype(np.float32)
+    (expected,) = evaluate(detect_quantizers(module(body, x.shape)), x)
+    RNG = np.random.default_rng(5)
+    np.testing.assert_allclose(lowered_values(body, x)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+CHANNEL = RNG.normal(size=(4, 1, 1)).astype(np.float32)
+TAKEN: dict[str, Callable[[Any], Any]] = {
+    "relax.add": lambda v: relax.op.add(v, const(CHANNEL)),
+    "relax.add (constant first)": lambda v: relax.op.add(const(CHANNEL), v),
+    "relax.subtract": lambda v: relax.op.subtract(v, const(CHANNEL)),
+    "relax.multiply": lambda v: relax.op.multiply(v, const(CHANNEL)),
+    "relax.multiply (constant first)": lambda v: relax.op.multiply(const(-0.7), v),
+    "relax.divide": lambda v: relax.op.divide(v, const(-0.3)),
+    "relax.nn.relu": relax.op.nn.relu,
+    "relax.clip": lambda v: relax.op.clip(v, -0.4, 0.9),
+}
+ON_CODES: dict[str, Callable[[Any], Any]] = {
+    "relax.nn.max_pool2d": lambda q: relax.op.nn.max_pool2d(q, (3, 3), strides=(2, 2), padding=(1, 0, 0, 1)),
+    "relax.nn.avg_pool2d": lambda q: relax.op.nn.avg_pool2d(q, (2, 3), strides=(2, 1), padding=1, count_include_pad=True),
+    "relax.nn.adaptive_avg_pool2d": lambda q: relax.op.nn.adaptive_avg_pool2d(q, (1, 1)),
+    "relax.mean": lambda q: relax.op.mean(q, [2, 3]),
+    "relax.mean (kept)": lambda q: relax.op.mean(q, [-1, -2], keepdims=True),
+    "relax.reshape": lambda q: relax.op.reshape(q, (1, 4, 36)),
+    "relax.permute_dims": lambda q: relax.op.permute_dims(q, [0, 2, 3, 1]),
+    "relax.expand_dims": lambda q: relax.op.expand_dims(q, [1]),
+    "relax.squeeze": lambda q: relax.op.squeeze(q, [0]),
+}
+
+
+@pytest.mark.parametrize("name", [*TAKEN, *ON_CODES])
+def test_integer_form_gives_the_same_codes(name: str) -> None:
+    """Asymmetric signed codes, the operator, a quantiser: same values as in float, computed on integers."""
+    step = (TAKEN | ON_CODES)[name]
+
+    def body(emit: Any, x: Any) -> Any:
+        q = quantised(emit, x, "in", scale=0.25, qmin=-8, qmax=7, zero=-3.0)
+        return emit(relax.op.negative(quantised(emit, emit(step(q), "op"), "out", scale=0.3, qmin=-4, qmax=3)), "end")
+
+    mod, layers = rewritten(body)
+    assert "op" not in layers and "out" not in layers
+    found = operators(mod)
+    assert ops.REQUANTIZE in found and ops.FAKE_QUANT not in found and found.count(ops.QUANTIZE) == 1
+    x = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    (expected,) = evaluate(detect_quantizers(module(body, SHAPE)), x)
+    np.testing.assert_array_equal(evaluate(lower_lowbit(mod, host_core()), x)[0], expected)
+
+
+def test_every_operator_of_the_table_is_tested() -> None:
+    """A new row needs its case."""
+    tested = {name.split(" ")[0] for name in (*TAKEN, *ON_CODES)} | MULTIPLYING | {ops.FAKE_QUANT}
+    assert tested == set(INTEGER_FORMS)
+
+
+@pytest.mark.parametrize("axis", [0, 2, 3])
+@pytest.mark.parametrize("side", [4, 5], ids=["extents_equal", "extents_differ"])
+def test_scale_along_another_axis_than_channels(axis: int, side: int) -> None:
+    """Codes whose scale runs along rows or columns are no function of the channel; they may stay float, but right."""
+    shape = (2 if axis == 0 else 1, 4, side, side)
+    scale = np.linspace(0.1, 0.6, shape[axis])
+
+    def body(emit: Any, x: Any) -> Any:
+        q = quantised(emit, x, "in", scale=scale, qmin=-8, qmax=7, axis=axis)
+        return quantised(emit, emit(relax.op.nn.relu(q), "op"), "out", scale=0.3)
+
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    (expected,) = evaluate(detect_quantizers(module(body, shape)), x)
+    np.testing.assert_array_equal(lowered_values(body, x)[0], expected)

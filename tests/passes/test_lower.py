@@ -1,0 +1,112 @@
+"""LowerLowbit: kernels by table, packed constants, fused epilogues, and the same numbers by every technique."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+from relax_models import const, constants, evaluate, module, operators, quantised, spec, text
+from tvm import relax
+
+from relay_passes import notes, ops
+from relay_passes.lower import lower_lowbit
+from relay_passes.ops import fake_quant
+from relay_passes.rewrite import EXPLANATION, rewrite_lowbit
+from schedules.cores import CORES, host_core
+from schedules.errors import LowbitError
+from schedules.techniques import TECHNIQUES
+
+WEIGHTS = np.random.default_rng(0).normal(size=(8, 11, 3, 3)).astype(np.float32)
+DENSE = np.random.default_rng(1).normal(size=(72, 5)).astype(np.float32)
+SHAPE = (1, 11, 3, 3)
+
+
+def network(emit: Any, x: Any) -> Any:
+    """conv with fused epilogue and residual-free flatten to a dense layer with float output."""
+    q = quantised(emit, x, "act", scale=0.5)
+    w = emit(fake_quant(const(WEIGHTS), spec(np.linspace(0.3, 0.6, 8), -2, 1, axis=0)), "weight")
+    relu = emit(relax.op.nn.relu(emit(relax.op.nn.conv2d(q, w, padding=1), "conv")), "relu")
+    flat = emit(relax.op.reshape(quantised(emit, relu, "act2", scale=2.0), (1, 72)), "flat")
+    dense = emit(fake_quant(const(DENSE), spec(0.5, 0, 1, 0.5, form="divide_shifted")), "weight2")
+    return emit(relax.op.matmul(flat, dense), "fc")
+
+
+def residual(emit: Any, x: Any) -> Any:
+    """A convolution that adds its own input."""
+    q = quantised(emit, x, "act", scale=0.5)
+    w = emit(fake_quant(const(np.resize(WEIGHTS, (11, 11, 3, 3))), spec(0.25, -2, 1)), "weight")
+    join = emit(relax.op.add(q, emit(relax.op.nn.conv2d(q, w, padding=1), "conv")), "join")
+    return emit(relax.op.negative(quantised(emit, join, "out", scale=1.0, qmin=-2, qmax=1)), "end")
+
+
+def test_program_before_and_after() -> None:
+    """dot and requantize become kernels; weights become packed constants."""
+    before = rewrite_lowbit(module(network, SHAPE))
+    assert {ops.DOT, ops.REQUANTIZE} <= set(operators(before))
+    assert "call_tir" not in text(before)
+    after = lower_lowbit(before, CORES["cortex-a72"], "bit_serial")
+    assert {ops.DOT, ops.REQUANTIZE, ops.OBSERVE_CODES}.isdisjoint(operators(after))
+    kernels = [gv.name_hint for gv, f in after.functions.items() if isinstance(f, tvm.tirx.PrimFunc)]
+    assert any(name.startswith("bit_serial_conv") for name in kernels)
+    assert any(name.startswith("bit_serial_fc") for name in kernels)
+    assert not any(name.startswith("requantize") for name in kernels), "the epilogue is the kernel's own"
+    rows = notes.read(after)["layers"]
+    for name, parameters in (("conv", WEIGHTS.size), ("fc", DENSE.size)):
+        assert rows[name]["technique"] == "bit_serial"
+        assert rows[name]["why"]
+        assert rows[name]["float_bytes"] == 4 * parameters
+        assert 0 < rows[name]["bytes"] < rows[name]["float_bytes"]
+    assert (rows["conv"]["bits"], rows["fc"]["bits"]) == ("W2A2", "W1A2")
+
+
+@pytest.mark.parametrize("body", [network, residual])
+@pytest.mark.parametrize("technique", [None, *TECHNIQUES])
+def test_every_technique_gives_the_programs_values(body: Any, technique: str | None) -> None:
+    """On the host, against TVM's compilation of the fake-quantised program."""
+    x = np.random.default_rng(2).normal(size=SHAPE).astype(np.float32) * 2
+    (expected,) = evaluate(module(body, SHAPE), x)
+    lowered = lower_lowbit(rewrite_lowbit(module(body, SHAPE)), host_core(), technique)
+    np.testing.assert_allclose(evaluate(lowered, x)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_accumulators_read_twice_are_not_fused() -> None:
+    """Two quantisers of one convolution: one kernel that writes accumulators, two epilogues."""
+
+    def body(emit: Any, x: Any) -> Any:
+        q = quantised(emit, x, "act")
+        w = emit(fake_quant(const(WEIGHTS), spec(0.5, -2, 1)), "weight")
+        conv = emit(relax.op.nn.conv2d(q, w), "conv")
+        both = [quantised(emit, conv, f"out{i}", scale=s) for i, s in enumerate((1.0, 2.0))]
+        return relax.Tuple([emit(relax.op.negative(v), f"end{i}") for i, v in enumerate(both)])
+
+    x = np.random.default_rng(2).normal(size=SHAPE).astype(np.float32) * 2
+    lowered = lower_lowbit(rewrite_lowbit(module(body, SHAPE)), host_core())
+    assert text(lowered).count("R.call_tir(cls.requantize") == 2
+    for got, expected in zip(evaluate(lowered, x), evaluate(module(body, SHAPE), x), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_explanations_unpack_the_kernels_own_weights() -> None:
+    """No second, float copy of the weights."""
+
+    def body(emit: Any, x: Any) -> Any:
+        q = quantised(emit, x, "act")
+        w = emit(fake_quant(const(DENSE), spec(np.linspace(0.3, 0.6, 5), -2, 1, axis=1)), "weight")
+        fc = emit(relax.op.matmul(q, w), "fc")
+        return emit(relax.op.matmul(fc, emit(relax.op.permute_dims(w), f"{EXPLANATION}m/wt")), f"{EXPLANATION}m/back")
+
+    x = np.random.default_rng(2).normal(size=(1, 72)).astype(np.float32)
+    for technique in TECHNIQUES:
+        lowered = lower_lowbit(rewrite_lowbit(module(body, (1, 72))), host_core(), technique)
+        assert any(gv.name_hint.startswith("unpack_weights") for gv in lowered.functions)
+        assert not any(c.dtype == np.float32 and c.size > DENSE.size / 2 for c in constants(lowered))
+        (expected,) = evaluate(module(body, (1, 72)), x)
+        np.testing.assert_allclose(evaluate(lowered, x)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_unknown_technique() -> None:
+    """The message lists the table."""
+    with pytest.raises(LowbitError, match="technique: expected one of .*bit_serial.*, got 'fastest'"):
+        lower_lowbit(rewrite_lowbit(module(network, SHAPE)), host_core(), "fastest")
