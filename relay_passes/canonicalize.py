@@ -21,6 +21,14 @@ REARRANGE: Mapping[str, Callable[[Any, Any], Any]] = {
 }
 
 
+# Operators that make a constant from attributes; torch.export leaves scales so.
+CREATE: Mapping[str, Callable[[Any], Any]] = {
+    "relax.full": lambda call: constant(call.args[1]),
+    "relax.zeros": lambda call: 0,
+    "relax.ones": lambda call: 1,
+}
+
+
 def canonicalize(mod: Any) -> Any:
     """Apply the pass.
 
@@ -32,6 +40,8 @@ def canonicalize(mod: Any) -> Any:
         name = op_name(value)
         if name == "relax.nn.batch_norm":
             return _affine(dataflow.name_of(var), value, scope)
+        if name in CREATE and CREATE[name](value) is not None:
+            return literal(np.full(shape_of(value), CREATE[name](value), str(value.ty.dtype)))
         if name in REARRANGE and constant(value.args[0]) is not None:
             typed = scope.builder.normalize(value)
             return literal(np.ascontiguousarray(REARRANGE[name](constant(value.args[0]), typed)))

@@ -29,6 +29,8 @@ def compile_module(mod: Any, target: Any) -> Any:
     """
     pin = tvm.transform.module_pass(lambda module, _context: pin_rounding(module), opt_level=0, name="PinRounding")
     passes = [
+        relax.backend.DispatchSampling(),
+        relax.backend.DispatchSortScan(),
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FuseOps(),

@@ -13,6 +13,7 @@ from relay_passes.ops import FAKE_QUANT, constant, fake_quant, literal, op_name,
 from relay_passes.patterns import QUANT_PATTERNS
 from relay_passes.patterns.base import Found
 from relay_passes.quant_spec import NoMatch
+from schedules.errors import LowbitError
 
 
 def detect_quantizers(mod: Any) -> Any:
@@ -25,6 +26,8 @@ def detect_quantizers(mod: Any) -> Any:
     for binding in dataflow.bindings(function):
         name = dataflow.name_of(binding.var)
         if op_name(binding.value) == FAKE_QUANT:
+            if any(constant(a) is None for a in binding.value.args[1:3]):
+                raise LowbitError(f"quantiser {name}", "a constant scale and zero point", "one computed at run time")
             _checked(name, Found(binding.value.args[0], quant_spec(binding.value)))
         for row, pattern, to_spec in rows:
             match = pattern.extract_matched_expr(binding.value, var_to_value)

@@ -113,7 +113,9 @@ def _method_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    "tvm-lowbit", cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+)
 def cli() -> None:
     """1 to 8 bit networks compiled for Arm boards, each prediction with its exact explanation.
 

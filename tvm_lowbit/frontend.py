@@ -94,20 +94,27 @@ def name_layers(mod: Any) -> Any:
 
     A value that one other reads is part of that one's layer (the matmul of a Gemm); others take their operator's name.
     """
-    names: dict[Any, str] = {}
-    counts: Counter[str] = Counter()
+    bound = list(dataflow.bindings(mod["main"]))
     readers = dataflow.readers(mod["main"])
-    for binding in reversed(list(dataflow.bindings(mod["main"]))):
-        name = dataflow.name_of(binding.var)
-        if _is_anonymous(name):
-            base = (op_name(binding.value) or "value").split(".")[-1]
-            only = readers.get(binding.var, [])
-            if len(only) == 1 and only[0] in names and not isinstance(binding.value, relax.Var):
-                name = names[only[0]] if isinstance(binding.value, relax.TupleGetItem) else f"{names[only[0]]}/{base}"
-            else:
-                counts[base] += 1
-                name = f"{base}_{counts[base]}"
-        names[binding.var] = name
+    counts: Counter[str] = Counter()
+    labels: dict[Any, tuple[str, str]] = {}
+    for binding in bound:
+        operator = (op_name(binding.value) or "value").split(".")[-1]
+        counts[operator] += _is_anonymous(dataflow.name_of(binding.var))
+        labels[binding.var] = operator, f"{operator}_{counts[operator]}"
+    names: dict[Any, str] = {}
+    for binding in reversed(bound):
+        var, value = binding.var, binding.value
+        names[var] = dataflow.name_of(var)
+        if not _is_anonymous(names[var]):
+            continue
+        operator, numbered = labels[var]
+        reader = next(iter(readers.get(var, [])), None) if len(readers.get(var, [])) == 1 else None
+        owner = "" if reader is None else dataflow.name_of(reader)
+        if not owner or _is_anonymous(owner):
+            names[var] = names[var] if isinstance(value, relax.Var) else numbered
+        else:
+            names[var] = owner if isinstance(value, relax.TupleGetItem) else f"{owner}/{operator}"
     return dataflow.rebuild(mod, lambda var, value, scope: dataflow.bind(value, names[var], scope))
 
 

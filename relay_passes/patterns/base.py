@@ -41,6 +41,12 @@ class QuantPattern:
     make: Callable[[], tuple[Any, Callable[[Match], Found | NoMatch]]]
 
 
+def same(a: Any, b: Any) -> bool:
+    """Whether two constant expressions are equal; NaNs are, so that a NaN scale is reported as what it is."""
+    x, y = constant(a), constant(b)
+    return bool(np.array_equal(x, y, equal_nan=x.dtype.kind == "f" and y.dtype.kind == "f"))
+
+
 def per_axis(array: npt.NDArray[Any], rank: int) -> tuple[npt.NDArray[np.float32], int | None] | NoMatch:
     """A scale or zero point of any broadcastable shape as ``()`` or ``(channels,)`` and its axis in a rank-d tensor."""
     array = np.asarray(array, np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 from tvm.relax.dpl import is_const, is_op, wildcard
 
 from relay_passes.ops import constant, shape_of
-from relay_passes.patterns.base import Found, Match, QuantPattern, bounds, scale_and_zero, whole
+from relay_passes.patterns.base import Found, Match, QuantPattern, bounds, same, scale_and_zero, whole
 from relay_passes.quant_spec import NoMatch, QuantSpec
 
 
@@ -26,7 +26,7 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
 
     def to_spec(match: Match) -> Found | NoMatch:
         zeros = [constant(match[p]) if p in match else np.float32(0) for p in (zero, zero_again)]
-        if not np.array_equal(constant(match[scale]), constant(match[scale_again])):
+        if not same(match[scale], match[scale_again]):
             return NoMatch("it divides by one scale and multiplies by another")
         if not np.array_equal(zeros[0], zeros[1]):
             return NoMatch("it adds one zero point and subtracts another")

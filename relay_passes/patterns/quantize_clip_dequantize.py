@@ -9,7 +9,7 @@ import numpy as np
 from tvm.relax.dpl import is_const, is_op, wildcard
 
 from relay_passes.ops import constant, shape_of
-from relay_passes.patterns.base import Found, Match, QuantPattern, bounds, whole
+from relay_passes.patterns.base import Found, Match, QuantPattern, bounds, same, whole
 from relay_passes.quant_spec import NoMatch, QuantSpec
 
 
@@ -44,8 +44,7 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
     pattern = is_op("relax.dequantize")(quantized | clipped, scale_again, zero_again)
 
     def to_spec(match: Match) -> Found | NoMatch:
-        pairs = ((scale, scale_again), (zero, zero_again))
-        if not all(np.array_equal(constant(match[a]), constant(match[b])) for a, b in pairs):
+        if not (same(match[scale], match[scale_again]) and same(match[zero], match[zero_again])):
             return NoMatch("QuantizeLinear and DequantizeLinear differ in scale or zero point")
         call = match[quantized]
         limits = integer_range(str(call.attrs.out_dtype), match.get(clipped))

@@ -84,8 +84,10 @@ def test_input_files_that_cannot_be_read(run, bundle, images, tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{"a": 1}]), allow_pickle=True)
     (tmp_path / "x.txt").write_text("0 1 2")
     (tmp_path / "text.png").write_text("not a picture")
-    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "whole.png")
-    (tmp_path / "short.png").write_bytes((tmp_path / "whole.png").read_bytes()[:50])
+    noise = np.random.default_rng(0).integers(0, 256, (4, 4), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.png")
+    # Eight bytes of the pixels are left: the header is whole.
+    (tmp_path / "short.png").write_bytes((tmp_path / "whole.png").read_bytes()[:49])
     for name in ("missing.npy", "", *(path.name for path in tmp_path.iterdir() if path.stem not in ("x", "whole"))):
         assert str(tmp_path / name) in refused(run, "run", bundle, "--input", tmp_path / name)
     refused(run, "run", bundle, "--input", tmp_path / "x.txt")

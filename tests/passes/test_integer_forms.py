@@ -115,7 +115,9 @@ REASONS: dict[str, tuple[Body, str, str]] = {
         "its weights are not quantised",
     ),
     "layout": (
-        lambda emit, x: conv(emit, quantised(emit, x), weight(emit, 1, 1, 4, 3), data_layout="NHWC", kernel_layout="HWIO"),
+        lambda emit, x: conv(
+            emit, quantised(emit, x), weight(emit, 1, 1, 4, 3), data_layout="NHWC", kernel_layout="HWIO"
+        ),
         "conv",
         "its layout is NHWC with HWIO, not NCHW with OIHW",
     ),
@@ -215,7 +217,9 @@ def lowered_values(body: Body, x: Any) -> list[Any]:
 
 
 # Where float stays, the program must still compute what it did.
-@pytest.mark.parametrize("name", ["third tensor", "wide residual", "ceil mode", "padding not counted", "scale elsewhere"])
+@pytest.mark.parametrize(
+    "name", ["third tensor", "wide residual", "ceil mode", "padding not counted", "scale elsewhere"]
+)
 def test_declined_layers_are_right_in_float(name: str) -> None:
     """Against TVM's own compilation of the fake-quantised program."""
     body = REASONS[name][0]
@@ -240,7 +244,9 @@ TAKEN: dict[str, Callable[[Any], Any]] = {
 }
 ON_CODES: dict[str, Callable[[Any], Any]] = {
     "relax.nn.max_pool2d": lambda q: relax.op.nn.max_pool2d(q, (3, 3), strides=(2, 2), padding=(1, 0, 0, 1)),
-    "relax.nn.avg_pool2d": lambda q: relax.op.nn.avg_pool2d(q, (2, 3), strides=(2, 1), padding=1, count_include_pad=True),
+    "relax.nn.avg_pool2d": lambda q: relax.op.nn.avg_pool2d(
+        q, (2, 3), strides=(2, 1), padding=1, count_include_pad=True
+    ),
     "relax.nn.adaptive_avg_pool2d": lambda q: relax.op.nn.adaptive_avg_pool2d(q, (1, 1)),
     "relax.mean": lambda q: relax.op.mean(q, [2, 3]),
     "relax.mean (kept)": lambda q: relax.op.mean(q, [-1, -2], keepdims=True),

@@ -35,7 +35,9 @@ def quantisers(draw: st.DrawFn, halves: bool = False) -> tuple[QuantSpec, Array]
     count = CHANNELS if channels else 1
     powers = draw(st.booleans())
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    scale = (2.0 ** random.integers(-8, 5, count) if powers else np.exp(random.uniform(-6, 4, count))).astype(np.float32)
+    scale = (2.0 ** random.integers(-8, 5, count) if powers else np.exp(random.uniform(-6, 4, count))).astype(
+        np.float32
+    )
     zero = random.integers(qmin, qmax + 1, count).astype(np.float32)
     if halves:
         zero = np.minimum(zero, qmax - 1) + np.float32(0.5)
@@ -91,7 +93,9 @@ def by_onnx(kind: str, q: QuantSpec, x: Array) -> tuple[Array, Array]:
     shape = q.scale.shape if kind == "qdq" or q.axis is None else (CHANNELS, 1)
     parts = {"s": q.scale.reshape(shape), "z": q.zero_point.reshape(shape).astype(dtype)}
     parts |= {"lo": np.asarray(q.qmin, dtype), "hi": np.asarray(q.qmax, dtype)}
-    codes, values = session(kind, str(dtype) if kind == "qdq" else "int8", q.axis is not None).run(None, {"x": x, **parts})
+    codes, values = session(kind, str(dtype) if kind == "qdq" else "int8", q.axis is not None).run(
+        None, {"x": x, **parts}
+    )
     return codes, values
 
 

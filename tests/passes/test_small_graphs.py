@@ -22,11 +22,13 @@ def batch(*shape: int, seed: int = 0, scale: float = 1.0) -> Any:
 def chain(g: GraphBuilder) -> list[str]:
     """conv + bias + BN + ReLU + quantiser, twice, per-channel weights; float logits."""
     q = g.quantiser(g.input(3, 7, 7), 0.23, -8, 7, name="q0")
-    v = g.add("Conv", q, g.weights(8, 3, 3, 3, bits=3), g.constant(g.random.normal(size=8)), pads=[1, 1, 1, 1], name="c1")
+    v = g.add(
+        "Conv", q, g.weights(8, 3, 3, 3, bits=3), g.constant(g.random.normal(size=8)), pads=[1, 1, 1, 1], name="c1"
+    )
     q = g.quantiser(g.add("Relu", g.batch_norm(v, 8)), 0.31, 0, 3, name="q1")
     v = g.add("Conv", q, g.weights(5, 8, 3, 3), name="c2", strides=[2, 2])
     q = g.quantiser(g.add("Relu", g.batch_norm(v, 5)), 0.27, 0, 3, name="q2")
-    v = g.add("Flatten", g.add("GlobalAveragePool", q), axis=1)
+    v = g.add("Flatten", g.quantiser(g.add("GlobalAveragePool", q), 0.0617, 0, 15, name="q3"), axis=1)
     return [g.add("Gemm", v, g.weights(6, 5, bits=4), g.constant(g.random.normal(size=6)), transB=1, name="fc")]
 
 
@@ -74,7 +76,9 @@ def grouped(g: GraphBuilder) -> list[str]:
     q = g.quantiser(v, 0.4, 0, 3, name="q1")
     v = g.add("Conv", q, g.weights(9, 1, 3, 2), group=9, strides=[2, 1], pads=[0, 1, 1, 0], name="depthwise")
     q = g.quantiser(v, 0.3, 0, 3, name="q2")
-    return [g.add("Conv", q, g.weights(4, 9, 2, 2), strides=[1, 2], dilations=[1, 2], pads=[1, 1, 0, 0], name="dilated")]
+    return [
+        g.add("Conv", q, g.weights(4, 9, 2, 2), strides=[1, 2], dilations=[1, 2], pads=[1, 1, 0, 0], name="dilated")
+    ]
 
 
 def bipolar(g: GraphBuilder) -> list[str]:
@@ -203,9 +207,9 @@ def test_nine_bits_stay_float_and_right() -> None:
     artifact = tvm_lowbit.build(model, "host", probe=True)
     assert_like_onnx(artifact, graph, model, batch(4, 5, 5))
     reasons = {row.name: row.reason for row in artifact.report.stays_float}
-    assert set(reasons) == {"wide", "conv"}
-    assert "takes 9 bits; 1 to 8 are supported" in reasons["wide"]
-    assert "its input is not quantised" in reasons["conv"]
+    assert set(reasons) == {"conv"}
+    assert reasons["conv"].startswith("its input is not quantised: wide looks like a quantiser")
+    assert "takes 9 bits; 1 to 8 are supported" in reasons["conv"]
     assert [row.name for row in artifact.report.low_bit] == ["last"]
 
 
@@ -245,14 +249,15 @@ def test_joined_codes_are_in_the_report() -> None:
     assert "cat" in [row.name for row in artifact.report.stays_float]
 
 
-def test_layers_may_have_any_names() -> None:
-    """Not ASCII, with the prefix of explanations, with spaces."""
+@pytest.mark.parametrize("prefix", ["", "explain/"])
+def test_layers_may_have_any_names(prefix: str) -> None:
+    """Not ASCII, with spaces, with the prefix of what explanations add."""
     graph = GraphBuilder()
-    q = graph.quantiser(graph.input(3, 5, 5), 0.4, 0, 3, name="explain/q é")
-    model = graph.model(graph.add("Conv", q, graph.weights(4, 3, 3, 3), name="explain/свёртка 1"))
+    q = graph.quantiser(graph.input(3, 5, 5), 0.4, 0, 3, name=f"{prefix}q é")
+    model = graph.model(graph.add("Conv", q, graph.weights(4, 3, 3, 3), name=f"{prefix}свёртка 1"))
     artifact = tvm_lowbit.build(model, "host", probe=True)
     assert_like_onnx(artifact, graph, model, batch(3, 5, 5))
-    assert [row.name for row in artifact.report.low_bit] == ["explain/свёртка 1"]
+    assert [row.name for row in artifact.report.low_bit] == [f"{prefix}свёртка 1"]
 
 
 def test_two_outputs_have_their_names() -> None:

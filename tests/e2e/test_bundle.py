@@ -1,0 +1,148 @@
+"""Bundles: whole or not at all, and nothing executed that was not verified."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import dense
+
+import tvm_lowbit
+from tvm_lowbit import LowbitError, deploy
+
+X = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
+
+
+@pytest.fixture(scope="module")
+def artifact() -> tvm_lowbit.Artifact:
+    return tvm_lowbit.build(dense(), "host", explain=[tvm_lowbit.DeepLift(target=1)], probe=True)
+
+
+@pytest.fixture
+def bundle(artifact: tvm_lowbit.Artifact, tmp_path: Path) -> Path:
+    return artifact.save(tmp_path / "deep" / "bundle")
+
+
+def test_round_trip(artifact: tvm_lowbit.Artifact, bundle: Path) -> None:
+    loaded = tvm_lowbit.load(bundle)
+    here, there = artifact.run(X), loaded.run(X)
+    np.testing.assert_array_equal(here.outputs["y"], there.outputs["y"])
+    np.testing.assert_array_equal(here.codes["a/Mul"], there.codes["a/Mul"])
+    explanation = there.explanations["deeplift"]
+    np.testing.assert_array_equal(explanation.contributions, here.explanations["deeplift"].contributions)
+    assert explanation.target.tolist() == [1] * 4
+    assert explanation.method.rule == "rescale" and explanation.method.reference == 0.0
+    assert str(loaded.report) == str(artifact.report)
+
+
+def test_saving_again_replaces_the_bundle_and_leaves_nothing_beside(
+    artifact: tvm_lowbit.Artifact, bundle: Path
+) -> None:
+    (bundle / "model.so").write_bytes(b"old")
+    artifact.save(bundle)
+    assert tvm_lowbit.load(bundle).run(X).outputs["y"].shape == (4, 3)
+    assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
+
+
+def test_saving_over_something_else_is_refused(artifact: tvm_lowbit.Artifact, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    with pytest.raises(LowbitError, match="something else"):
+        artifact.save(tmp_path / "thesis")
+    with pytest.raises(LowbitError, match="something else"):
+        artifact.save(tmp_path / "thesis" / "chapter.txt")
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+
+
+def test_failure_in_the_middle_leaves_the_old_bundle(
+    artifact: tvm_lowbit.Artifact, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {p.name: p.read_bytes() for p in bundle.iterdir()}
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(deploy.shutil, "copyfile", full)
+    with pytest.raises(LowbitError, match="No space left"):
+        artifact.save(bundle)
+    assert {p.name: p.read_bytes() for p in bundle.iterdir()} == before
+    assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("name", ["model.so", "predict.py", "requirements.txt"])
+def test_altered_file_is_refused_before_anything_is_loaded(bundle: Path, name: str) -> None:
+    content = bytearray((bundle / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / name).write_bytes(content)
+    with pytest.raises(LowbitError, match=f"file {name}: expected SHA-256"):
+        tvm_lowbit.load(bundle)
+
+
+def test_missing_file_is_named(bundle: Path) -> None:
+    (bundle / "model.so").unlink()
+    with pytest.raises(LowbitError, match="the file model.so"):
+        tvm_lowbit.load(bundle)
+
+
+def test_missing_bundle(tmp_path: Path) -> None:
+    with pytest.raises(LowbitError, match="no such file"):
+        tvm_lowbit.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("format", 99, "format"),
+        ("batch", -1, "batch"),
+        ("inputs", [], "inputs"),
+        ("surprise", 1, "surprise"),
+        ("tvm", "0.26.0", "0.26.0"),
+        ("files", {"../../model.so": "0" * 64, "model.so": "0" * 64}, "plain file names"),
+        ("files", {}, "a digest of model.so"),
+    ],
+)
+def test_malformed_manifest(bundle: Path, key: str, value: object, words: str) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps(manifest | {key: value}))
+    with pytest.raises(LowbitError, match=words):
+        tvm_lowbit.load(bundle)
+
+
+def test_truncated_manifest(bundle: Path) -> None:
+    text = (bundle / "manifest.json").read_text()
+    (bundle / "manifest.json").write_text(text[: len(text) // 2])
+    with pytest.raises(LowbitError, match="a manifest of this version"):
+        tvm_lowbit.load(bundle)
+
+
+def test_digest_of_the_manifest_itself(bundle: Path) -> None:
+    right = deploy.digest(bundle / "manifest.json")
+    assert tvm_lowbit.load(bundle, digest_of_manifest=right).manifest.board == "host"
+    with pytest.raises(LowbitError, match="a manifest of digest"):
+        tvm_lowbit.load(bundle, digest_of_manifest="0" * 64)
+
+
+def test_board_script_runs_with_the_runtime_alone(artifact: tvm_lowbit.Artifact, bundle: Path, tmp_path: Path) -> None:
+    """predict.py needs neither the compiler nor this project, and checks digests too."""
+    moved = tmp_path / "elsewhere"
+    shutil.move(bundle, moved)
+    np.save(tmp_path / "x.npy", X)
+    command = [sys.executable, str(moved / "predict.py"), str(tmp_path / "x.npy"), str(tmp_path / "y.npz")]
+    # -P and a foreign folder: this project must not be importable by accident.
+    command.insert(1, "-P") if sys.version_info >= (3, 11) else None
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 4 and "deeplift.gap" in done.stdout
+    saved = np.load(tmp_path / "y.npz")
+    np.testing.assert_array_equal(saved["y"], artifact.run(X).outputs["y"])
+    assert saved["deeplift.contributions"].shape == X.shape
+    with (moved / "model.so").open("ab") as library:
+        library.write(b"\0")
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "model.so is not the file that the manifest describes" in done.stderr
