@@ -91,6 +91,8 @@ class _Lowering:
             if op_name(value.args[0]) == ops.DOT:
                 source = self.values[var].args[0]
                 return self._kernel(self.plans[source], value.args[0], value, var, name, scope)
+            if self.values[var].args[0] in self.plans:
+                self._count(self.plans[self.values[var].args[0]].layer, value.args[1:3])
             return self._requantize(value, name, scope)
         if operator == ops.DEQUANTIZE and constant(value.args[0]) is not None:
             return self._weight_values(value, name, scope)
@@ -134,6 +136,11 @@ class _Lowering:
         row = {"technique": technique.name, "why": plan.choice.why, "bytes": size, "float_bytes": float_bytes}
         self.layers[plan.layer] = self.layers.get(plan.layer, {}) | row
         return result
+
+    def _count(self, layer: str, tables: Any) -> None:
+        """Add the bytes of an epilogue that stays a kernel of its own to its layer's."""
+        row = self.layers[layer]
+        self.layers[layer] = row | {"bytes": row["bytes"] + sum(constant(t).nbytes for t in tables)}
 
     def _requantize(self, call: Any, name: str, scope: dataflow.Scope) -> Any:
         shape = shape_of(call)

@@ -93,8 +93,8 @@ def _difference(layers: Layers, value: Any, scope: dataflow.Scope) -> Any:
     """Codes less codes, or accumulators less accumulators, then scaled: exact where floats would cancel."""
     known, reference = layers.known.get(value.args[0]), constant(value.args[1])
     if isinstance(known, Quantised) and known.spec.axis is None:
-        codes = known.spec.codes(reference).astype(np.float64)
-        integers = scope.emit(relax.op.subtract(relax.op.astype(known.codes, "float64"), literal(codes)))
+        both = known.codes, literal(known.spec.codes(reference))
+        integers = scope.emit(relax.op.subtract(*(relax.op.astype(codes, "float64") for codes in both)))
         return relax.op.multiply(integers, literal(known.spec.scale.astype(np.float64)))
     if not isinstance(known, Accumulated) or known.steps or known.scale is None:
         return value

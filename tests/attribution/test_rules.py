@@ -177,7 +177,16 @@ def test_fake_quant(name: str) -> None:
     q = QUANTISERS[name]
     numbers = {"scale": q.scale, "qmin": q.qmin, "qmax": q.qmax, "zero": q.zero_point, "axis": q.axis, "form": q.form}
     found, g = checked(lambda emit, x: quantised(emit, x, **numbers))
-    values = lambda v: q.values(q.codes(v.astype(np.float32))).astype(np.float64)  # noqa: E731
+    scale, zero = ((v if q.axis is None else v.reshape(4, 1, 1)) for v in (q.scale, q.zero_point))
+
+    def values(v: Any) -> Any:
+        v = v.astype(np.float32)
+        if q.form == "divide_shifted":
+            code = np.rint(v / scale + zero)
+        else:
+            code = np.rint(v * (1 / scale) if q.form == "reciprocal" else v / scale) + zero
+        return (np.clip(code, q.qmin, q.qmax) - zero).astype(np.float64) * scale
+
     close(found, g * secant(values, X, X0))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 from dataclasses import replace
 
 import numpy as np
@@ -49,8 +48,8 @@ def example(tmp_path_factory):
     """An example of the real one's make, too small to take time; what it says is always its label."""
     folder = tmp_path_factory.mktemp("digits")
     for name, quantised in (("digits_w2a2", True), ("digits_fp32", False)):
-        onnx.save(network((1, 8, 8), quantised), folder / f"{name}.onnx")
-    x = np.random.default_rng(0).random((30, 1, 8, 8), dtype=np.float32)
+        onnx.save(network((1, 4, 4), quantised), folder / f"{name}.onnx")
+    x = np.random.default_rng(0).random((30, 1, 4, 4), dtype=np.float32)
     y = module.onnx_logits(folder / "digits_w2a2.onnx", x).argmax(axis=1)
     np.savez(folder / "split.npz", x=x, y=y)
     (folder / "data.py").write_text(DATA)
@@ -111,7 +110,7 @@ def test_exit_code(run, found, monkeypatch, change, ci, code):
 
 
 def test_what_is_missing_is_said_before_anything_is_built(run, monkeypatch, tmp_path):
-    real = builtins.__import__
+    real = module.importlib.import_module
     monkeypatch.setattr(module, "build", lambda *_, **__: pytest.fail("built"))
     for package in ("onnxruntime", "sklearn"):
 

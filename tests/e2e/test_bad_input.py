@@ -37,7 +37,7 @@ def test_truncated_file(tmp_path: Path) -> None:
     for length in (0, 7, len(whole) // 2, len(whole) - 3):
         path = tmp_path / "short.onnx"
         path.write_bytes(whole[:length])
-        assert "truncated" in rejected(lambda: tvm_lowbit.build(path, "host"), "short.onnx").hint
+        assert "truncated" in rejected(lambda p=path: tvm_lowbit.build(p, "host"), "short.onnx").hint
 
 
 def test_not_onnx(tmp_path: Path) -> None:
