@@ -8,7 +8,9 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint emulator clean
 
+# With the emulated board where it can be had without asking for a password; the demo says so where it cannot.
 demo: $(VENV)/.demo
+	@if [ -z "$(SUDO)" ] || sudo -n true 2>/dev/null; then $(MAKE) --no-print-directory emulator || true; fi
 	$(BIN)/tvm-lowbit demo --out out/demo
 
 test: $(VENV)/.test lint
@@ -29,7 +31,7 @@ $(BIN)/python:
 	  $(PYTHON) -m venv --clear $(VENV); }
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	$(BIN)/python -m pip install --quiet --editable '.[cross,demo]'
 	touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml

@@ -100,9 +100,11 @@ class Accumulated:
         return ops.requantize(self.acc, *found, side, axis=self.axis, bits=spec.bits, side_bits=side_bits)
 
 
-def as_accumulated(value: Quantised) -> Accumulated:
-    """Codes taken as the accumulator of what follows."""
+def as_accumulated(value: Quantised) -> Accumulated | None:
+    """Codes taken as the accumulator of what follows; None if their scale runs along another axis than the channels."""
     spec, axis = value.spec, min(1, len(value.shape) - 1)
+    if spec.axis not in (None, axis):
+        return None
     along = spec if spec.axis is None else spec.moved(-1)
     return Accumulated(value.codes, axis, 255, lambda acc: along.values(np.clip(acc, 0, (1 << spec.bits) - 1)))
 

@@ -33,12 +33,13 @@ def canonicalize(mod: Any) -> Any:
     """Apply the pass.
 
     Batch normalisation (inference) becomes ``x * a + b`` with ``a = gamma / sqrt(var + eps)``, ``b = beta - mean a``,
-    both in float32 as ONNX Runtime folds them. Rearranged constants become constants. Dead code goes.
+    both in float32 as ONNX Runtime folds them; in training it stays, as it takes the batch's own statistics.
+    Rearranged constants become constants. Dead code goes.
     """
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         name = op_name(value)
-        if name == "relax.nn.batch_norm":
+        if name == "relax.nn.batch_norm" and not value.attrs.training:
             return _affine(dataflow.name_of(var), value, scope)
         if name in CREATE and CREATE[name](value) is not None:
             return literal(np.full(shape_of(value), CREATE[name](value), str(value.ty.dtype)))

@@ -31,6 +31,19 @@ def name_of(var: Any) -> str:
     return str(var.name)
 
 
+def variables(expr: Any) -> list[Any]:
+    """The variables that a bound value reads, those inside tuples included."""
+    if isinstance(expr, relax.Var):
+        return [expr]
+    if isinstance(expr, relax.Tuple):
+        return [var for entry in expr.fields for var in variables(entry)]
+    if isinstance(expr, relax.TupleGetItem):
+        return variables(expr.tuple_value)
+    if isinstance(expr, tvm.ir.Call):
+        return [var for argument in expr.args for var in variables(argument)]
+    return []
+
+
 def remap(expr: Any, env: dict[Any, Any]) -> Any:
     """The expression with its variables replaced; programs are in A-normal form, so one level is enough."""
     if isinstance(expr, relax.Var):
@@ -113,20 +126,8 @@ def _typed(value: Any, builder: Any) -> Any:
 def readers(function: Any) -> dict[Any, list[Any]]:
     """The bound variables whose values read each variable; the function's result reads as None."""
     found: dict[Any, list[Any]] = {}
-
-    def visit(expr: Any, reader: Any) -> None:
-        if isinstance(expr, relax.Var):
-            found.setdefault(expr, []).append(reader)
-        elif isinstance(expr, relax.Tuple):
-            for field in expr.fields:
-                visit(field, reader)
-        elif isinstance(expr, relax.TupleGetItem):
-            visit(expr.tuple_value, reader)
-        elif isinstance(expr, tvm.ir.Call):
-            for argument in expr.args:
-                visit(argument, reader)
-
-    for binding in bindings(function):
-        visit(binding.value, binding.var)
-    visit(function.body.body, None)
+    values = [(binding.var, binding.value) for binding in bindings(function)]
+    for reader, value in [*values, (None, function.body.body)]:
+        for var in variables(value):
+            found.setdefault(var, []).append(reader)
     return found

@@ -25,6 +25,8 @@ def detect_quantizers(mod: Any) -> Any:
     reasons: dict[str, str] = {}
     for binding in dataflow.bindings(function):
         name = dataflow.name_of(binding.var)
+        if isinstance(binding.value, relax.Var):
+            continue  # another name for a value whose own binding is matched
         if op_name(binding.value) == FAKE_QUANT:
             if any(constant(a) is None for a in binding.value.args[1:3]):
                 raise LowbitError(f"quantiser {name}", "a constant scale and zero point", "one computed at run time")

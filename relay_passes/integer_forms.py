@@ -34,6 +34,7 @@ class Layers:
     """What is known while a program is rewritten, and the notes on its layers."""
 
     declined: Mapping[str, str]
+    explanation: frozenset[str] = frozenset()
     known: dict[Any, Known] = field(default_factory=dict)
     weights: dict[Any, tuple[npt.NDArray[np.uint8], QuantSpec]] = field(default_factory=dict)
     names: dict[Any, str] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class Layers:
 
     def reads_known(self, call: Any) -> bool:
         """Whether a call reads codes or a function of an accumulator."""
-        return any(isinstance(a, relax.Var) and a in self.known for a in call.args)
+        return any(var in self.known for var in dataflow.variables(call))
 
     def quantised(self, expr: Any) -> Quantised | None:
         """What is known of an expression, if it is codes."""
@@ -151,8 +152,10 @@ def _with_constant(operation: Callable[[Any, Any], Any]) -> Form:
 
     def form(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken | NoMatch:
         source, operand = layers.accumulated(call.args[0]), constant(call.args[1])
-        if source is None or operand is None:
+        if source is None:
             return _NOT_KNOWN
+        if operand is None:
+            return NoMatch("its second operand is not constant")
         vector = channel_vector(operand, shape_of(call), source.axis)
         if vector is None or shape_of(call) != shape_of(source.acc):
             return NoMatch("its constant varies along more than the channels")

@@ -18,7 +18,8 @@ from relay_passes.ops import constant, literal, op_name, quant_spec
 from relay_passes.quant_spec import NoMatch
 from schedules.dot_problem import INT32_MAX
 
-# Names of the operators that an explanation adds start with this; they are no layers of the model.
+# Names of the operators that an explanation adds start with this, to be told apart by a reader of the program; passes
+# know them from the notes (topic ``explanation``), for a model may call its layers as it likes.
 EXPLANATION = "explain/"
 
 
@@ -28,7 +29,8 @@ def rewrite_lowbit(mod: Any) -> Any:
     Notes: topic ``layers`` holds, for each convolution, dense layer and float operator that reads quantised values, its
     bits or the reason why it stays float.
     """
-    layers = Layers(declined=notes.read(mod).get("declined", {}))
+    said = notes.read(mod)
+    layers = Layers(said.get("declined", {}), frozenset(said.get("explanation", ())))
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         return _visit(layers, dataflow.name_of(var), value, scope)
@@ -44,7 +46,7 @@ def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
         return _observe(layers, name, value, scope)
     if operator == ops.DIFFERENCE:
         return scope.emit(_difference(layers, value, scope), name)
-    if not operator or name.startswith(EXPLANATION):
+    if not operator or name in layers.explanation:
         return dataflow.bind(value, name, scope)
     layers.note_names(value)
     if operator == ops.FAKE_QUANT and (why := _too_wide(name, value)):

@@ -7,7 +7,6 @@ from typing import Any
 from relay_passes import dataflow, ops
 from relay_passes.ops import constant, op_name, quant_spec
 from relay_passes.quant_spec import NoMatch
-from relay_passes.rewrite import EXPLANATION
 
 
 def _require(condition: bool, phase: str, name: str, promise: str) -> None:
@@ -19,7 +18,8 @@ def after_canonicalize(mod: Any) -> None:
     """No batch normalisation with constant statistics is left."""
     for binding in dataflow.bindings(mod["main"]):
         value = binding.value
-        folded = op_name(value) != "relax.nn.batch_norm" or any(constant(a) is None for a in value.args[1:5])
+        folded = op_name(value) != "relax.nn.batch_norm" or value.attrs.training
+        folded = folded or any(constant(a) is None for a in value.args[1:5])
         _require(folded, "canonicalize", dataflow.name_of(binding.var), "batch norm must be an affine map")
 
 
@@ -38,7 +38,7 @@ def after_rewrite(mod: Any) -> None:
     """No quantiser of 1 to 8 bits is left in the model, and thresholds count integers."""
     for binding in dataflow.bindings(mod["main"]):
         value, name = binding.value, dataflow.name_of(binding.var)
-        if op_name(value) == ops.FAKE_QUANT and not name.startswith(EXPLANATION):
+        if op_name(value) == ops.FAKE_QUANT:
             _require(isinstance(quant_spec(value).checked(name), NoMatch), "rewrite", name, "no fake_quant may be left")
         if op_name(value) == ops.REQUANTIZE:
             integer = str(value.args[0].ty.dtype) in ("int32", "uint8")

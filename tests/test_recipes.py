@@ -129,7 +129,8 @@ def test_an_attribution_rule() -> None:
         return [flip(context.emit(relax.op.cumsum(flip(g), axis=1)))]
 
     with pytest.raises(
-        tvm_lowbit.LowbitError, match="layer cumsum_1: expected an operator with an attribution rule, got relax.cumsum"
+        tvm_lowbit.LowbitError,
+        match=r"layer cumsum_1: expected an operator with an attribution rule, got relax\.cumsum",
     ) as caught:
         tvm_lowbit.build(program(body), "host", explain=[tvm_lowbit.DeepLift()])
     assert "An attribution rule" in caught.value.hint and "CONTRIBUTING.md" in caught.value.hint

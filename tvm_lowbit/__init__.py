@@ -1,13 +1,12 @@
 """tvm_lowbit: 1 to 8 bit networks compiled for Arm boards, each prediction with its exact explanation."""
 
-from tvm_lowbit.versions import check_versions
+from tvm_lowbit.versions import check_at_import
 
-check_versions()
+check_at_import()
 
 from relay_passes.attribution.method import DeepLift  # noqa: E402 - TVM may be imported only after the check
 from schedules.errors import LowbitError  # noqa: E402
-from tvm_lowbit.artifact import Artifact  # noqa: E402
+from tvm_lowbit.artifact import Artifact, load  # noqa: E402
 from tvm_lowbit.build import build, inspect  # noqa: E402
-from tvm_lowbit.deploy import load  # noqa: E402
 
 __all__ = ["Artifact", "DeepLift", "LowbitError", "build", "inspect", "load"]

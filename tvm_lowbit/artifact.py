@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from schedules.errors import LowbitError
+from tvm_lowbit.boards.local import LocalBoard
 from tvm_lowbit.boards.session import Board
+from tvm_lowbit.deploy import read_bundle, save_bundle
+from tvm_lowbit.linker import find_linker, host_machine
 from tvm_lowbit.manifest import Manifest
 from tvm_lowbit.program import Program
 from tvm_lowbit.quiet import without_scope_warnings
@@ -43,8 +46,6 @@ class Artifact:
     @property
     def is_host(self) -> bool:
         """Whether this process can run the library."""
-        from tvm_lowbit.linker import host_machine
-
         return self.manifest.mtriple.split("-")[0] == host_machine()
 
     def library(self) -> Path:
@@ -55,8 +56,6 @@ class Artifact:
         LowbitError
             If no linker for the target is installed.
         """
-        from tvm_lowbit.linker import find_linker
-
         if self._library is None:
             linker = find_linker(self.manifest.mtriple.split("-")[0])
             self._folder = tempfile.TemporaryDirectory(prefix="tvm_lowbit_")
@@ -96,8 +95,6 @@ class Artifact:
                 "pass board=tvm_lowbit.boards.EmulatedBoard() or RpcBoard(host, port)",
             )
         if self._program is None:
-            from tvm_lowbit.boards import LocalBoard
-
             session = LocalBoard().open()
             library = self._executable if self._executable is not None else session.load(self.library())
             self._program = Program(library, session, self.manifest)
@@ -105,11 +102,15 @@ class Artifact:
 
     def save(self, path: str | Path) -> Path:
         """Write a bundle: library, manifest, and what a board needs; see `deploy.save_bundle`."""
-        from tvm_lowbit.deploy import save_bundle
-
         return save_bundle(self.library(), self.manifest, Path(path))
 
     def __repr__(self) -> str:
         m = self.manifest
         low, other = len(self.report.low_bit), len(self.report.stays_float)
         return f"Artifact(board={m.board!r}, core={m.core!r}, {low} low-bit layers, {other} float)"
+
+
+def load(path: str | Path, digest_of_manifest: str | None = None) -> Artifact:
+    """The artefact of a bundle, once every file has been checked; see `deploy.read_bundle`."""
+    manifest, library = read_bundle(path, digest_of_manifest)
+    return Artifact(manifest, library=library)

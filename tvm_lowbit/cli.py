@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +14,10 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from relay_passes.attribution.method import DeepLift
-from schedules.errors import LowbitError
 from schedules.techniques import TECHNIQUES
-from tvm_lowbit.artifact import Artifact
+from tvm_lowbit import Artifact, DeepLift, LowbitError, build, inspect, load
+from tvm_lowbit.boards import Board, EmulatedBoard, RpcBoard
 from tvm_lowbit.boards.rows import BOARDS, resolve
-from tvm_lowbit.boards.session import Board
-from tvm_lowbit.build import build, inspect
-from tvm_lowbit.deploy import load
 from tvm_lowbit.frontend import import_model
 from tvm_lowbit.images import arrays_of, predictions, read_inputs, write_arrays
 from tvm_lowbit.pipeline import PHASES, Options, run_phases
@@ -34,23 +31,40 @@ class _Group(click.Group):
     """Commands whose failures are for users: an error and a hint, no traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        interrupts: list[int] = []
+
+        def note(number: int, frame: Any) -> None:
+            interrupts.append(number)
+            raise KeyboardInterrupt
+
+        # Noted, because TVM turns an interrupt inside its passes into a RuntimeError that says nothing.
+        previous = signal.getsignal(signal.SIGINT)
+        if previous is signal.default_int_handler:  # in the background it may be ignored
+            signal.signal(signal.SIGINT, note)
         try:
             return super().invoke(ctx)
-        except LowbitError as error:
+        except (Exception, KeyboardInterrupt) as error:
+            if interrupts or isinstance(error, KeyboardInterrupt):
+                click.echo("stopped", err=True)
+                ctx.exit(130)  # 128 + SIGINT, as shells have it
+            if not isinstance(error, LowbitError):
+                raise
             click.echo(click.style("error: ", fg="red", bold=True) + _plain(str(error)), err=True)
             ctx.exit(2)
-        except KeyboardInterrupt:
-            click.echo("stopped", err=True)
-            ctx.exit(130)  # 128 + SIGINT, as shells have it
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+
+def _there(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    if not value.exists():
+        raise LowbitError(str(value), "an ONNX file or a bundle", "nothing there", "is the path right?")
+    return value
 
 
 def _class(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
-    if value in (None, "argmax"):
-        return value
-    try:
-        return int(value)
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is neither a class index nor argmax") from None
+    if value is not None and value != "argmax" and not value.isdecimal():
+        raise click.BadParameter(f"{value!r} is neither a class index nor argmax")
+    return int(value) if value is not None and value.isdecimal() else value
 
 
 def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, int] | None:
@@ -71,11 +85,9 @@ def _examples(*lines: str) -> str:
 
 TARGETS = _rows("Targets", {row.name: row.help for row in BOARDS.values()})
 STAGES = _rows("Phases, in order", {phase.name: phase.help for phase in PHASES})
-
 _METHOD = click.Choice(list(METHODS))
-_CLASS_HELP = "Output to explain. Default: argmax, the largest. Example: 3"
 _BOARD_HELP = "Run on a board's RPC server. Default: here. Example: 192.168.1.20:9090"
-_model = click.argument("model", type=PATH)
+_model = click.argument("model", type=PATH, callback=_there)
 _target = click.option("--target", default="arm_cpu", show_default=True, help="A name below. Example: rpi4")
 _batch = click.option("--batch", type=int, default=1, show_default=True, help="Items computed in one call. Example: 8")
 _input_help = ".npy of float32 (N, ...); .npz, an array per input; .png or .jpg, one item, scaled to 0..1"
@@ -87,14 +99,12 @@ def _board_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @click.option("--emulated", metavar="CPU", help="Run on an emulated Arm. Default: here. Example: cortex-a72")
     @click.option("--board", "address", callback=_address, metavar="HOST:PORT", help=_BOARD_HELP)
-    @click.option("--key", help="Key of that server. Default: none. Example: rpi4")
+    @click.option("--key", default="", help="Key of that server. Default: none. Example: rpi4")
     @functools.wraps(command)
-    def wrapped(emulated: str | None, address: tuple[str, int] | None, key: str | None, **rest: Any) -> None:
-        from tvm_lowbit.boards import EmulatedBoard, RpcBoard
-
+    def wrapped(emulated: str | None, address: tuple[str, int] | None, key: str, **rest: Any) -> None:
         if emulated is not None and address is not None:
             raise click.UsageError("--emulated and --board exclude each other")
-        there = RpcBoard(*address, key=key or "") if address is not None else None
+        there = RpcBoard(*address, key=key) if address is not None else None
         command(board=EmulatedBoard(emulated) if emulated is not None else there, **rest)
 
     return wrapped
@@ -104,18 +114,18 @@ def _method_options(command: Callable[..., None]) -> Callable[..., None]:
     """What an explanation is asked for with; the command gets ``settings``, those given."""
 
     @click.option("--reference", type=float, help="Input that contributions count from. Default: 0. Example: 0.5")
-    @click.option("--class", "explained", callback=_class, metavar="INT|argmax", help=_CLASS_HELP)
+    @click.option(
+        "--class", "index", callback=_class, metavar="INT|argmax", help="Class to show. Default: argmax. Example: 3"
+    )
     @functools.wraps(command)
-    def wrapped(reference: float | None, explained: int | str | None, **rest: Any) -> None:
-        given = {"reference": reference, "target": explained}
+    def wrapped(reference: float | None, index: int | str | None, **rest: Any) -> None:
+        given = {"reference": reference, "target": index}
         command(settings={name: value for name, value in given.items() if value is not None}, **rest)
 
     return wrapped
 
 
-@click.group(
-    "tvm-lowbit", cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
-)
+@click.group("tvm-lowbit", cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """1 to 8 bit networks compiled for Arm boards, each prediction with its exact explanation.
 
@@ -143,17 +153,16 @@ def build_command(
         raise click.UsageError("--reference and --class say how to explain: add --explain deeplift")
     methods = [METHODS[explain](**settings)] if explain is not None else []
     with _progress("build") as (step, _):
-        artifact = build(_there(model), target, explain=methods, batch=batch, technique=technique, progress=step)
+        artifact = build(model, target, explain=methods, batch=batch, technique=technique, progress=step)
         step("link")
         bundle = artifact.save(out)
     _print(artifact.report.table())
     sizes = {file.name: file.stat().st_size for file in bundle.iterdir()}
     click.echo(f"bundle {out}: {sum(sizes.values()):,} bytes, of which model.so {sizes['model.so']:,}")
-    click.echo("there, on the board: pip install -r requirements.txt && python3 predict.py x.npy")
 
 
 @cli.command("run", epilog=_examples("run net.onnx --input x.npy", "run bundle/ --input x.png --emulated cortex-a72"))
-@click.argument("model", metavar="BUNDLE_OR_MODEL", type=PATH)
+@click.argument("model", metavar="BUNDLE_OR_MODEL", type=PATH, callback=_there)
 @_input
 @click.option("--out", type=PATH, help=".npz to write all outputs to. Default: none. Example: y.npz")
 @_board_options
@@ -181,16 +190,15 @@ def run_command(model: Path, source: Path, out: Path | None, board: Board | None
 def inspect_command(model: Path, target: str, batch: int, stop_after: str | None, dump: bool) -> None:
     """Say why each layer runs low-bit or stays float; builds nothing."""
     if dump:
-        core = resolve(target).core
-        click.echo(run_phases(import_model(_there(model), batch=batch), Options(core), stop_after).script())
+        click.echo(run_phases(import_model(model, batch=batch), Options(resolve(target).core), stop_after).script())
     elif stop_after is not None:
         raise click.UsageError("--stop-after says which program to print: add --dump")
     else:
-        _print(inspect(_there(model), target, batch=batch).table())
+        _print(inspect(model, target, batch=batch).table())
 
 
 @cli.command("explain", epilog=_examples("explain net.onnx --input digit.png --out maps/"))
-@click.argument("model", metavar="MODEL_OR_BUNDLE", type=PATH)
+@click.argument("model", metavar="MODEL_OR_BUNDLE", type=PATH, callback=_there)
 @_input
 @click.option("--method", type=_METHOD, default="deeplift", show_default=True, help="How to explain.")
 @_method_options
@@ -220,8 +228,7 @@ def explain_command(model: Path, source: Path, method: str, settings: Any, out: 
 @cli.command("demo", epilog=_examples("demo", "demo --no-emulated --out /tmp/demo"))
 @click.option("--out", type=PATH, default=Path("out"), show_default=True, help="Folder to write to. Example: out/demo")
 @click.option("--emulated/--no-emulated", default=True, show_default=True, help="Run a sample on an emulated Arm too.")
-@click.pass_context
-def demo_command(ctx: click.Context, out: Path, emulated: bool) -> None:
+def demo_command(out: Path, emulated: bool) -> None:
     """Build the digits example, run it here and on emulated Arm.
 
     Measures it against ONNX Runtime and its float32 twin; writes a sheet of digits and a bundle. Needs a checkout of
@@ -233,21 +240,13 @@ def demo_command(ctx: click.Context, out: Path, emulated: bool) -> None:
     with _progress("demo", lines=True) as (step, detail):
         demo = run_demo(out, emulated, step, detail)
     _print(*demo.tables())
-    click.echo(f"digits and their contributions: {demo.sheet}\nbundle for a board: {demo.bundle}")
-    if demo.skipped is not None:
-        click.echo(f"not run on an emulated Arm: {demo.skipped}")
-    ctx.exit(0 if demo.holds and not (demo.skipped and os.environ.get("CI")) else 1)
-
-
-def _there(model: Path) -> Path:
-    if not model.exists():
-        raise LowbitError(str(model), "an ONNX file or a bundle", "nothing there", "is the path right?")
-    return model
+    click.echo(demo.written)
+    raise click.exceptions.Exit(0 if demo.holds and not (demo.skipped and os.environ.get("CI")) else 1)
 
 
 def _artifact(model: Path, board: Board | None, methods: Sequence[DeepLift] = ()) -> Artifact:
     """A bundle as it is, or a model built for where it will run."""
-    if not _there(model).is_dir():
+    if not model.is_dir():
         with _progress("build") as (step, _):
             return build(model, "host" if board is None else "arm_cpu", explain=methods, progress=step)
     artifact = load(model)
@@ -267,10 +266,7 @@ def _run(artifact: Artifact, source: Path, board: Board | None) -> tuple[Any, Re
 
 @contextmanager
 def _progress(what: str, lines: bool = False) -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
-    """A spinner that says which step is under way (to be called with its name) and what of it; gone at the end.
-
-    Drawn on a terminal only; elsewhere nothing, or with ``lines`` each step's name on stderr.
-    """
+    """A spinner for a terminal, to be told the step and what of it; elsewhere ``lines``: steps on stderr."""
     console, current = Console(), what
     with console.status(what) as status:
 

@@ -59,6 +59,12 @@ class Demo:
         """Whether everything promised holds."""
         return all(row.holds is not False for row in (*self.measures, *self.sizes))
 
+    @property
+    def written(self) -> str:
+        """Where things are, and what was left out."""
+        lines = [f"digits and their contributions: {self.sheet}", f"bundle for a board: {self.bundle}"]
+        return "\n".join([*lines, f"not run on an emulated Arm: {self.skipped}"] if self.skipped else lines)
+
     def tables(self) -> list[Table]:
         """For a rich console."""
         rows = {"Measured": self.measures, "Sizes": self.sizes}
@@ -171,9 +177,10 @@ def _percent(share: float) -> str:
 
 
 def _relative(got: Array, expected: Array) -> float:
-    """The largest difference of an item, relative to the item's largest value."""
+    """The largest difference of an item, relative to the item's largest value; 0 where both are 0."""
     axes = tuple(range(1, got.ndim))
-    return float((np.abs(got - expected).max(axes) / np.abs(expected).max(axes)).max())
+    largest = np.maximum(np.abs(expected).max(axes), np.finfo(np.float32).tiny)
+    return float((np.abs(got - expected).max(axes) / largest).max())
 
 
 def _against_onnx(here: Result, expected: Array, y: Array) -> list[Measure]:
@@ -228,7 +235,8 @@ def _sizes(arm: Artifact, plain: Artifact, floats: Artifact) -> tuple[Measure, .
 
 
 def _share(size: int, twin: int) -> str:
-    return f"{size:,} bytes, float32 {twin:,} (1/{twin / size:.1f})"
+    share = f"1/{twin / size:.1f}" if size < twin else f"{size / twin:.1f} times as large"
+    return f"{size:,} bytes, float32 {twin:,}: {share}"
 
 
 def _table(title: str, measures: tuple[Measure, ...]) -> Table:

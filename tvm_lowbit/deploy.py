@@ -11,7 +11,6 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from schedules.errors import LowbitError
-from tvm_lowbit.artifact import Artifact
 from tvm_lowbit.manifest import Manifest
 from tvm_lowbit.versions import TVM_FFI_VERSION, TVM_VERSION
 
@@ -63,8 +62,8 @@ def save_bundle(library: Path, manifest: Manifest, path: Path) -> Path:
     return path
 
 
-def load(path: str | Path, digest_of_manifest: str | None = None) -> Artifact:
-    """Read a bundle; nothing of it is executed before every file has the digest that the manifest states.
+def read_bundle(path: str | Path, digest_of_manifest: str | None = None) -> tuple[Manifest, Path]:
+    """Check a bundle: every file must have the digest that the manifest states. Nothing of it is executed.
 
     Parameters
     ----------
@@ -72,6 +71,11 @@ def load(path: str | Path, digest_of_manifest: str | None = None) -> Artifact:
         The bundle's folder.
     digest_of_manifest : str, optional
         SHA-256 that ``manifest.json`` must have, for a bundle that came over an untrusted way.
+
+    Returns
+    -------
+    Manifest, Path
+        The manifest, and where the library lies.
 
     Raises
     ------
@@ -103,4 +107,4 @@ def load(path: str | Path, digest_of_manifest: str | None = None) -> Artifact:
         if digest(file) != expected:
             hint = "the file was changed or damaged; build or copy it again"
             raise LowbitError(f"{where}, file {name}", f"SHA-256 {expected}", digest(file), hint)
-    return Artifact(manifest, library=folder / LIBRARY)
+    return manifest, folder / LIBRARY

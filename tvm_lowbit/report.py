@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tvm_lowbit.manifest import LayerRow
 
@@ -31,7 +32,8 @@ class Report:
         """The table, for a rich console."""
         table = Table(title="Layers", title_justify="left")
         for heading in ("layer", "operator", "bits", "technique", "bytes", "of fp32", "why"):
-            table.add_column(heading, overflow="fold", justify="right" if heading in ("bytes", "of fp32") else "left")
+            number, short = heading in ("bytes", "of fp32"), heading not in ("layer", "why")
+            table.add_column(heading, overflow="fold", no_wrap=short, justify="right" if number else "left")
         for row in self.rows:
             share = f"1/{row.float_bytes / row.bytes:.1f}" if row.bytes else ""
             size = f"{row.bytes:,}" if row.bytes else ""
@@ -43,7 +45,8 @@ class Report:
                 size,
                 share,
             )
-            table.add_row(*cells, row.why or row.reason)
+            # Text, not markup: a layer may be called anything.
+            table.add_row(*map(Text, (*cells, row.why or row.reason)))
         return table
 
     def __str__(self) -> str:

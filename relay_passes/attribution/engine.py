@@ -7,7 +7,7 @@ from typing import Any
 from tvm import relax
 
 from relay_passes.attribution.rules import RULES, Context
-from relay_passes.dataflow import name_of
+from relay_passes.dataflow import name_of, variables
 from relay_passes.ops import op_name
 from schedules.errors import LowbitError
 
@@ -18,10 +18,18 @@ def active_variables(params: list[Any], values: list[tuple[Any, Any]]) -> frozen
     """Variables that depend on the parameters, given ``(variable, value)`` in program order."""
     active = set(params)
     for var, value in values:
-        arguments = [value] if isinstance(value, relax.Var) else getattr(value, "args", ())
-        if any(isinstance(a, relax.Var) and a in active for a in arguments):
+        if any(argument in active for argument in variables(value)):
             active.add(var)
     return frozenset(active)
+
+
+def ancestors(output: Any, values: list[tuple[Any, Any]]) -> set[Any]:
+    """The variables that an expression is computed from, itself included if it is one."""
+    found = set(variables(output))
+    for var, value in reversed(values):
+        if var in found:
+            found.update(variables(value))
+    return found
 
 
 def rule_of(var: Any, value: Any) -> Any:

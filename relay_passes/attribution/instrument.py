@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tvm import relax
 
-from relay_passes import dataflow
-from relay_passes.attribution.engine import active_variables, multipliers, rule_of
+from relay_passes import dataflow, notes
+from relay_passes.attribution.engine import active_variables, ancestors, multipliers, rule_of
 from relay_passes.attribution.method import DeepLift
 from relay_passes.attribution.reference_run import run_reference
 from relay_passes.attribution.rules import RULES_VERSION, Context
 from relay_passes.attribution.slopes import secant
-from relay_passes.ops import literal, op_name, shape_of
+from relay_passes.ops import literal, shape_of
 from relay_passes.rewrite import EXPLANATION
 from schedules.errors import LowbitError
 
@@ -67,6 +68,7 @@ def instrument(mod: Any, methods: Sequence[DeepLift]) -> Any:
             outputs += _explain(method, references, outputs[0], params, values, scope)
         return relax.Tuple(outputs)
 
+    before = {dataflow.name_of(b.var) for b in dataflow.bindings(mod["main"])}
     result = dataflow.rebuild(mod, visit, finish)
     decomposition = "secant per operator in program order; no product of three factors is merged"
     described = [
@@ -75,7 +77,8 @@ def instrument(mod: Any, methods: Sequence[DeepLift]) -> Any:
     ]
     main = result["main"].with_attr(ATTRIBUTE, json.dumps(described))
     result.update_func(result.get_global_var("main"), main)
-    return result
+    names_after = [dataflow.name_of(b.var) for b in dataflow.bindings(main)]
+    return notes.add(result, "explanation", {name: True for name in names_after if name not in before})
 
 
 def _reference_run(mod: Any, method: DeepLift) -> dict[int, Any]:
@@ -83,18 +86,25 @@ def _reference_run(mod: Any, method: DeepLift) -> dict[int, Any]:
     function = mod["main"]
     params, bound = list(function.params), [(b.var, b.value) for b in dataflow.bindings(function)]
     active = active_variables(params, bound)
-    for var, value in bound:
-        if var in active and op_name(value):
+    body, values = function.body.body, dict(bound)
+    while isinstance(values.get(body), relax.Var | relax.Tuple):
+        body = values[body]
+    explained = ancestors(body.fields[0] if isinstance(body, relax.Tuple) else body, bound)
+    wanted = []
+    for i, (var, value) in enumerate(bound):
+        if var in active and var in explained and not isinstance(value, relax.Var | relax.Tuple):
             rule_of(var, value)  # a missing rule is found before anything is compiled
-    position = {var: i for i, (var, _) in enumerate(bound)}
-    wanted = {position[var] for var, value in bound if var in active and op_name(value)}
+            wanted.append(i)
     inputs = [method.reference_input(shape_of(param)) for param in params]
-    order = sorted(wanted)
-    arrays = run_reference(
-        mod, [np.repeat(x, shape_of(p)[0], axis=0) for x, p in zip(inputs, params, strict=True)], order
-    )
-    constants = {i: literal(array[:1]) for i, array in zip(order, arrays, strict=True)}
+    batches = [np.repeat(x, shape_of(p)[0], axis=0) for x, p in zip(inputs, params, strict=True)]
+    arrays = run_reference(mod, batches, wanted)
+    constants = {i: literal(_once(array)) for i, array in zip(wanted, arrays, strict=True)}
     return constants | {-1 - i: literal(x) for i, x in enumerate(inputs)}
+
+
+def _once(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """One row where all rows are equal (the batch, as a rule): it broadcasts to the same."""
+    return array[:1] if array.ndim and np.array_equal(array, np.broadcast_to(array[:1], array.shape)) else array
 
 
 def _explain(
@@ -124,7 +134,8 @@ def _explain(
         raise LowbitError("explain", "an output that depends on the first input", f"{image.name} does not reach it")
     total: Any = None
     contributions: Any = None
-    delta = context.emit(relax.op.multiply(context.difference(output), seed))
+    # From the outputs themselves: the gap must not be computed by what it checks.
+    delta = context.emit(relax.op.multiply(context.emit(relax.op.subtract(output, references[output])), seed))
     for param in params:
         if param not in found:
             continue

@@ -34,7 +34,11 @@ class DeepLift:
             raise LowbitError("DeepLift target", 'a class index or "argmax"', repr(self.target))
         if not self.name.isidentifier():
             raise LowbitError("DeepLift name", "an identifier", repr(self.name))
-        if not np.all(np.isfinite(np.asarray(self.reference, np.float64))):
+        try:
+            finite = np.all(np.isfinite(np.asarray(self.reference, np.float64)))
+        except (TypeError, ValueError) as error:
+            raise LowbitError("DeepLift reference", "a number or an array", repr(self.reference)) from error
+        if not finite:
             raise LowbitError("DeepLift reference", "finite numbers", "NaN or infinity")
 
     def reference_input(self, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

@@ -59,13 +59,18 @@ def per_axis(array: npt.NDArray[Any], rank: int) -> tuple[npt.NDArray[np.float32
 
 
 def scale_and_zero(
-    scale: Any, zero: Any | None, rank: int
+    scale: Any, zero: Any | None, shape: tuple[int, ...]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], int | None] | NoMatch:
     """Constant scale and zero point expressions, brought to one axis."""
     values = constant(scale), np.float32(0) if zero is None else constant(zero)
     if values[0] is None or values[1] is None:
         return NoMatch("its scale or zero point is not constant")
-    axes = [per_axis(np.asarray(v), rank) for v in values]
+    try:
+        if any(np.broadcast_shapes(np.shape(v), shape) != shape for v in values):
+            return NoMatch("its scale or zero point broadcasts the tensor")
+    except ValueError:
+        return NoMatch("its scale or zero point does not fit the tensor")
+    axes = [per_axis(np.asarray(v), len(shape)) for v in values]
     found: list[tuple[npt.NDArray[np.float32], int | None]] = []
     for entry in axes:
         if isinstance(entry, NoMatch):

@@ -28,14 +28,13 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
         zeros = [constant(match[p]) if p in match else np.float32(0) for p in (zero, zero_again)]
         if not same(match[scale], match[scale_again]):
             return NoMatch("it divides by one scale and multiplies by another")
-        if not np.array_equal(zeros[0], zeros[1]):
+        if not np.array_equal(zeros[0], zeros[1], equal_nan=True):
             return NoMatch("it adds one zero point and subtracts another")
         limits = whole(*bounds(match[clip_first] if clip_first in match else match[clip_last]))
         if isinstance(limits, NoMatch):
             return limits
         source = match[divided].args[0]
-        rank = len(shape_of(source))
-        parts = scale_and_zero(match[scale], match.get(zero), rank)
+        parts = scale_and_zero(match[scale], match.get(zero), shape_of(source))
         if isinstance(parts, NoMatch):
             return parts
         s, z, axis = parts

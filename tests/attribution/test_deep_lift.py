@@ -16,7 +16,7 @@ import tvm_lowbit
 from relay_passes.ops import fake_quant
 from tvm_lowbit import DeepLift, LowbitError
 
-settings.register_profile("attribution", derandomize=True, deadline=None, max_examples=8)
+settings.register_profile("attribution", derandomize=True, deadline=None, max_examples=6)
 settings.load_profile("attribution")
 RNG = np.random.default_rng(0)
 
@@ -51,7 +51,9 @@ def test_dense_and_relu(sign: int, slopes: tuple[float, float]) -> None:
     w = sign * np.arange(1, 5, dtype=np.float32)[:, None]
 
     def body(emit: Any, x: Any) -> Any:
-        return emit(relax.op.nn.relu(emit(relax.op.add(emit(relax.op.matmul(x, const(w))), const(-sign)), "fc")), "relu")
+        return emit(
+            relax.op.nn.relu(emit(relax.op.add(emit(relax.op.matmul(x, const(w))), const(-sign)), "fc")), "relu"
+        )
 
     found = explain(module(body, (2, 4)), [[1] * 4, [2] * 4])
     np.testing.assert_allclose(found.multipliers, [s * w[:, 0] for s in slopes], rtol=1e-6)

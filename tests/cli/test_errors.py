@@ -161,18 +161,19 @@ def test_an_operator_that_cannot_be_imported(run, vector, tmp_path):
     "arguments",
     [
         ("fly",),
-        ("build", "x.onnx"),
-        ("build", "x.onnx", "--out", "b", "--reference", "1"),
-        ("build", "x.onnx", "--out", "b", "--explain", "deeplift", "--class", "best"),
-        ("build", "x.onnx", "--out", "b", "--explain", "tea_leaves"),
-        ("inspect", "x.onnx", "--stop-after", "detect"),
-        ("run", "x.onnx", "--input", "x.npy", "--emulated", "cortex-a72", "--board", "pi:9090"),
-        ("run", "x.onnx", "--input", "x.npy", "--board", "pi"),
-        ("run", "x.onnx", "--input", "x.npy", "--board", "pi:99999"),
+        ("build", "MODEL"),
+        ("build", "MODEL", "--out", "b", "--reference", "1"),
+        ("build", "MODEL", "--out", "b", "--explain", "deeplift", "--class", "best"),
+        ("build", "MODEL", "--out", "b", "--explain", "tea_leaves"),
+        ("inspect", "MODEL", "--stop-after", "detect"),
+        ("run", "MODEL", "--input", "x.npy", "--emulated", "cortex-a72", "--board", "pi:9090"),
+        ("run", "MODEL", "--input", "x.npy", "--board", "pi"),
+        ("run", "MODEL", "--input", "x.npy", "--board", "pi:99999"),
     ],
 )
-def test_usage_errors(run, arguments):
-    assert "Usage: " in run(*arguments, code=2).stderr
+def test_usage_errors(run, vector, arguments):
+    given = [vector if argument == "MODEL" else argument for argument in arguments]
+    assert "Usage: " in run(*given, code=2).stderr
 
 
 def test_a_bundle_cannot_be_asked_for_another_explanation(run, bundle, images, tmp_path):

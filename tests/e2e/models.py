@@ -29,7 +29,7 @@ def model(
 
 
 def raw_quantiser(x: str, prefix: str, lo: float, hi: float) -> list[Any]:
-    """Div, Clip, Round, Mul with initialisers ``{prefix}_s``, ``{prefix}_lo``, ``{prefix}_hi``; the result is ``{prefix}``."""
+    """Div, Clip, Round, Mul; initialisers ``{prefix}_s``, ``{prefix}_lo``, ``{prefix}_hi``, result ``{prefix}``."""
     return [
         helper.make_node("Div", [x, f"{prefix}_s"], [f"{prefix}_d"], f"{prefix}/Div"),
         helper.make_node("Clip", [f"{prefix}_d", f"{prefix}_lo", f"{prefix}_hi"], [f"{prefix}_c"], f"{prefix}/Clip"),

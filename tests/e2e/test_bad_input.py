@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +163,24 @@ def test_wrong_versions_of_tvm_are_named(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_checker_accepts_what_these_tests_make() -> None:
     """Or the errors above would be about the tests themselves."""
     onnx.checker.check_model(dense())
+
+
+@pytest.mark.parametrize("command", [["-m", "tvm_lowbit", "--help"], ["-c", "import tvm_lowbit"]])
+def test_wrong_version_on_the_command_line(command: list[str], tmp_path: Path) -> None:
+    """A command ends with one line and code 2; an import in a program raises."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "from importlib import metadata\n"
+        "real = metadata.version\n"
+        "metadata.version = lambda name: '0.0.1' if name == 'apache-tvm' else real(name)\n"
+    )
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, check=False)
+    assert "expected apache-tvm==0.27.0.post1, got 0.0.1" in done.stderr and "hint: pip install" in done.stderr
+    assert (done.returncode, "Traceback" in done.stderr) == ((2, False) if command[0] == "-m" else (1, True))
+
+
+def test_layer_names_are_not_markup() -> None:
+    odd = dense()
+    odd.graph.node[-1].name = "a[/b]c[bold]"
+    assert "a[/b]c[bold]" in str(tvm_lowbit.inspect(odd))

@@ -85,7 +85,7 @@ def test_altered_file_is_refused_before_anything_is_loaded(bundle: Path, name: s
 
 def test_missing_file_is_named(bundle: Path) -> None:
     (bundle / "model.so").unlink()
-    with pytest.raises(LowbitError, match="the file model.so"):
+    with pytest.raises(LowbitError, match=r"the file model\.so"):
         tvm_lowbit.load(bundle)
 
 

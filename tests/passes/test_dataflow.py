@@ -8,8 +8,8 @@ import pytest
 import tvm
 from relax_models import const, module, operators, text, values
 from tvm import relax
-from tvm.script import ir as I  # noqa: E812, N812 - TVMScript's own spelling
-from tvm.script import relax as R  # noqa: N812
+from tvm.script import ir as I
+from tvm.script import relax as R
 
 from relay_passes import dataflow
 from schedules.errors import LowbitError
@@ -38,7 +38,7 @@ def test_control_flow_is_refused() -> None:
     class Branching:
         @R.function
         def main(x: R.Tensor((2,), "float32"), c: R.Tensor((), "bool")) -> R.Tensor((2,), "float32"):
-            if c:
+            if c:  # noqa: SIM108 - TVMScript has no conditional expressions
                 y = R.exp(x)
             else:
                 y = R.nn.relu(x)

@@ -108,5 +108,5 @@ def test_explanations_unpack_the_kernels_own_weights() -> None:
 
 def test_unknown_technique() -> None:
     """The message lists the table."""
-    with pytest.raises(LowbitError, match="technique: expected one of .*bit_serial.*, got 'fastest'"):
+    with pytest.raises(LowbitError, match=r"technique: expected one of .*bit_serial.*, got 'fastest'"):
         lower_lowbit(rewrite_lowbit(module(network, SHAPE)), host_core(), "fastest")

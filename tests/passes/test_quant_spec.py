@@ -146,10 +146,13 @@ def test_forms_differ_where_they_should() -> None:
     half = np.array([0.5], np.float32)
     codes = {form: int(spec(1.0, 0, 7, 3.0, form=form).codes(half)[0]) for form in FORMS}
     assert codes == {"divide": 3, "divide_shifted": 4, "reciprocal": 3}
-    ties = (np.arange(0.5, 7) * np.float32(0.1)).astype(np.float32)
-    near = np.concatenate([ties, np.nextafter(ties, np.float32(1)), np.nextafter(ties, np.float32(0))])
-    divide, reciprocal = (spec(0.1, 0, 7, form=form).codes(near) for form in ("divide", "reciprocal"))
-    assert np.any(divide != reciprocal)
+    found = []
+    for scale in np.linspace(0.1, 0.9, 33, dtype=np.float32):
+        ties = (np.arange(0.5, 7) * scale).astype(np.float32)
+        near = np.concatenate([ties, np.nextafter(ties, np.float32(9)), np.nextafter(ties, np.float32(0))])
+        divide, reciprocal = (spec(scale, 0, 7, form=form).codes(near) for form in ("divide", "reciprocal"))
+        found.append(np.any(divide != reciprocal))
+    assert any(found)
 
 
 @given(quantisers(halves=True), st.booleans())
@@ -173,7 +176,7 @@ def test_invariants(drawn: tuple[QuantSpec, Array], whole: bool) -> None:
         assert q.operand.offset == int(q.offset)
         zero = q.operand.zero_code
         on_grid = [int(c) for c, v in zip(codes, integers[0], strict=True) if v == 0]
-        assert ([] if zero is None else [zero]) == on_grid or zero is not None and zero > q.levels
+        assert ([] if zero is None else [zero]) == on_grid or (zero is not None and zero > q.levels)
 
 
 @given(quantisers())

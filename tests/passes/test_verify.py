@@ -12,7 +12,6 @@ from tvm import relax
 
 from relay_passes import ops, verify
 from relay_passes.ops import fake_quant
-from relay_passes.rewrite import EXPLANATION
 
 
 def batch_norm(constant_mean: bool) -> Any:
@@ -98,7 +97,6 @@ def test_check_fires(name: str) -> None:
         (verify.after_canonicalize, batch_norm(False)),
         (verify.after_detect, module(lambda emit, x: emit(relax.op.permute_dims(quantised(emit, x)), "p"), (2, 4))),
         (verify.after_rewrite, module(lambda emit, x: quantised(emit, x, qmax=511), (2, 4))),
-        (verify.after_rewrite, module(lambda emit, x: quantised(emit, x, f"{EXPLANATION}m/q"), (2, 4))),
         (verify.after_rewrite, module(integer_requantize, (2, 4))),
         (verify.after_lower, module(lambda emit, x: quantised(emit, x, qmax=511), (2, 4))),
     ],
