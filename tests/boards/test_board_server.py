@@ -15,6 +15,7 @@ import pytest
 import tvm
 import tvm_ffi
 from board_samples import HOST, LENGTH, axpy, export
+from emulator import require
 
 from schedules.errors import LowbitError
 from tvm_lowbit.boards import board_compiler
@@ -27,8 +28,7 @@ MAGIC = 0xFF271
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Compile and start the server with the key ``rpi4``; yield its port."""
-    if shutil.which("cc") is None:
-        pytest.skip("apt-get install gcc libc6-dev")
+    require(None if shutil.which("cc") else "apt-get install gcc libc6-dev")
     folder = tmp_path_factory.mktemp("board")
     source = Path(board_compiler.__file__).with_name("board_server.c")
     include = Path(tvm_ffi.__file__).parent / "include"
