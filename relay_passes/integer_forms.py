@@ -33,7 +33,7 @@ class Taken:
 class Layers:
     """What is known while a program is rewritten, and the notes on its layers."""
 
-    declined: Mapping[str, str]
+    declined: dict[str, str]
     explanation: frozenset[str] = frozenset()
     known: dict[Any, Known] = field(default_factory=dict)
     weights: dict[Any, tuple[npt.NDArray[np.uint8], QuantSpec]] = field(default_factory=dict)
@@ -244,6 +244,8 @@ def _global_average(layers: Layers, name: str, call: Any, scope: dataflow.Scope)
     return _pooled(layers, call, scope, name, kernel=list(shape[2:]), stride=[1, 1], padding=[0, 0, 0, 0])
 
 
+# Operators that move values: a reason for what they read is a reason for what they give.
+MOVING = frozenset({"relax.reshape", "relax.permute_dims", "relax.squeeze", "relax.expand_dims", "relax.nn.max_pool2d"})
 MULTIPLYING = frozenset({"relax.nn.conv2d", "relax.matmul"})
 INTEGER_FORMS: Mapping[str, Form] = MappingProxyType(
     {

@@ -13,7 +13,7 @@ from tvm import relax
 
 from relay_passes import dataflow, notes, ops
 from relay_passes.abstract import Accumulated, Known, Quantised
-from relay_passes.integer_forms import INTEGER_FORMS, MULTIPLYING, Layers, Taken
+from relay_passes.integer_forms import INTEGER_FORMS, MOVING, MULTIPLYING, Layers, Taken
 from relay_passes.ops import constant, literal, op_name, quant_spec
 from relay_passes.quant_spec import NoMatch
 from schedules.dot_problem import INT32_MAX
@@ -30,7 +30,7 @@ def rewrite_lowbit(mod: Any) -> Any:
     bits or the reason why it stays float.
     """
     said = notes.read(mod)
-    layers = Layers(said.get("declined", {}), frozenset(said.get("explanation", ())))
+    layers = Layers(dict(said.get("declined", {})), frozenset(said.get("explanation", ())))
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         return _visit(layers, dataflow.name_of(var), value, scope)
@@ -51,6 +51,7 @@ def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
     layers.note_names(value)
     if operator == ops.FAKE_QUANT and (why := _too_wide(name, value)):
         layers.stays_float(name, operator, why)
+        layers.declined[name] = f"is no quantiser of 1 to 8 bits: {why}"
         return _named(layers, scope.emit(value, name), name)
     if operator not in INTEGER_FORMS:
         if layers.reads_known(value):
@@ -61,7 +62,8 @@ def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
         if operator in MULTIPLYING or layers.reads_known(value):
             layers.stays_float(name, operator, result.reason)
         if operator != ops.FAKE_QUANT:
-            return _named(layers, scope.emit(value, name), name)
+            origin = layers.names.get(value.args[0], name) if operator in MOVING else name
+            return _named(layers, scope.emit(value, name), origin)
         # The quantiser itself never stays float: its codes are computed from the float value.
         spec = quant_spec(value)
         codes = scope.emit(ops.quantize(value.args[0], spec), f"{name}/codes")

@@ -84,7 +84,11 @@ class Artifact:
         LowbitError
             For wrong inputs, a board that is lost, or a library that this machine cannot run.
         """
+        machine = self.manifest.mtriple.split("-")[0]
         if board is not None:
+            if board.machine not in (None, machine):
+                hint = "build it with that board's target"
+                raise LowbitError(f"board {board.name}", f"a library for {board.machine}", f"one for {machine}", hint)
             with board.open() as session:
                 return Program(session.load(self.library()), session, self.manifest)(inputs, each)
         if not self.is_host:

@@ -65,3 +65,27 @@ def test_tvms_own_server_serves_a_session(tracked: bool, tmp_path: Path) -> None
         if not tracked:
             with pytest.raises(LowbitError, match="key=client:other"):
                 RpcBoard(LOOPBACK, server.port, "other").open()
+
+
+def test_a_check_of_the_transport_that_fails_is_a_lost_board() -> None:
+    """Whatever its words: only where it was raised tells it from a failure of the function that ran."""
+    from tvm_lowbit.boards.remote_session import RemoteSession
+
+    def raised(path: str, kind: str) -> BaseException:
+        code = compile("raise type(kind, (RuntimeError,), {})('Check failed: odd words')", path, "exec")
+        try:
+            exec(code, {"kind": kind})
+        except RuntimeError as error:
+            return error
+        raise AssertionError("nothing was raised")
+
+    class Rpc:
+        def cpu(self, index: int) -> None:
+            return None
+
+    session = RemoteSession("board", Rpc(), "look after it")
+    session.close = lambda: None  # type: ignore[method-assign]
+    lost = session.lost(raised("/project/src/runtime/rpc/rpc_endpoint.cc", "InternalError"), "calling")
+    assert lost is not None and "a lost connection (Check failed: odd words)" in str(lost)
+    assert session.lost(raised("/project/src/runtime/rpc/rpc_endpoint.cc", "RPCError"), "calling") is None
+    assert session.lost(raised("/project/src/runtime/vm/vm.cc", "InternalError"), "calling") is None

@@ -16,6 +16,7 @@ from onnx import helper
 
 import tvm_lowbit
 from tvm_lowbit import LowbitError
+from tvm_lowbit.boards import EmulatedBoard
 
 
 def rejected(call: Any, *words: str) -> LowbitError:
@@ -184,3 +185,10 @@ def test_layer_names_are_not_markup() -> None:
     odd = dense()
     odd.graph.node[-1].name = "a[/b]c[bold]"
     assert "a[/b]c[bold]" in str(tvm_lowbit.inspect(odd))
+
+
+def test_library_for_another_machine_than_the_board(artifact: tvm_lowbit.Artifact) -> None:
+    board = EmulatedBoard()
+    if artifact.manifest.mtriple.startswith("aarch64"):
+        pytest.skip("this machine is an Arm board")
+    rejected(lambda: artifact.run(X, board=board), "a library for aarch64", "one for x86_64", "hint:")

@@ -271,3 +271,12 @@ def test_two_outputs_have_their_names() -> None:
     assert not result.codes
     for name, expected in zip(("c4", "c5"), run_onnx(model, x, ["c4", "c5"]), strict=True):
         np.testing.assert_allclose(result.outputs[name], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_reason_is_kept_through_a_flatten() -> None:
+    """A quantiser of nine bits, flattened, before a dense layer: the layer says why its input is not quantised."""
+    g = GraphBuilder()
+    wide = g.quantiser(g.input(2, 2, 2), 0.1, 0, 511, name="wide")
+    g.add("MatMul", g.add("Flatten", wide), g.constant(np.ones((8, 2))), name="dense")
+    rows = {row.name: row.reason for row in tvm_lowbit.inspect(g.model("dense")).stays_float}
+    assert "wide looks like a quantiser (div_clip_round_mul), but its range 0..511 takes 9 bits" in rows["dense"]

@@ -102,6 +102,11 @@ class EmulatedBoard:
         """
         return f"emulated {self.cpu}"
 
+    @property
+    def machine(self) -> str | None:
+        """Return the architecture of its libraries; see `Board.machine`."""
+        return "aarch64"
+
     @staticmethod
     def missing() -> str | None:
         """Return what has to be installed first, and the command that does it.

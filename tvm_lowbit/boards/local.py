@@ -13,6 +13,7 @@ import tvm
 
 from schedules.errors import LowbitError
 from tvm_lowbit.boards.session import Session
+from tvm_lowbit.linker import host_machine
 from tvm_lowbit.quiet import without_scope_warnings
 
 
@@ -77,6 +78,11 @@ class LocalBoard:
     """The machine this process runs on."""
 
     name: str = "local"
+
+    @property
+    def machine(self) -> str | None:
+        """Return the architecture of its libraries; see `Board.machine`."""
+        return host_machine()
 
     def missing(self) -> str | None:
         """Return what has to be installed.

@@ -14,6 +14,15 @@ from tvm_lowbit.boards.session import Session
 LOST = ("SockChannel::", "Channel closes before", "connection was previously closed", "code == RPCCode::k")
 
 
+def _in_transport(error: BaseException) -> bool:
+    """Whether a check of TVM's own transport failed: a stream cut in the middle of a message has many wordings."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    place = "" if frame is None else frame.tb_frame.f_code.co_filename
+    return type(error).__name__ == "InternalError" and "/runtime/rpc/" in place
+
+
 class RemoteSession(Session):
     """Libraries on a board at the other end of a connection.
 
@@ -50,7 +59,7 @@ class RemoteSession(Session):
             None when the board is still there.
         """
         message = str(error)
-        if isinstance(error, LowbitError) or not any(words in message for words in LOST):
+        if isinstance(error, LowbitError) or not (any(words in message for words in LOST) or _in_transport(error)):
             return None
         if self._closed:
             return LowbitError(f"board {self.name}", f"an open session while {doing}", "a closed one")

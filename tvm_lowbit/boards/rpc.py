@@ -56,6 +56,11 @@ class RpcBoard:
         key = f" key {self.key}" if self.key else ""
         return f"{'tracker ' if self.tracker else ''}{self.host}:{self.port}{key}"
 
+    @property
+    def machine(self) -> str | None:
+        """Return the architecture of its libraries; see `Board.machine`."""
+        return None
+
     def missing(self) -> str | None:
         """Return what has to be installed.
 

@@ -136,6 +136,10 @@ class Board(Protocol):
     def name(self) -> str:
         """Return what messages call the board."""
 
+    @property
+    def machine(self) -> str | None:
+        """Return the architecture its libraries must be for, None if only the board knows."""
+
     def missing(self) -> str | None:
         """Return what has to be installed here before `open`, and how; None if nothing."""
 
