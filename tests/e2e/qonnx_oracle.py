@@ -24,6 +24,8 @@ ROUNDINGS: dict[str, list[tuple[str, float | None]]] = {
     "HALF_UP": [("Abs", None), ("Add", 0.5), ("Floor", None)],
     "HALF_DOWN": [("Abs", None), ("Sub", 0.5), ("Ceil", None)],
 }
+# Opsets before 11 have no Round: a float32 next to 1.5 * 2**23 has no digits behind the point, and ties go to even.
+OLD_ROUND: list[tuple[str, float | None]] = [("Add", 12582912.0), ("Sub", 12582912.0)]
 
 
 class Writer:
@@ -52,6 +54,7 @@ def spelled_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]
     """The model in standard operators, and the tensor of codes of each quantiser by its node's name."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
+    kept = [opset for opset in model.opset_import if opset.domain in ("", "ai.onnx")]
     graph, nodes, codes = result.graph, [], {}
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in model.graph.node:
@@ -76,6 +79,8 @@ def spelled_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]
                 value = write.add("Max", write.add("Min", value, write.constant(high)), write.constant(low))
                 code = value
                 steps = ROUNDINGS[attrs.get("rounding_mode", b"ROUND").decode()]
+                if steps[0][0] == "Round" and kept[0].version < 11:
+                    steps = OLD_ROUND
                 for operator, number in steps:
                     code = write.add(operator, code, *([] if number is None else [write.constant(number)]))
                 if steps[0][0] == "Abs":
@@ -85,7 +90,6 @@ def spelled_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]
         nodes += write.nodes
     del graph.node[:]
     graph.node.extend(nodes)
-    kept = [opset for opset in model.opset_import if opset.domain in ("", "ai.onnx")]
     del result.opset_import[:]
     result.opset_import.extend(kept)
     return result, codes
