@@ -13,6 +13,7 @@ import numpy as np
 import tvm
 from tvm import relax, te, tirx, topi
 
+from relay_passes.quant_forms import FORMS, Maths
 from relay_passes.quant_spec import QuantSpec
 
 FAKE_QUANT = "tvm_lowbit.fake_quant"
@@ -110,15 +111,18 @@ def _f32(value: float) -> Any:
     return tirx.const(float(value), "float32")
 
 
+_TIR = Maths(tirx.nearbyint, tirx.floor, tirx.ceil, lambda x, a, b: tirx.Select(x >= _f32(0), a, b), _f32)
+
+
+def _clipped(x: Any, scale: Any, zero: Any, spec: QuantSpec) -> Any:
+    """The signed code of one element, in TIR: the same float32 steps in the same order as `QuantSpec.codes`."""
+    unclipped = FORMS[spec.form](_TIR, x, scale, zero)
+    return tirx.max(tirx.min(unclipped, _f32(spec.qmax)), _f32(spec.qmin))
+
+
 def _code(x: Any, scale: Any, zero: Any, spec: QuantSpec) -> Any:
-    """`QuantSpec.codes` for one element, in TIR: the same float32 steps in the same order."""
-    if spec.form == "divide_shifted":
-        unclipped = tirx.nearbyint(x / scale + zero)
-    elif spec.form == "reciprocal":
-        unclipped = tirx.nearbyint(x * (_f32(1) / scale)) + zero
-    else:
-        unclipped = tirx.nearbyint(x / scale) + zero
-    return tirx.max(tirx.min(unclipped, _f32(spec.qmax)), _f32(spec.qmin)) - _f32(spec.qmin)
+    """`QuantSpec.codes` for one element, in TIR."""
+    return _clipped(x, scale, zero, spec) - _f32(spec.qmin)
 
 
 def _value(code: Any, scale: Any, zero: Any, spec: QuantSpec) -> Any:
@@ -146,7 +150,8 @@ register(
     FAKE_QUANT,
     3,
     _like("float32"),
-    _elementwise("fake_quant", lambda x, s, z, spec: _value(_code(x, s, z, spec), s, z, spec)),
+    # Not by way of the unsigned code: those of more than 24 bits would be rounded.
+    _elementwise("fake_quant", lambda x, s, z, spec: (_clipped(x, s, z, spec) - z) * s),
 )
 register(QUANTIZE, 3, _like("uint8"), _elementwise("quantize", lambda *a: _code(*a).astype("uint8")))
 register(DEQUANTIZE, 3, _like("float32"), _elementwise("dequantize", _value))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from relay_passes.quant_forms import FORMS, NUMPY
 from schedules.dot_problem import Operand
 from schedules.errors import LowbitError
 
@@ -21,31 +20,6 @@ class NoMatch:
     """Why something that looks like a quantiser, or like a low-bit operator, is not taken as one."""
 
     reason: str
-
-
-def _divide(x: Float32, scale: Float32, zero: Float32) -> Float32:
-    result: Float32 = np.rint(x / scale) + zero
-    return result
-
-
-def _divide_shifted(x: Float32, scale: Float32, zero: Float32) -> Float32:
-    result: Float32 = np.rint(x / scale + zero)
-    return result
-
-
-def _reciprocal(x: Float32, scale: Float32, zero: Float32) -> Float32:
-    result: Float32 = np.rint(x * (np.float32(1) / scale)) + zero
-    return result
-
-
-# How the unclipped code is computed from x in float32: spellings differ in the last bit and at ties.
-FORMS: Mapping[str, Callable[[Float32, Float32, Float32], Float32]] = MappingProxyType(
-    {
-        "divide": _divide,  # ONNX QuantizeLinear: round(x / s) + z
-        "divide_shifted": _divide_shifted,  # raw arithmetic with a zero point: round(x / s + z)
-        "reciprocal": _reciprocal,  # torch.fake_quantize: round(x * (1 / s)) + z
-    }
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +35,7 @@ class QuantSpec:
     axis : int or None
         The axis that ``scale`` and ``zero_point`` run along; None if they are per tensor.
     form : str
-        A key of `FORMS`.
+        A key of `quant_forms.FORMS`: how the unclipped code is computed.
     """
 
     scale: Float32
@@ -142,7 +116,7 @@ class QuantSpec:
         """Unsigned codes ``q - qmin`` of a float32 array, by the fake-quant graph's own float32 steps."""
         scale, zero = self._shaped(self.scale, x.ndim), self._shaped(self.zero_point, x.ndim)
         with np.errstate(over="ignore"):
-            unclipped = FORMS[self.form](x.astype(np.float32), scale, zero)
+            unclipped = FORMS[self.form](NUMPY, x.astype(np.float32), scale, zero)
         lo, hi = np.float32(self.qmin), np.float32(self.qmax)
         return (np.clip(unclipped, lo, hi) - lo).astype(np.uint8)
 

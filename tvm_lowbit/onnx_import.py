@@ -6,7 +6,7 @@ import contextlib
 import io
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from relay_passes.ops import constant
 from schedules.errors import LowbitError
+from tvm_lowbit import qonnx_import
 
 # The front end looks converters up in a module-level function; only one import may replace it at a time.
 _LOCK = threading.Lock()
@@ -51,11 +52,24 @@ def checked(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     """The model, if it is well formed by ONNX's own checker; else a `LowbitError`."""
     if not model.graph.node:
         raise LowbitError(where, "an ONNX model", "a graph without nodes", "is the file truncated, or another format?")
+    model = _declared(model)
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker's ValidationError, and others for malformed attributes
         raise LowbitError(where, "a valid ONNX model", str(error).strip().splitlines()[0]) from error
     return model
+
+
+def _declared(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the QONNX domains it uses declared: older exporters leave that out, and the checker insists."""
+    used = {node.domain for node in model.graph.node} & qonnx_import.DOMAINS
+    missing = used - {opset.domain for opset in model.opset_import}
+    if not missing:
+        return model
+    declared = onnx.ModelProto()
+    declared.CopyFrom(model)
+    declared.opset_import.extend(onnx.helper.make_opsetid(domain, 1) for domain in sorted(missing))
+    return declared
 
 
 def import_onnx(model: onnx.ModelProto, batch: int) -> Any:
@@ -94,9 +108,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def _check_operators(graph: onnx.GraphProto) -> None:
-    known = {*onnx_frontend._get_convert_map(), "Constant"}
+    standard = {*onnx_frontend._get_convert_map(), "Constant"}
+    known: dict[str, Collection[str]] = {"": standard, "ai.onnx": standard}
+    known |= dict.fromkeys(qonnx_import.DOMAINS, qonnx_import.CONVERTERS)
     for node in graph.node:
-        if node.op_type not in known or node.domain not in ("", "ai.onnx"):
+        if node.op_type not in known.get(node.domain, ()):
             label = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
             raise LowbitError(
                 f"node {node.name or '(unnamed)'}",
@@ -156,7 +172,7 @@ class _Clip(onnx_frontend.Clip):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def _converters() -> Iterator[None]:
-    """Replace TVM's Clip converter, and bind each node's result to a variable of the node's name."""
+    """Replace TVM's Clip converter, add QONNX's quantisers, bind each node's result to a variable of its name."""
     importer = onnx_frontend.ONNXGraphImporter
     original_map, original_convert = onnx_frontend._get_convert_map, importer._convert_operator
 
@@ -173,7 +189,7 @@ def _converters() -> Iterator[None]:
         return result
 
     with _LOCK:
-        onnx_frontend._get_convert_map = lambda: {**original_map(), "Clip": _Clip}
+        onnx_frontend._get_convert_map = lambda: {**original_map(), "Clip": _Clip, **qonnx_import.CONVERTERS}
         importer._convert_operator = convert
         try:
             yield

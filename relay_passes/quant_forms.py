@@ -1,0 +1,71 @@
+"""``FORMS``: how each spelling of a quantiser computes its unclipped code from x, scale and zero point, in float32.
+
+A row is written once against `Maths`, and so means the same in NumPy (codes of constants, thresholds), in TIR (kernels)
+and in Relax (quantisers that no ``fake_quant`` can hold). Every row is monotone in x: thresholds rest on that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Maths:
+    """What forms are made of beyond ``+ - * /``; expressions of any library.
+
+    Attributes
+    ----------
+    rint, floor, ceil : callable
+        To the nearest integer (ties to even), downwards, upwards.
+    choose : callable
+        ``choose(x, a, b)``: a where ``x >= 0``, else b.
+    number : callable
+        A float32 constant.
+    """
+
+    rint: Callable[[Any], Any]
+    floor: Callable[[Any], Any]
+    ceil: Callable[[Any], Any]
+    choose: Callable[[Any, Any, Any], Any]
+    number: Callable[[float], Any]
+
+
+NUMPY = Maths(np.rint, np.floor, np.ceil, lambda x, a, b: np.where(x >= 0, a, b), np.float32)
+Form = Callable[[Maths, Any, Any, Any], Any]
+
+
+def _shifted(rounding: Callable[[Maths, Any], Any]) -> Form:
+    """``round(x / s + z)``, as raw arithmetic and QONNX write it."""
+    return lambda m, x, s, z: rounding(m, x / s + z)
+
+
+def _half_away(m: Maths, v: Any) -> Any:
+    return m.choose(v, m.floor(v + m.number(0.5)), m.ceil(v - m.number(0.5)))
+
+
+def _half_to_zero(m: Maths, v: Any) -> Any:
+    return m.choose(v, m.ceil(v - m.number(0.5)), m.floor(v + m.number(0.5)))
+
+
+# Spellings differ in the last bit and at ties.
+FORMS: Mapping[str, Form] = MappingProxyType(
+    {
+        "divide": lambda m, x, s, z: m.rint(x / s) + z,  # ONNX QuantizeLinear
+        "reciprocal": lambda m, x, s, z: m.rint(x * (m.number(1) / s)) + z,  # torch.fake_quantize
+        "divide_shifted": _shifted(lambda m, v: m.rint(v)),
+        "floor": _shifted(lambda m, v: m.floor(v)),
+        "ceil": _shifted(lambda m, v: m.ceil(v)),
+        "to_zero": _shifted(lambda m, v: m.choose(v, m.floor(v), m.ceil(v))),
+        "away": _shifted(lambda m, v: m.choose(v, m.ceil(v), m.floor(v))),
+        "half_away": _shifted(_half_away),
+        "half_to_zero": _shifted(_half_to_zero),
+        "sign": lambda m, x, s, z: m.choose(x, m.number(1), m.number(0)),  # codes 0 and 1, whatever the scale
+        # The same of x divided by the bipolar value, which is s / 2: a tiny negative x divides to -0.0 and counts as 0.
+        "sign_scaled": lambda m, x, s, z: m.choose(x / (s * m.number(0.5)), m.number(1), m.number(0)),
+    }
+)
