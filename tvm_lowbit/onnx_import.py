@@ -18,7 +18,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from relay_passes.ops import constant
 from schedules.errors import LowbitError
-from tvm_lowbit import qonnx_import
+from tvm_lowbit import qonnx_import, sub_byte
 
 # The front end looks converters up in a module-level function; only one import may replace it at a time.
 _LOCK = threading.Lock()
@@ -82,6 +82,7 @@ def import_onnx(model: onnx.ModelProto, batch: int) -> Any:
     LowbitError
         For operators without a converter, or shapes that are not static but for the batch.
     """
+    model = sub_byte.widen(model)
     graph = model.graph
     shapes = {value.name: _static_shape(value, batch) for value in graph.input if value.name not in _stored(graph)}
     _check_operators(graph)
