@@ -13,6 +13,7 @@ import numpy as np
 import tvm
 from tvm import relax, te, tirx, topi
 
+from relay_passes.code_forms import CODE_FORMS
 from relay_passes.quant_spec import QuantSpec
 
 FAKE_QUANT = "tvm_lowbit.fake_quant"
@@ -110,19 +111,14 @@ def _f32(value: float) -> Any:
     return tirx.const(float(value), "float32")
 
 
-# Positive floats are in the order of their bits.
-BESIDE_RECIPROCAL = {"reciprocal_above": 1, "reciprocal_below": -1}
-
-
 def _code(x: Any, scale: Any, zero: Any, spec: QuantSpec) -> Any:
     """`QuantSpec.codes` for one element, in TIR: the same float32 steps in the same order."""
     if spec.form == "divide_shifted":
         unclipped = tirx.nearbyint(x / scale + zero)
     elif spec.form == "reciprocal":
         unclipped = tirx.nearbyint(x * (_f32(1) / scale)) + zero
-    elif spec.form in BESIDE_RECIPROCAL:
-        bits = tirx.reinterpret("int32", _f32(1) / scale) + BESIDE_RECIPROCAL[spec.form]
-        unclipped = tirx.nearbyint(x * tirx.reinterpret("float32", bits)) + zero
+    elif spec.form in CODE_FORMS:
+        unclipped = CODE_FORMS[spec.form].tir(x, scale, zero)
     else:
         unclipped = tirx.nearbyint(x / scale) + zero
     return tirx.max(tirx.min(unclipped, _f32(spec.qmax)), _f32(spec.qmin)) - _f32(spec.qmin)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from relay_passes.code_forms import CODE_FORMS
 from schedules.dot_problem import Operand
 from schedules.errors import LowbitError
 
@@ -38,24 +39,13 @@ def _reciprocal(x: Float32, scale: Float32, zero: Float32) -> Float32:
     return result
 
 
-def _beside_reciprocal(ulp: int) -> Callable[[Float32, Float32, Float32], Float32]:
-    def code(x: Float32, scale: Float32, zero: Float32) -> Float32:
-        factor = np.nextafter(np.float32(1) / scale, np.float32(ulp * np.inf), dtype=np.float32)
-        result: Float32 = np.rint(x * factor) + zero
-        return result
-
-    return code
-
-
 # How the unclipped code is computed from x in float32: spellings differ in the last bit and at ties.
 FORMS: Mapping[str, Callable[[Float32, Float32, Float32], Float32]] = MappingProxyType(
     {
         "divide": _divide,  # ONNX QuantizeLinear: round(x / s) + z
         "divide_shifted": _divide_shifted,  # raw arithmetic with a zero point: round(x / s + z)
         "reciprocal": _reciprocal,  # torch.fake_quantize: round(x * (1 / s)) + z
-        # A graph that stores both the step and its reciprocal rounds them apart: 1 / s is then the float beside.
-        "reciprocal_above": _beside_reciprocal(1),
-        "reciprocal_below": _beside_reciprocal(-1),
+        **{name: form.numpy for name, form in CODE_FORMS.items()},
     }
 )
 

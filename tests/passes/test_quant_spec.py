@@ -145,7 +145,13 @@ def test_forms_differ_where_they_should() -> None:
     """An odd zero point moves ties for one form; the reciprocal moves them in the last bit."""
     half = np.array([0.5], np.float32)
     codes = {form: int(spec(1.0, 0, 7, 3.0, form=form).codes(half)[0]) for form in FORMS}
-    assert codes == {"divide": 3, "divide_shifted": 4, "reciprocal": 3, "reciprocal_above": 4, "reciprocal_below": 3}
+    assert codes == {"divide": 3, "divide_shifted": 4, "reciprocal": 3} | {
+        "reciprocal_above": 4,
+        "reciprocal_below": 3,
+        "sign": 4,
+        "at_least_zero": 1,
+        "above_zero": 1,
+    }
     found = []
     for scale in np.linspace(0.1, 0.9, 33, dtype=np.float32):
         ties = (np.arange(0.5, 7) * scale).astype(np.float32)
