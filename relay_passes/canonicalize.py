@@ -1,4 +1,4 @@
-"""``Canonicalize``: one spelling of batch norm and of constants, whatever the front end wrote."""
+"""``Canonicalize``: one spelling of batch norm, of clips and of constants, whatever the front end wrote."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from tvm import relax
 
 from relay_passes import dataflow
+from relay_passes.clips import simplified
 from relay_passes.ops import constant, literal, op_name, shape_of
 
 # Operators that only rearrange a constant. Arithmetic on constants is left alone: it may be a weight's quantiser.
@@ -18,6 +19,7 @@ REARRANGE: Mapping[str, Callable[[Any, Any], Any]] = {
     "relax.expand_dims": lambda x, call: np.expand_dims(x, tuple(int(a) for a in call.attrs.axis)),
     "relax.astype": lambda x, call: x.astype(str(call.attrs.dtype)),
     "relax.squeeze": lambda x, call: x.reshape([int(d) for d in call.ty.shape]),
+    "relax.broadcast_to": lambda x, call: np.broadcast_to(x, [int(d) for d in call.ty.shape]),
 }
 
 
@@ -34,7 +36,7 @@ def canonicalize(mod: Any) -> Any:
 
     Batch normalisation (inference) becomes ``x * a + b`` with ``a = gamma / sqrt(var + eps)``, ``b = beta - mean a``,
     both in float32 as ONNX Runtime folds them; in training it stays, as it takes the batch's own statistics.
-    Rearranged constants become constants. Dead code goes.
+    Rearranged constants become constants; minimum, maximum and nested clips become one clip. Dead code goes.
     """
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
@@ -46,7 +48,7 @@ def canonicalize(mod: Any) -> Any:
         if name in REARRANGE and constant(value.args[0]) is not None:
             typed = scope.builder.normalize(value)
             return literal(np.ascontiguousarray(REARRANGE[name](constant(value.args[0]), typed)))
-        return dataflow.keep(var, value, scope)
+        return dataflow.keep(var, simplified(value, scope.builder.lookup_binding), scope)
 
     return dataflow.rebuild(mod, visit)
 

@@ -9,6 +9,7 @@ import tvm
 from tvm import relax
 
 from relay_passes import dataflow, notes
+from relay_passes.constants import Constants
 from relay_passes.ops import FAKE_QUANT, constant, fake_quant, literal, op_name, quant_spec
 from relay_passes.patterns import QUANT_PATTERNS
 from relay_passes.patterns.base import Found
@@ -42,9 +43,13 @@ def detect_quantizers(mod: Any) -> Any:
                 break
             reasons[name] = f"looks like a quantiser ({row}), but {result.reason}"
 
+    constants = Constants(function)
+
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         if var in found:
             x = found[var].x
+            computed = None if isinstance(x, np.ndarray) else constants.value(x)  # weights that are clipped first
+            x = x if computed is None else computed
             x = literal(x) if isinstance(x, np.ndarray) else scope.new(x)
             return scope.emit(fake_quant(x, found[var].spec), dataflow.name_of(var))
         return dataflow.keep(var, value, scope)

@@ -35,6 +35,7 @@ class Layers:
 
     declined: dict[str, str]
     explanation: frozenset[str] = frozenset()
+    off_grid: Mapping[str, str] = field(default_factory=dict)
     known: dict[Any, Known] = field(default_factory=dict)
     weights: dict[Any, tuple[npt.NDArray[np.uint8], QuantSpec]] = field(default_factory=dict)
     names: dict[Any, str] = field(default_factory=dict)
@@ -90,6 +91,8 @@ def _dot(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken |
     x, w = layers.quantised(call.args[0]), layers.weights.get(call.args[1])
     if x is None:
         return layers.why_not_quantised("input is", call.args[0])
+    if w is None and name in layers.off_grid:
+        return NoMatch(f"its weights are not quantised: {layers.off_grid[name]}")
     if w is None:
         return layers.why_not_quantised("weights are", call.args[1])
     codes, spec = w

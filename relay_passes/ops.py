@@ -111,7 +111,12 @@ def _f32(value: float) -> Any:
     return tirx.const(float(value), "float32")
 
 
-_TIR = Maths(tirx.nearbyint, tirx.floor, tirx.ceil, lambda x, a, b: tirx.Select(x >= _f32(0), a, b), _f32)
+def _tir_beside(x: Any, ulp: int) -> Any:
+    # Positive floats are in the order of their bits.
+    return tirx.reinterpret("float32", tirx.reinterpret("int32", x) + ulp)
+
+
+_TIR = Maths(tirx.nearbyint, tirx.floor, tirx.ceil, lambda x, a, b: tirx.Select(x >= _f32(0), a, b), _f32, _tir_beside)
 
 
 def _clipped(x: Any, scale: Any, zero: Any, spec: QuantSpec) -> Any:

@@ -26,6 +26,8 @@ class Maths:
         ``choose(x, a, b)``: a where ``x >= 0``, else b.
     number : callable
         A float32 constant.
+    beside : callable
+        ``beside(x, 1)`` and ``beside(x, -1)``: the next float32 above and below a positive one.
     """
 
     rint: Callable[[Any], Any]
@@ -33,15 +35,28 @@ class Maths:
     ceil: Callable[[Any], Any]
     choose: Callable[[Any, Any, Any], Any]
     number: Callable[[float], Any]
+    beside: Callable[[Any, int], Any]
 
 
-NUMPY = Maths(np.rint, np.floor, np.ceil, lambda x, a, b: np.where(x >= 0, a, b), np.float32)
+def _numpy_beside(x: Any, ulp: int) -> Any:
+    return np.nextafter(x, np.float32(ulp * np.inf), dtype=np.float32)
+
+
+NUMPY = Maths(np.rint, np.floor, np.ceil, lambda x, a, b: np.where(x >= 0, a, b), np.float32, _numpy_beside)
 Form = Callable[[Maths, Any, Any, Any], Any]
 
 
 def _shifted(rounding: Callable[[Maths, Any], Any]) -> Form:
     """``round(x / s + z)``, as raw arithmetic and QONNX write it."""
     return lambda m, x, s, z: rounding(m, x / s + z)
+
+
+def _beside_reciprocal(ulp: int) -> Form:
+    return lambda m, x, s, z: m.rint(x * m.beside(m.number(1) / s, ulp)) + z
+
+
+def _at_least_zero(m: Maths, x: Any) -> Any:
+    return m.choose(x, m.number(1), m.number(0))
 
 
 def _half_away(m: Maths, v: Any) -> Any:
@@ -64,7 +79,13 @@ FORMS: Mapping[str, Form] = MappingProxyType(
         "away": _shifted(lambda m, v: m.choose(v, m.ceil(v), m.floor(v))),
         "half_away": _shifted(_half_away),
         "half_to_zero": _shifted(_half_to_zero),
-        "sign": lambda m, x, s, z: m.choose(x, m.number(1), m.number(0)),  # codes 0 and 1, whatever the scale
+        # A graph that stores both the step and its reciprocal rounds them apart: 1 / s is then the float beside.
+        "reciprocal_above": _beside_reciprocal(1),
+        "reciprocal_below": _beside_reciprocal(-1),
+        # Signs: the scale says what a code is worth, not where codes change.
+        "sign": lambda m, x, s, z: _at_least_zero(m, x) - _at_least_zero(m, -x) + z,  # -1, 0, 1
+        "at_least_zero": lambda m, x, s, z: _at_least_zero(m, x),  # 0, 1
+        "above_zero": lambda m, x, s, z: m.number(1) - _at_least_zero(m, -x),  # 0, 1
         # The same of x divided by the bipolar value, which is s / 2: a tiny negative x divides to -0.0 and counts as 0.
         "sign_scaled": lambda m, x, s, z: m.choose(x / (s * m.number(0.5)), m.number(1), m.number(0)),
     }

@@ -30,7 +30,7 @@ def rewrite_lowbit(mod: Any) -> Any:
     bits or the reason why it stays float.
     """
     said = notes.read(mod)
-    layers = Layers(dict(said.get("declined", {})), frozenset(said.get("explanation", ())))
+    layers = Layers(dict(said.get("declined", {})), frozenset(said.get("explanation", ())), said.get("off_grid", {}))
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         return _visit(layers, dataflow.name_of(var), value, scope)

@@ -171,9 +171,31 @@ class _Clip(onnx_frontend.Clip):  # type: ignore[misc]
         return relax.op.clip(inputs[0], *limits)
 
 
+class _Pairwise:
+    """With a constant among the operands, one ``minimum`` or ``maximum`` an operand; TVM broadcasts and stacks."""
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        kinds = {constant(value) is None for value in inputs}
+        if len(kinds) == 1:
+            return super()._impl_v1(bb, inputs, attr, params)  # type: ignore[misc]
+        return cls._impl_dynamic(bb, sorted(inputs, key=lambda value: constant(value) is not None))  # type: ignore[attr-defined]
+
+
+class _Min(_Pairwise, onnx_frontend.Min):  # type: ignore[misc]
+    """A ``Min`` in place of a ``Clip`` stays visible."""
+
+
+class _Max(_Pairwise, onnx_frontend.Max):  # type: ignore[misc]
+    """A ``Max`` in place of a ``Clip`` stays visible."""
+
+
+_REPLACED = {"Clip": _Clip, "Min": _Min, "Max": _Max}
+
+
 @contextlib.contextmanager
 def _converters() -> Iterator[None]:
-    """Replace TVM's Clip converter, add QONNX's quantisers, bind each node's result to a variable of its name."""
+    """Replace some of TVM's converters, add QONNX's quantisers, bind each result to a variable of the node's name."""
     importer = onnx_frontend.ONNXGraphImporter
     original_map, original_convert = onnx_frontend._get_convert_map, importer._convert_operator
 
@@ -190,7 +212,7 @@ def _converters() -> Iterator[None]:
         return result
 
     with _LOCK:
-        onnx_frontend._get_convert_map = lambda: {**original_map(), "Clip": _Clip, **qonnx_import.CONVERTERS}
+        onnx_frontend._get_convert_map = lambda: {**original_map(), **_REPLACED, **qonnx_import.CONVERTERS}
         importer._convert_operator = convert
         try:
             yield

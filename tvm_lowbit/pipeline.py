@@ -13,6 +13,7 @@ from relay_passes.canonicalize import canonicalize
 from relay_passes.detect import detect_quantizers
 from relay_passes.lower import lower_lowbit
 from relay_passes.probe import probe
+from relay_passes.recover_grid import recover_grid
 from relay_passes.rewrite import rewrite_lowbit
 from schedules.cores import CoreSpec
 from schedules.errors import LowbitError
@@ -59,6 +60,12 @@ PHASES = (
     ),
     Phase(
         "detect", "every spelling of a quantiser to fake_quant", lambda m, o: detect_quantizers(m), verify.after_detect
+    ),
+    Phase(
+        "recover_grid",
+        "float weights on a grid of at most 8 bits to fake_quant",
+        lambda m, o: recover_grid(m),
+        verify.after_detect,
     ),
     Phase("instrument", "append the explanations", lambda m, o: instrument(m, o.explain) if o.explain else m),
     Phase("probe", "append the codes of quantisers, if asked for", lambda m, o: probe(m) if o.probe else m),

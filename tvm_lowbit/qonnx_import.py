@@ -41,7 +41,13 @@ def _where(x: Any, a: Any, b: Any) -> Any:
     return relax.op.where(relax.op.greater_equal(x, literal(np.float32(0))), a, b)
 
 
-_RELAX = Maths(relax.op.round, relax.op.floor, relax.op.ceil, _where, lambda value: literal(np.float32(value)))
+def _no_beside(x: Any, ulp: int) -> Any:
+    raise NotImplementedError("no rounding mode of QONNX multiplies by a stored reciprocal")
+
+
+_RELAX = Maths(
+    relax.op.round, relax.op.floor, relax.op.ceil, _where, lambda value: literal(np.float32(value)), _no_beside
+)
 
 
 def _constant(node: str, what: str, value: Any, params: Any) -> npt.NDArray[np.float32]:
@@ -108,7 +114,7 @@ class BipolarQuant(onnx_frontend.OnnxOpConverter):  # type: ignore[misc]
     @classmethod
     def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
         node = attr["tvm_custom"]["name"] or cls.__name__
-        return _bipolar(bb, node, inputs[0], _constant(node, "scale", inputs[1], params), "sign")
+        return _bipolar(bb, node, inputs[0], _constant(node, "scale", inputs[1], params), "at_least_zero")
 
 
 CONVERTERS: Mapping[str, Any] = MappingProxyType({"Quant": Quant, "IntQuant": Quant, "BipolarQuant": BipolarQuant})

@@ -77,6 +77,17 @@ def stored_clipped_weights(graph: GraphBuilder) -> str:
     return graph.add("Conv", graph.input(4, 2, 2), graph.add("DequantizeLinear", clipped, *parts, name="q"))
 
 
+def ternary_sign(graph: GraphBuilder) -> str:
+    """Sign with a magnitude."""
+    return graph.add("Mul", graph.constant(0.3), graph.add("Sign", graph.input(*SHAPE)), name="q")
+
+
+def bipolar_where(graph: GraphBuilder) -> str:
+    """1 at and above 0, -1 below."""
+    above = graph.add("GreaterOrEqual", graph.input(*SHAPE), graph.constant(0))
+    return graph.add("Where", above, graph.constant(1), graph.constant(-1), name="q")
+
+
 @dataclass(frozen=True)
 class Sample:
     """A spelling and what must be read from it: range, axis, form."""
@@ -96,6 +107,7 @@ SAMPLES = {
         Sample(raw_bipolar, 0, 1, None, "divide_shifted"),
     ],
     "quantize_clip_dequantize": [Sample(qdq, 0, 255), Sample(qcdq, -4, 3, 1)],
+    "sign": [Sample(ternary_sign, -1, 1, None, "sign"), Sample(bipolar_where, 0, 1, None, "at_least_zero")],
     "integer_weights": [Sample(stored_weights, -128, 127, 0), Sample(stored_clipped_weights, 0, 3)],
 }
 ROWS = [

@@ -41,7 +41,8 @@ def test_rounding(form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_kernels_give_the_codes_and_values_of_numpy(form: str, scale: float) -> None:
     """``quantize`` and ``fake_quant`` as TVM compiles them; codes never fall."""
-    q = spec(scale, 0, 1, 0.5, form=form) if "sign" in form else spec(scale, -4, 3, 1.0, form=form)
+    two_codes = form in ("at_least_zero", "above_zero", "sign_scaled")
+    q = spec(scale, 0, 1, 0.5, form=form) if two_codes else spec(scale, -4, 3, 1.0, form=form)
     x = spread(scale)
 
     def body(emit: Any, v: Any) -> Any:

@@ -147,10 +147,11 @@ def test_forms_differ_where_they_should() -> None:
     half = np.array([0.5], np.float32)
     codes = {form: int(spec(1.0, 0, 7, 3.0, form=form).codes(half)[0]) for form in FORMS}
     down, up = (
-        {"divide", "reciprocal", "floor", "to_zero", "half_to_zero"},
-        {"divide_shifted", "ceil", "away", "half_away"},
+        {"divide", "reciprocal", "reciprocal_below", "floor", "to_zero", "half_to_zero"},
+        {"divide_shifted", "reciprocal_above", "ceil", "away", "half_away", "sign"},
     )
-    assert codes == dict.fromkeys(down, 3) | dict.fromkeys(up, 4) | {"sign": 1, "sign_scaled": 1}
+    signs = dict.fromkeys(("at_least_zero", "above_zero", "sign_scaled"), 1)
+    assert codes == dict.fromkeys(down, 3) | dict.fromkeys(up, 4) | signs
     found = []
     for scale in np.linspace(0.1, 0.9, 33, dtype=np.float32):
         ties = (np.arange(0.5, 7) * scale).astype(np.float32)

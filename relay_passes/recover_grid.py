@@ -1,0 +1,153 @@
+"""``RecoverGrid``: float constant weights whose values lie on a grid become quantised weights.
+
+Exporters that fold constants (torch's, by default) leave a convolution's weights as floats and fold batch norm into
+them; what is left of the quantiser is that each output channel holds multiples of one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from relay_passes import dataflow, notes
+from relay_passes.constants import Constants
+from relay_passes.ops import FAKE_QUANT, fake_quant, literal, op_name
+from relay_passes.quant_spec import NoMatch, QuantSpec
+
+# Largest deviation from the grid: this share of the step, and as many roundings to float32 as quantising, batch norm
+# and its folding may have left.
+STEP_TOLERANCE = 1e-5
+ROUNDINGS = 4 * 2.0**-24
+# Values looked at before a step is tried on the whole channel.
+SAMPLE = 64
+# A tensor is on a grid only if chance would put it there less often than this (decimal logarithm).
+CHANCE = -9.0
+
+# Operators that hand on the values of their first argument, or pick among them.
+MOVES = frozenset(
+    {
+        "relax.nn.max_pool2d",
+        "relax.reshape",
+        "relax.permute_dims",
+        "relax.squeeze",
+        "relax.expand_dims",
+        "relax.flatten",
+    }
+)
+# The axis of a layer's weights that runs along its outputs.
+OUTPUT_AXIS = {"relax.nn.conv2d": 0, "relax.matmul": -1}
+
+
+def recover_grid(mod: Any, exclude: Collection[str] = ()) -> Any:
+    """Apply the pass to layers whose input is quantised and whose weights depend on constants only.
+
+    A weight may deviate from its grid by 1e-5 of the step and 4 float32 roundings of itself. Notes: topic ``off_grid``
+    holds, for each layer whose weights lie on no grid, the reason.
+    """
+    function = mod["main"]
+    constants = Constants(function)
+    quantised: set[Any] = set()
+    specs: dict[Any, tuple[npt.NDArray[np.float32], QuantSpec]] = {}
+    reasons: dict[str, str] = {}
+    weights: set[Any] = set()
+    for binding in dataflow.bindings(function):
+        value, operator = binding.value, op_name(binding.value)
+        name = dataflow.name_of(binding.var)
+        if operator == FAKE_QUANT:
+            (quantised if constants.value(value.args[0]) is None else weights).add(binding.var)
+        elif operator in MOVES and value.args[0] in quantised:
+            quantised.add(binding.var)
+        elif operator in OUTPUT_AXIS and name not in exclude and value.args[0] in quantised:
+            array = None if value.args[1] in weights else constants.value(value.args[1])
+            if array is None or array.dtype != np.float32 or array.ndim < 2:
+                continue
+            found = grid_of(array, OUTPUT_AXIS[operator] % array.ndim)
+            if isinstance(found, NoMatch):
+                reasons[name] = found.reason
+            else:
+                specs[binding.var] = array, found
+
+    def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
+        name = dataflow.name_of(var)
+        if var in specs:
+            array, spec = specs[var]
+            recovered = scope.emit(fake_quant(literal(np.ascontiguousarray(array)), spec), f"{name}/weights")
+            value = type(value)(value.op, [value.args[0], recovered], attrs=value.attrs)
+        return dataflow.bind(value, name, scope)
+
+    return notes.add(dataflow.rebuild(mod, visit), "off_grid", reasons)
+
+
+def grid_of(array: npt.NDArray[np.float32], axis: int) -> QuantSpec | NoMatch:
+    """The quantiser, at most 8 bits, whose values float weights are, one step for each index along ``axis``.
+
+    Of a grid of multiples of the step and one of odd multiples of half a step, the one of fewer bits.
+    """
+    rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    if not np.all(np.isfinite(rows)):
+        return NoMatch("they hold NaN or infinity")
+    found: list[QuantSpec] = []
+    declined: list[NoMatch] = []
+    for offset in (0.0, 0.5):
+        spec = _on_grid(rows, offset, axis)
+        if isinstance(spec, NoMatch):
+            declined.append(spec)
+        else:
+            found.append(spec)
+    return min(found, key=lambda spec: spec.bits) if found else declined[0]
+
+
+def _on_grid(rows: npt.NDArray[np.float32], offset: float, axis: int) -> QuantSpec | NoMatch:
+    steps, low, high, chance = np.ones(len(rows)), 0, int(2 * offset), 0.0
+    for i, row in enumerate(rows):
+        values = row[row != 0].astype(np.float64)
+        if offset and values.size < row.size:
+            return NoMatch("they hold 0, which lies between the codes")
+        if values.size == 0:
+            continue
+        step, deviation = _step(values, offset)
+        if step is None:
+            return NoMatch(
+                f"as floats they lie on no grid of at most 8 bits: channel {i} deviates from the nearest one by "
+                f"{deviation:.2g} of a step"
+            )
+        steps[i] = step
+        codes = np.rint(values / step + offset)
+        low, high = min(low, int(codes.min())), max(high, int(codes.max()))
+        # One value sets the step, of which 512 are tried; each of the others falls within 5e-5 of a code by chance.
+        chance += min(0.0, np.log10(512) - 4 * (values.size - 1))
+    if high - low > 255:
+        return NoMatch(f"the grid that they lie on takes {(high - low).bit_length()} bits; 1 to 8 are supported")
+    if chance > CHANCE:
+        return NoMatch("they are too few to tell a grid from any other numbers")
+    scale = steps.astype(np.float32)
+    zero = np.full_like(scale, offset)
+    return QuantSpec(scale, zero, low, high, axis, "divide_shifted" if offset else "divide")
+
+
+def _step(values: npt.NDArray[np.float64], offset: float) -> tuple[float | None, float]:
+    """The largest step that one channel's values are multiples of, and the deviation (in steps) at the best one."""
+    largest = float(np.abs(values).max())
+    sample = values[:: max(1, values.size // SAMPLE)]
+    tried = largest / (np.arange(1, 256) - offset)
+    beyond, deviations = _excess(sample, tried[:, None], offset)
+    best = float(tried[deviations.argmin()])
+    fits = tried[beyond <= 0]
+    for step in fits:
+        codes = np.rint(values / step + offset) - offset
+        refined = float(np.float32(values @ codes / (codes @ codes)))  # least squares over all of the channel
+        if _excess(values, refined, offset)[0] <= 0:
+            return refined, 0.0
+        best = refined
+    return None, float(_excess(values, best, offset)[1])
+
+
+def _excess(values: npt.NDArray[np.float64], step: Any, offset: float) -> tuple[Any, Any]:
+    """How far beyond tolerance, and how far from the grid at all, values lie at most (in steps); one for each step."""
+    scaled = values / step + offset
+    deviation = np.abs(scaled - np.rint(scaled))
+    allowed = STEP_TOLERANCE + ROUNDINGS * np.abs(scaled - offset)
+    return (deviation - allowed).max(-1), deviation.max(-1)
