@@ -91,9 +91,10 @@ def _dot(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken |
     x, w = layers.quantised(call.args[0]), layers.weights.get(call.args[1])
     if x is None:
         return layers.why_not_quantised("input is", call.args[0])
-    if w is None and name in layers.off_grid:
-        return NoMatch(f"its weights are not quantised: {layers.off_grid[name]}")
     if w is None:
+        declined = layers.names.get(call.args[1], "") in layers.declined
+        if name in layers.off_grid and not declined:
+            return NoMatch(f"its weights are not quantised: {layers.off_grid[name]}")
         return layers.why_not_quantised("weights are", call.args[1])
     codes, spec = w
     if not dense and (call.attrs.data_layout, call.attrs.kernel_layout) != ("NCHW", "OIHW"):
