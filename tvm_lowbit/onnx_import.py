@@ -18,8 +18,10 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from relay_passes.ops import constant
 from schedules.errors import LowbitError
-from tvm_lowbit import qonnx_import, sub_byte
+from tvm_lowbit import finn_import, qonnx_import, sub_byte
 
+# Operators outside ONNX: each module names their domains and has their converters.
+_CUSTOM = (qonnx_import, finn_import)
 # The front end looks converters up in a module-level function; only one import may replace it at a time.
 _LOCK = threading.Lock()
 
@@ -61,8 +63,8 @@ def checked(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
 
 
 def _declared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the QONNX domains it uses declared: older exporters leave that out, and the checker insists."""
-    used = {node.domain for node in model.graph.node} & qonnx_import.DOMAINS
+    """The model with the custom domains it uses declared: older exporters leave that out, and the checker insists."""
+    used = {node.domain for node in model.graph.node} & frozenset().union(*(more.DOMAINS for more in _CUSTOM))
     missing = used - {opset.domain for opset in model.opset_import}
     if not missing:
         return model
@@ -111,7 +113,9 @@ def _first_line(error: BaseException) -> str:
 def _check_operators(graph: onnx.GraphProto) -> None:
     standard = {*onnx_frontend._get_convert_map(), "Constant"}
     known: dict[str, Collection[str]] = {"": standard, "ai.onnx": standard}
-    known |= dict.fromkeys(qonnx_import.DOMAINS, qonnx_import.CONVERTERS)
+    for more in _CUSTOM:
+        for domain in more.DOMAINS:
+            known[domain] = {*known.get(domain, ()), *more.CONVERTERS}
     for node in graph.node:
         if node.op_type not in known.get(node.domain, ()):
             label = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
@@ -195,8 +199,9 @@ _REPLACED = {"Clip": _Clip, "Min": _Min, "Max": _Max}
 
 @contextlib.contextmanager
 def _converters() -> Iterator[None]:
-    """Replace some of TVM's converters, add QONNX's quantisers, bind each result to a variable of the node's name."""
+    """Replace some of TVM's converters, add custom operators, bind each node's result to a variable of its name."""
     importer = onnx_frontend.ONNXGraphImporter
+    custom = {name: converter for more in _CUSTOM for name, converter in more.CONVERTERS.items()}
     original_map, original_convert = onnx_frontend._get_convert_map, importer._convert_operator
 
     def convert(self: Any, op_name: str, inputs: Any, attrs: Any, opset: int) -> Any:
@@ -212,7 +217,7 @@ def _converters() -> Iterator[None]:
         return result
 
     with _LOCK:
-        onnx_frontend._get_convert_map = lambda: {**original_map(), **_REPLACED, **qonnx_import.CONVERTERS}
+        onnx_frontend._get_convert_map = lambda: {**original_map(), **_REPLACED, **custom}
         importer._convert_operator = convert
         try:
             yield
