@@ -36,6 +36,7 @@ class Layers:
     declined: dict[str, str]
     explanation: frozenset[str] = frozenset()
     off_grid: Mapping[str, str] = field(default_factory=dict)
+    excluded: Mapping[str, str] = field(default_factory=dict)
     known: dict[Any, Known] = field(default_factory=dict)
     weights: dict[Any, tuple[npt.NDArray[np.uint8], QuantSpec]] = field(default_factory=dict)
     names: dict[Any, str] = field(default_factory=dict)

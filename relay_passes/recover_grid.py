@@ -6,7 +6,6 @@ them; what is left of the quantiser is that each output channel holds multiples 
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from relay_passes import dataflow, notes
 from relay_passes.constants import Constants
+from relay_passes.exclude import excluded
 from relay_passes.ops import FAKE_QUANT, fake_quant, literal, op_name
 from relay_passes.quant_spec import NoMatch, QuantSpec
 
@@ -41,14 +41,14 @@ MOVES = frozenset(
 OUTPUT_AXIS = {"relax.nn.conv2d": 0, "relax.matmul": -1}
 
 
-def recover_grid(mod: Any, exclude: Collection[str] = ()) -> Any:
+def recover_grid(mod: Any) -> Any:
     """Apply the pass to layers whose input is quantised and whose weights depend on constants only.
 
     A weight may deviate from its grid by 1e-5 of the step and 4 float32 roundings of itself. Notes: topic ``off_grid``
     holds, for each layer whose weights lie on no grid, the reason.
     """
     function = mod["main"]
-    constants = Constants(function)
+    constants, left_alone = Constants(function), excluded(mod)
     quantised: set[Any] = set()
     specs: dict[Any, tuple[npt.NDArray[np.float32], QuantSpec]] = {}
     reasons: dict[str, str] = {}
@@ -60,7 +60,7 @@ def recover_grid(mod: Any, exclude: Collection[str] = ()) -> Any:
             (quantised if constants.value(value.args[0]) is None else weights).add(binding.var)
         elif operator in MOVES and value.args[0] in quantised:
             quantised.add(binding.var)
-        elif operator in OUTPUT_AXIS and name not in exclude and value.args[0] in quantised:
+        elif operator in OUTPUT_AXIS and name not in left_alone and value.args[0] in quantised:
             array = None if value.args[1] in weights else constants.value(value.args[1])
             if array is None or array.dtype != np.float32 or array.ndim < 2:
                 continue

@@ -13,6 +13,7 @@ from tvm import relax
 
 from relay_passes import dataflow, notes, ops
 from relay_passes.abstract import Accumulated, Known, Quantised
+from relay_passes.exclude import excluded
 from relay_passes.integer_forms import INTEGER_FORMS, MOVING, MULTIPLYING, Layers, Taken
 from relay_passes.ops import constant, literal, op_name, quant_spec
 from relay_passes.quant_spec import NoMatch
@@ -30,7 +31,8 @@ def rewrite_lowbit(mod: Any) -> Any:
     bits or the reason why it stays float.
     """
     said = notes.read(mod)
-    layers = Layers(dict(said.get("declined", {})), frozenset(said.get("explanation", ())), said.get("off_grid", {}))
+    explanation = frozenset(said.get("explanation", ()))
+    layers = Layers(dict(said.get("declined", {})), explanation, said.get("off_grid", {}), excluded(mod))
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         return _visit(layers, dataflow.name_of(var), value, scope)
@@ -57,7 +59,8 @@ def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
         if layers.reads_known(value):
             layers.stays_float(name, operator, "it has no integer form here")
         return scope.emit(value, name)
-    result = INTEGER_FORMS[operator](layers, name, value, scope)
+    wished = layers.excluded.get(name)
+    result = NoMatch(wished) if wished else INTEGER_FORMS[operator](layers, name, value, scope)
     if not isinstance(result, Taken):
         if operator in MULTIPLYING or layers.reads_known(value):
             layers.stays_float(name, operator, result.reason)

@@ -30,6 +30,7 @@ def build(
     example_inputs: tuple[Any, ...] | None = None,
     batch: int = 1,
     technique: str | None = None,
+    exclude: Sequence[str] = (),
     probe: bool = False,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Artifact:
@@ -49,6 +50,8 @@ def build(
         Items computed in one call; stands for a symbolic batch.
     technique : str, optional
         Use this kernel technique wherever it does not decline.
+    exclude : sequence of str
+        Names of layers, as the report shows them or as the model's nodes have them, that stay float.
     probe : bool
         Also return the integer codes of every activation quantiser (``result.codes``).
     progress : callable, optional
@@ -66,7 +69,7 @@ def build(
     destination = resolve(target)
     progress("import")
     imported = import_model(model, example_inputs, batch)
-    options = Options(destination.core, tuple(explain), probe, technique)
+    options = Options(destination.core, tuple(explain), probe, technique, _names(exclude))
     lowered = run_phases(imported, options, after=lambda phase, mod: progress(phase.name))
     manifest = _manifest(imported, lowered, destination)
     progress("compile")
@@ -74,12 +77,21 @@ def build(
 
 
 def inspect(
-    model: Any, target: Any = "arm_cpu", *, example_inputs: tuple[Any, ...] | None = None, batch: int = 1
+    model: Any,
+    target: Any = "arm_cpu",
+    *,
+    example_inputs: tuple[Any, ...] | None = None,
+    batch: int = 1,
+    exclude: Sequence[str] = (),
 ) -> Report:
     """The report that `build` would give, without compiling."""
     destination = resolve(target)
-    lowered = run_phases(import_model(model, example_inputs, batch), Options(destination.core))
+    lowered = run_phases(import_model(model, example_inputs, batch), Options(destination.core, exclude=_names(exclude)))
     return Report(_layers(lowered))
+
+
+def _names(exclude: Sequence[str]) -> tuple[str, ...]:
+    return (exclude,) if isinstance(exclude, str) else tuple(exclude)
 
 
 def _layers(lowered: Any) -> tuple[LayerRow, ...]:

@@ -90,6 +90,8 @@ _BOARD_HELP = "Run on a board's RPC server. Default: here. Example: 192.168.1.20
 _model = click.argument("model", type=PATH, callback=_there)
 _target = click.option("--target", default="arm_cpu", show_default=True, help="A name below. Example: rpi4")
 _batch = click.option("--batch", type=int, default=1, show_default=True, help="Items computed in one call. Example: 8")
+_exclude_help = "A layer that stays float; may be given again. Default: none. Example: conv1"
+_exclude = click.option("--exclude", multiple=True, metavar="LAYER", help=_exclude_help)
 _input_help = ".npy of float32 (N, ...); .npz, an array per input; .png or .jpg, one item, scaled to 0..1"
 _input = click.option("--input", "source", type=PATH, required=True, metavar="FILE", help=_input_help)
 
@@ -142,8 +144,9 @@ def cli() -> None:
 @_method_options
 @_batch
 @click.option("--technique", help=f"Kernels to use where they can: {', '.join(TECHNIQUES)}. Default: the fastest.")
+@_exclude
 def build_command(
-    model: Path, target: str, out: Path, explain: str | None, settings: Any, batch: int, technique: str | None
+    model: Path, target: str, out: Path, explain: str | None, settings: Any, batch: int, **wished: Any
 ) -> None:
     """Compile MODEL into a bundle for a board.
 
@@ -153,7 +156,7 @@ def build_command(
         raise click.UsageError("--reference and --class say how to explain: add --explain deeplift")
     methods = [METHODS[explain](**settings)] if explain is not None else []
     with _progress("build") as (step, _):
-        artifact = build(model, target, explain=methods, batch=batch, technique=technique, progress=step)
+        artifact = build(model, target, explain=methods, batch=batch, progress=step, **wished)
         step("link")
         bundle = artifact.save(out)
     _print(artifact.report.table())

@@ -58,7 +58,7 @@ class MultiThreshold(onnx_frontend.OnnxOpConverter):  # type: ignore[misc]
         scale, bias = np.float32(attr.get("out_scale", 1.0)), np.float32(attr.get("out_bias", 0.0))
         steps = thresholds.shape[1]
         zero = np.asarray(-bias / scale if scale else bias)
-        spec = QuantSpec(np.asarray(scale), zero, 0, steps, form="sign" if steps == 1 else "divide_shifted")
+        spec = QuantSpec(np.asarray(scale), zero, 0, steps, form="at_least_zero" if steps == 1 else "divide_shifted")
         spec.checked(node)  # names a senseless scale or bias
         if steps > 1:
             value = relax.op.multiply(_count(bb, x, thresholds, axis), literal(scale))

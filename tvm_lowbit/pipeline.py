@@ -11,6 +11,7 @@ from relay_passes.attribution.instrument import instrument
 from relay_passes.attribution.method import DeepLift
 from relay_passes.canonicalize import canonicalize
 from relay_passes.detect import detect_quantizers
+from relay_passes.exclude import exclude_layers
 from relay_passes.lower import lower_lowbit
 from relay_passes.probe import probe
 from relay_passes.recover_grid import recover_grid
@@ -33,12 +34,15 @@ class Options:
         Also return the codes of every activation quantiser.
     technique : str or None
         Use this technique wherever it does not decline.
+    exclude : tuple of str
+        Names of layers that stay float.
     """
 
     core: CoreSpec
     explain: tuple[DeepLift, ...] = ()
     probe: bool = False
     technique: str | None = None
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,11 @@ PHASES = (
     ),
     Phase(
         "detect", "every spelling of a quantiser to fake_quant", lambda m, o: detect_quantizers(m), verify.after_detect
+    ),
+    Phase(
+        "exclude",
+        "note the layers that stay float by request",
+        lambda m, o: exclude_layers(m, o.exclude) if o.exclude else m,
     ),
     Phase(
         "recover_grid",

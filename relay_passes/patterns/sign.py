@@ -66,6 +66,8 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
         if isinstance(read, NoMatch):
             return read
         x, form, lo, hi = read
+        if str(x.ty.dtype) != "float32":
+            return NoMatch(f"it takes the sign of {x.ty.dtype}, not of float32")
         if not (hi > lo and (lo == -hi or lo == 0)):
             return NoMatch(f"its levels {lo:g} and {hi:g} are neither opposite nor 0 and above")
         size = constant(match[magnitude]) if magnitude in match else np.float32(1)

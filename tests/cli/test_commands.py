@@ -124,7 +124,7 @@ def test_inspect_says_why_a_layer_stays_float(run, float_vector):
 def test_inspect_dumps_the_program_after_each_phase(run, vector, phase):
     said = run("inspect", vector, "--stop-after", phase, "--dump").output
     assert "@R.function" in said
-    assert ("fake_quant" in said) == (phase in ("detect", "instrument", "probe"))
+    assert ("fake_quant" in said) == (phase in ("detect", "exclude", "recover_grid", "instrument", "probe"))
     assert ("@T.prim_func" in said) == (phase == "lower")
 
 
@@ -187,3 +187,13 @@ def test_paths_of_examples_do_not_depend_on_the_working_folder(monkeypatch, tmp_
 
     monkeypatch.chdir(tmp_path)
     assert (examples_folder() / "digits_w2a2.onnx").is_file()
+
+
+def test_build_excludes_layers(run, grey, tmp_path):
+    said = run("build", grey, "--target", "host", "--exclude", "dense", "--out", tmp_path / "bundle").output
+    assert said.count("W2A2") == 1 and "excluded by the user" in said
+
+
+def test_build_refuses_to_exclude_what_is_not_there(run, grey, tmp_path):
+    said = run("build", grey, "--exclude", "dens", "--out", tmp_path / "bundle", code=2).stderr
+    assert "'dens'" in said and "near names: dense" in said

@@ -126,3 +126,12 @@ def test_sum_with_a_sign_that_is_not_larqs() -> None:
     after = detect_quantizers(module(body, (1, *SHAPE)))
     assert "it adds to a sign what is not between 0 and 1" in notes.read(after)["declined"]["q"]
     assert operators(after) == [FAKE_QUANT, "relax.add", "relax.sign"]
+
+
+def test_sign_of_integers_is_no_quantiser() -> None:
+    def body(emit: Any, x: Any) -> Any:
+        whole = emit(relax.op.astype(x, "int32"))
+        return emit(relax.op.astype(emit(relax.op.sign(whole), "q"), "float32"), "out")
+
+    after = detect_quantizers(module(body, (1, *SHAPE)))
+    assert "it takes the sign of int32, not of float32" in notes.read(after)["declined"]["q"]
