@@ -133,8 +133,8 @@ def test_product_of_two_varying_tensors() -> None:
         return emit(relax.op.multiply(emit(relax.op.nn.relu(x), "relu"), narrow), "product")
 
     found, g = checked(body)
-    relu = lambda v: np.maximum(v, 0)  # noqa: E731
-    middle = lambda f: (f(X) + f(X0)) / 2  # noqa: E731
+    relu = lambda v: np.maximum(v, 0)  # noqa: E731 - an abbreviation
+    middle = lambda f: (f(X) + f(X0)) / 2  # noqa: E731 - an abbreviation
     first = g * middle(lambda v: v.mean(1, keepdims=True)) * secant(relu, X, X0)
     second = (g * middle(relu)).sum(1, keepdims=True) / 4
     close(found, first + second)

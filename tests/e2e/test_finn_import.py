@@ -83,7 +83,7 @@ def test_layers_around_one_step_are_low_bit() -> None:
     assert {row.name: row.bits for row in artifact.report.low_bit} == {"m": "W1A1", "y": "W1A1"}
     assert artifact.report.stays_float == []
     x = RNG.normal(size=(50, 12)).astype(F)
-    sign = lambda array, limit=0: np.where(array >= limit, F(1), F(-1))  # noqa: E731
+    sign = lambda array, limit=0: np.where(array >= limit, F(1), F(-1))  # noqa: E731 - an abbreviation
     np.testing.assert_array_equal(artifact.run(x).outputs["y"], sign(sign(x) @ sign(w), t.T) @ sign(v))
 
 
