@@ -10,8 +10,9 @@ from tvm_lowbit.cli.explain import explain_command
 from tvm_lowbit.cli.group import Group
 from tvm_lowbit.cli.inspect import inspect_command
 from tvm_lowbit.cli.run import run_command
+from tvm_lowbit.cli.spellings import spellings_command
 
-COMMANDS = (build_command, run_command, inspect_command, explain_command, demo_command)
+COMMANDS = (build_command, run_command, inspect_command, explain_command, spellings_command, demo_command)
 
 
 @click.group("tvm-lowbit", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
