@@ -15,19 +15,31 @@ from relay_passes.integer_forms.base import Form, Layers, Taken
 from relay_passes.integer_forms.elementwise import add, clip, commuting, relu, with_constant
 from relay_passes.integer_forms.moving import on_codes
 from relay_passes.integer_forms.pooling import average_pool, global_average
-from relay_passes.integer_forms.products import product
+from relay_passes.integer_forms.products import convolution, matmul
 from relay_passes.integer_forms.quantiser import quantiser
+from relay_passes.integer_forms.transposed import transposed
 
 __all__ = ["INTEGER_FORMS", "MOVING", "MULTIPLYING", "Form", "Layers", "Taken"]
 
 # Operators that move values: a reason for what they read is a reason for what they give.
 MOVING = frozenset({"relax.reshape", "relax.permute_dims", "relax.squeeze", "relax.expand_dims", "relax.nn.max_pool2d"})
-MULTIPLYING = frozenset({"relax.nn.conv2d", "relax.matmul"})
+MULTIPLYING = frozenset(
+    {
+        "relax.nn.conv1d",
+        "relax.nn.conv2d",
+        "relax.nn.conv1d_transpose",
+        "relax.nn.conv2d_transpose",
+        "relax.matmul",
+    }
+)
 INTEGER_FORMS: Mapping[str, Form] = MappingProxyType(
     {
         ops.FAKE_QUANT: quantiser,
-        "relax.nn.conv2d": product,
-        "relax.matmul": product,
+        "relax.nn.conv1d": convolution,
+        "relax.nn.conv2d": convolution,
+        "relax.nn.conv1d_transpose": transposed,
+        "relax.nn.conv2d_transpose": transposed,
+        "relax.matmul": matmul,
         "relax.add": add,
         "relax.subtract": with_constant(np.subtract),
         "relax.multiply": commuting(np.multiply),

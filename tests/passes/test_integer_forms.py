@@ -143,11 +143,6 @@ REASONS: dict[str, tuple[Body, str, str]] = {
         "op",
         "int32 holds 32",
     ),
-    "no zero": (
-        lambda emit, x: conv(emit, quantised(emit, x, qmax=1, zero=0.5), weight(emit, 4, 4, 3, 3), padding=1),
-        "conv",
-        "padding needs an activation code that stands for 0.0",
-    ),
     "bias per pixel": (varying_bias, "bias", "its constant varies along more than the channels"),
     "two accumulators": (joined, "join", "it joins two tensors of which none is quantised"),
     "third tensor": (third, "twice", "it joins a third tensor"),
