@@ -11,15 +11,15 @@ from types import MappingProxyType
 import numpy as np
 
 from relay_passes import ops
-from relay_passes.integer_forms.base import Form, Layers, Taken
-from relay_passes.integer_forms.elementwise import add, clip, commuting, relu, with_constant
+from relay_passes.integer_forms.base import REGISTERS, Form, Layers, Taken
+from relay_passes.integer_forms.elementwise import FUNCTIONS, add, arithmetic, clip, leaky_relu, prelu
 from relay_passes.integer_forms.moving import on_codes
 from relay_passes.integer_forms.pooling import average_pool, global_average
 from relay_passes.integer_forms.products import convolution, matmul
 from relay_passes.integer_forms.quantiser import quantiser
 from relay_passes.integer_forms.transposed import transposed
 
-__all__ = ["INTEGER_FORMS", "MOVING", "MULTIPLYING", "Form", "Layers", "Taken"]
+__all__ = ["ELEMENTWISE", "INTEGER_FORMS", "MOVING", "MULTIPLYING", "REGISTERS", "Form", "Layers", "Taken"]
 
 # Operators that move values: a reason for what they read is a reason for what they give.
 MOVING = frozenset({"relax.reshape", "relax.permute_dims", "relax.squeeze", "relax.expand_dims", "relax.nn.max_pool2d"})
@@ -32,6 +32,14 @@ MULTIPLYING = frozenset(
         "relax.matmul",
     }
 )
+# Operators that TVM fuses with what they read and what reads them.
+ELEMENTWISE = frozenset(
+    {
+        *("relax.add", "relax.subtract", "relax.multiply", "relax.divide", "relax.minimum", "relax.maximum"),
+        *("relax.clip", "relax.nn.leakyrelu", "relax.nn.prelu", "relax.nn.gelu", "relax.nn.softplus", "relax.sqrt"),
+        *("relax.erf", "relax.power", *FUNCTIONS),
+    }
+)
 INTEGER_FORMS: Mapping[str, Form] = MappingProxyType(
     {
         ops.FAKE_QUANT: quantiser,
@@ -41,10 +49,14 @@ INTEGER_FORMS: Mapping[str, Form] = MappingProxyType(
         "relax.nn.conv2d_transpose": transposed,
         "relax.matmul": matmul,
         "relax.add": add,
-        "relax.subtract": with_constant(np.subtract),
-        "relax.multiply": commuting(np.multiply),
-        "relax.divide": with_constant(np.divide),
-        "relax.nn.relu": relu,
+        "relax.subtract": arithmetic(np.subtract),
+        "relax.multiply": arithmetic(np.multiply),
+        "relax.divide": arithmetic(np.divide),
+        "relax.minimum": arithmetic(np.minimum),
+        "relax.maximum": arithmetic(np.maximum),
+        **FUNCTIONS,
+        "relax.nn.leakyrelu": leaky_relu,
+        "relax.nn.prelu": prelu,
         "relax.clip": clip,
         "relax.nn.max_pool2d": on_codes,
         "relax.nn.avg_pool2d": average_pool,

@@ -11,8 +11,11 @@ import numpy.typing as npt
 from tvm import relax
 
 from relay_passes import dataflow, ops
-from relay_passes.abstract import Accumulated, Known, Quantised, as_accumulated
+from relay_passes.abstract import Accumulated, InRegisters, Known, Quantised, as_accumulated
 from relay_passes.quant_spec import NoMatch, QuantSpec
+
+# What the report calls codes that one kernel computes from integers in float32 registers.
+REGISTERS = "registers"
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,16 @@ class Layers:
         """Note why an operator stays float."""
         self.rows[name] = {"op": operator, "reason": reason}
 
+    def in_registers(self, name: str, operator: str, spec: QuantSpec, reason: str) -> None:
+        """Note a quantiser whose codes are computed from integers in float32 registers, and why not by thresholds."""
+        why = f"codes computed in float32 registers from integers: {reason}"
+        self.rows[name] = {"op": operator, "bits": f"A{spec.bits}", "technique": REGISTERS, "why": why}
+
+    def reads_only_known(self, call: Any) -> bool:
+        """Whether a call reads nothing but codes, functions of accumulators, what is in registers, and constants."""
+        variables = dataflow.variables(call)
+        return bool(variables) and all(var in self.known for var in variables)
+
     def reads_known(self, call: Any) -> bool:
         """Whether a call reads codes or a function of an accumulator."""
         return any(var in self.known for var in dataflow.variables(call))
@@ -58,7 +71,14 @@ class Layers:
     def accumulated(self, expr: Any) -> Accumulated | None:
         """What is known of an expression, as a function of an accumulator."""
         known = self.known.get(expr) if isinstance(expr, relax.Var) else None
-        return as_accumulated(known) if isinstance(known, Quantised) else known
+        if isinstance(known, Quantised):
+            return as_accumulated(known)
+        return known if isinstance(known, Accumulated) else None
+
+    def why_in_registers(self, expr: Any) -> NoMatch | None:
+        """The reason why a value is in registers, if it is."""
+        known = self.known.get(expr) if isinstance(expr, relax.Var) else None
+        return NoMatch(known.reason) if isinstance(known, InRegisters) else None
 
     def why_not_quantised(self, what: str, expr: Any) -> NoMatch:
         """The reason for an operand that should be quantised and is not."""
@@ -75,9 +95,9 @@ def scaled(acc: Any, axis: int, bound: int, scale: npt.NDArray[np.float64]) -> T
     """The float32 value ``acc * scale``, rounded once."""
     per_channel = np.atleast_1d(scale)
 
-    def start(accumulators: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def value(accumulators: npt.NDArray[np.int64], row: int) -> npt.NDArray[np.float32]:
         values: npt.NDArray[np.float32] = (accumulators.astype(np.float64) * per_channel).astype(np.float32)
         return values
 
-    known = Accumulated(acc, axis, bound, start, scale=per_channel)
+    known = Accumulated(acc, axis, bound, value, scale=per_channel)
     return Taken(known, ops.scale_accumulators(acc, per_channel, axis))

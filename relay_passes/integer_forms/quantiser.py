@@ -14,6 +14,9 @@ from relay_passes.quant_spec import NoMatch
 def quantiser(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken | NoMatch:
     """Codes: thresholds on the accumulator of its input, or computed from the float value."""
     spec = quant_spec(call)
+    registers = layers.why_in_registers(call.args[0])
+    if registers is not None:
+        return registers
     source = layers.accumulated(call.args[0])
     expr: Any = ops.quantize(call.args[0], spec) if source is None else source.requantized(spec)
     if isinstance(expr, NoMatch):
