@@ -15,14 +15,23 @@ from relay_passes.integer_forms.base import REGISTERS, Form, Layers, Taken
 from relay_passes.integer_forms.elementwise import FUNCTIONS, add, arithmetic, clip, leaky_relu, prelu
 from relay_passes.integer_forms.moving import on_codes
 from relay_passes.integer_forms.pooling import average_pool, global_average
-from relay_passes.integer_forms.products import product
+from relay_passes.integer_forms.products import convolution, matmul
 from relay_passes.integer_forms.quantiser import quantiser
+from relay_passes.integer_forms.transposed import transposed
 
 __all__ = ["ELEMENTWISE", "INTEGER_FORMS", "MOVING", "MULTIPLYING", "REGISTERS", "Form", "Layers", "Taken"]
 
 # Operators that move values: a reason for what they read is a reason for what they give.
 MOVING = frozenset({"relax.reshape", "relax.permute_dims", "relax.squeeze", "relax.expand_dims", "relax.nn.max_pool2d"})
-MULTIPLYING = frozenset({"relax.nn.conv2d", "relax.matmul"})
+MULTIPLYING = frozenset(
+    {
+        "relax.nn.conv1d",
+        "relax.nn.conv2d",
+        "relax.nn.conv1d_transpose",
+        "relax.nn.conv2d_transpose",
+        "relax.matmul",
+    }
+)
 # Operators that TVM fuses with what they read and what reads them.
 ELEMENTWISE = frozenset(
     {
@@ -34,8 +43,11 @@ ELEMENTWISE = frozenset(
 INTEGER_FORMS: Mapping[str, Form] = MappingProxyType(
     {
         ops.FAKE_QUANT: quantiser,
-        "relax.nn.conv2d": product,
-        "relax.matmul": product,
+        "relax.nn.conv1d": convolution,
+        "relax.nn.conv2d": convolution,
+        "relax.nn.conv1d_transpose": transposed,
+        "relax.nn.conv2d_transpose": transposed,
+        "relax.matmul": matmul,
         "relax.add": add,
         "relax.subtract": arithmetic(np.subtract),
         "relax.multiply": arithmetic(np.multiply),

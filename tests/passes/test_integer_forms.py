@@ -107,11 +107,6 @@ REASONS: dict[str, tuple[Body, str, str]] = {
         "op",
         "int32 holds 32",
     ),
-    "no zero": (
-        lambda emit, x: conv(emit, quantised(emit, x, qmax=1, zero=0.5), weight(emit, 4, 4, 3, 3), padding=1),
-        "conv",
-        "padding needs an activation code that stands for 0.0",
-    ),
     "pool per channel": (
         q_then(lambda q: relax.op.nn.max_pool2d(q, (2, 2)), **PER_CHANNEL),
         "op",
