@@ -14,7 +14,7 @@ from tvm import relax
 from relay_passes import dataflow, notes, ops
 from relay_passes.abstract import Accumulated, Known, Quantised
 from relay_passes.exclude import excluded
-from relay_passes.integer_forms import INTEGER_FORMS, MOVING, MULTIPLYING, Layers, Taken
+from relay_passes.integer_forms import INTEGER_FORMS, MOVING, MULTIPLYING, Layers, Taken, integer_form
 from relay_passes.ops import constant, literal, op_name, quant_spec
 from relay_passes.quant_spec import NoMatch
 from schedules.dot_problem import INT32_MAX
@@ -60,7 +60,7 @@ def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
             layers.stays_float(name, operator, "it has no integer form here")
         return scope.emit(value, name)
     wished = layers.excluded.get(name)
-    result = NoMatch(wished) if wished else INTEGER_FORMS[operator](layers, name, value, scope)
+    result = NoMatch(wished) if wished else integer_form(layers, name, value, scope)
     if not isinstance(result, Taken):
         if operator in MULTIPLYING or layers.reads_known(value):
             layers.stays_float(name, operator, result.reason)

@@ -7,21 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
-from relay_passes import ops
+from relay_passes import dataflow, ops
 from relay_passes.integer_forms.base import Form, Layers, Taken
 from relay_passes.integer_forms.elementwise import add, clip, commuting, relu, with_constant
-from relay_passes.integer_forms.moving import on_codes
+from relay_passes.integer_forms.moving import moving
 from relay_passes.integer_forms.pooling import average_pool, global_average
 from relay_passes.integer_forms.products import product
+from relay_passes.integer_forms.pushed import applies, pushed
 from relay_passes.integer_forms.quantiser import quantiser
+from relay_passes.moved import MOVES
+from relay_passes.ops import op_name
+from relay_passes.quant_spec import NoMatch
 
-__all__ = ["INTEGER_FORMS", "MOVING", "MULTIPLYING", "Form", "Layers", "Taken"]
+__all__ = ["INTEGER_FORMS", "MOVING", "MULTIPLYING", "Form", "Layers", "Taken", "integer_form"]
 
 # Operators that move values: a reason for what they read is a reason for what they give.
-MOVING = frozenset({"relax.reshape", "relax.permute_dims", "relax.squeeze", "relax.expand_dims", "relax.nn.max_pool2d"})
+MOVING = frozenset(MOVES)
 MULTIPLYING = frozenset({"relax.nn.conv2d", "relax.matmul"})
 INTEGER_FORMS: Mapping[str, Form] = MappingProxyType(
     {
@@ -34,13 +39,16 @@ INTEGER_FORMS: Mapping[str, Form] = MappingProxyType(
         "relax.divide": with_constant(np.divide),
         "relax.nn.relu": relu,
         "relax.clip": clip,
-        "relax.nn.max_pool2d": on_codes,
         "relax.nn.avg_pool2d": average_pool,
         "relax.nn.adaptive_avg_pool2d": global_average,
         "relax.mean": global_average,
-        "relax.reshape": on_codes,
-        "relax.permute_dims": on_codes,
-        "relax.squeeze": on_codes,
-        "relax.expand_dims": on_codes,
+        **dict.fromkeys(MOVES, moving),
     }
 )
+
+
+def integer_form(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken | NoMatch:
+    """The form of a call of an operator in `INTEGER_FORMS`; after a move, the form of its parts."""
+    if applies(layers, call):
+        return pushed(INTEGER_FORMS, layers, name, call, scope)
+    return INTEGER_FORMS[op_name(call)](layers, name, call, scope)
