@@ -11,7 +11,7 @@ from tvm import relax
 from relay_passes import dataflow
 from relay_passes.clips import simplified
 from relay_passes.ops import constant, literal, op_name, shape_of
-from relay_passes.splits import as_slice
+from relay_passes.rearrange import rearranged
 
 # Operators that only rearrange a constant. Arithmetic on constants is left alone: it may be a weight's quantiser.
 REARRANGE: Mapping[str, Callable[[Any, Any], Any]] = {
@@ -50,7 +50,7 @@ def canonicalize(mod: Any) -> Any:
         if name in REARRANGE and constant(value.args[0]) is not None:
             typed = scope.builder.normalize(value)
             return literal(np.ascontiguousarray(REARRANGE[name](constant(value.args[0]), typed)))
-        value = as_slice(value, scope.builder.lookup_binding)
+        value = rearranged(value, scope.builder.lookup_binding)
         return dataflow.keep(var, simplified(value, scope.builder.lookup_binding), scope)
 
     return dataflow.rebuild(mod, visit)

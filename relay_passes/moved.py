@@ -21,7 +21,7 @@ from relay_passes.ops import constant, literal, op_name, shape_of
 Array = npt.NDArray[Any]
 
 
-class Uneven(Exception):  # noqa: N818 - not an error: the reason why something cannot be said of the parts
+class Uneven(Exception):
     """Elements that are picked from, or meet in one channel of a part, do not carry the same label."""
 
 
@@ -39,12 +39,6 @@ def _sliced(call: Any, x: Array) -> Array:
     if result.shape != shape_of(call):
         raise Uneven("its bounds are read otherwise than NumPy's")
     return result
-
-
-def _pixel_shuffled(call: Any, x: Array) -> Array:
-    r, (*batch, c, h, w) = int(call.attrs.upscale_factor), x.shape
-    blocks = x.reshape(-1, c // (r * r), r, r, h, w).transpose(0, 1, 4, 2, 5, 3)
-    return blocks.reshape(*batch, c // (r * r), h * r, w * r)
 
 
 def pooled_axes(call: Any) -> tuple[int, ...]:
@@ -90,7 +84,6 @@ MOVES: Mapping[str, Callable[..., Array]] = MappingProxyType(
         ),
         "relax.concat": lambda call, *x: np.concatenate(x, 0 if call.attrs.axis is None else int(call.attrs.axis)),
         "relax.stack": lambda call, *x: np.stack(x, 0 if call.attrs.axis is None else int(call.attrs.axis)),
-        "relax.nn.pixel_shuffle": _pixel_shuffled,
         "relax.image.resize2d": _picked,
         "relax.nn.max_pool1d": _picked,
         "relax.nn.max_pool2d": _picked,

@@ -15,7 +15,7 @@ from relay_passes import dataflow, ops
 from relay_passes.integer_forms.base import Form, Layers, Taken
 from relay_passes.integer_forms.elementwise import add, clip, commuting, relu, with_constant
 from relay_passes.integer_forms.moving import moving
-from relay_passes.integer_forms.pooling import average_pool, global_average
+from relay_passes.integer_forms.pooling import adaptive_average, average_pool, mean, resize
 from relay_passes.integer_forms.products import product
 from relay_passes.integer_forms.pushed import applies, pushed
 from relay_passes.integer_forms.quantiser import quantiser
@@ -40,9 +40,13 @@ INTEGER_FORMS: Mapping[str, Form] = MappingProxyType(
         "relax.nn.relu": relu,
         "relax.clip": clip,
         "relax.nn.avg_pool2d": average_pool,
-        "relax.nn.adaptive_avg_pool2d": global_average,
-        "relax.mean": global_average,
+        "relax.nn.avg_pool1d": average_pool,
+        "relax.nn.adaptive_avg_pool1d": adaptive_average,
+        "relax.nn.adaptive_avg_pool2d": adaptive_average,
+        "relax.mean": mean,
+        "relax.sum": mean,
         **dict.fromkeys(MOVES, moving),
+        "relax.image.resize2d": resize,
     }
 )
 

@@ -137,7 +137,7 @@ def _falls(call: Any, columns: list[list[Any]], count: int) -> list[Array] | Non
         return [np.zeros((), np.bool_)] * count
     factors = second if second[0] is not None else first if operator == "relax.multiply" else [None]
     if operator in ("relax.multiply", "relax.divide") and factors[0] is not None:
-        return [np.asarray(factor < 0) for factor in factors]
+        return [np.asarray(factor, np.float32) < 0 for factor in factors]
     return None
 
 
