@@ -11,6 +11,7 @@ from tvm import relax
 from relay_passes import dataflow
 from relay_passes.clips import simplified
 from relay_passes.ops import constant, literal, op_name, shape_of
+from relay_passes.rearrange import rearranged
 
 # Operators that only rearrange a constant. Arithmetic on constants is left alone: it may be a weight's quantiser.
 REARRANGE: Mapping[str, Callable[[Any, Any], Any]] = {
@@ -36,7 +37,8 @@ def canonicalize(mod: Any) -> Any:
 
     Batch normalisation (inference) becomes ``x * a + b`` with ``a = gamma / sqrt(var + eps)``, ``b = beta - mean a``,
     both in float32 as ONNX Runtime folds them; in training it stays, as it takes the batch's own statistics.
-    Rearranged constants become constants; minimum, maximum and nested clips become one clip. Dead code goes.
+    Rearranged constants become constants; minimum, maximum and nested clips become one clip; entries of a split become
+    slices. Dead code goes.
     """
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
@@ -48,6 +50,7 @@ def canonicalize(mod: Any) -> Any:
         if name in REARRANGE and constant(value.args[0]) is not None:
             typed = scope.builder.normalize(value)
             return literal(np.ascontiguousarray(REARRANGE[name](constant(value.args[0]), typed)))
+        value = rearranged(value, scope.builder.lookup_binding)
         return dataflow.keep(var, simplified(value, scope.builder.lookup_binding), scope)
 
     return dataflow.rebuild(mod, visit)
