@@ -35,10 +35,11 @@ def rewrite_lowbit(mod: Any) -> Any:
     layers = Layers(dict(said.get("declined", {})), explanation, said.get("off_grid", {}), excluded(mod))
 
     readers = dataflow.readers(mod["main"])
+    calls = {binding.var for binding in dataflow.bindings(mod["main"]) if op_name(binding.value)}
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         own = [r for r in readers.get(var, []) if r is None or dataflow.name_of(r) not in explanation]
-        return _visit(layers, dataflow.name_of(var), value, scope, len(own) == 1 and own[0] is not None)
+        return _visit(layers, dataflow.name_of(var), value, scope, len(own) == 1 and own[0] in calls)
 
     return notes.add(dataflow.rebuild(mod, visit), "layers", layers.rows)
 
