@@ -108,7 +108,7 @@ def reversed_channels(g: GraphBuilder) -> str:
 
 def gathered(g: GraphBuilder) -> str:
     """Channels in another order: a shuffle by constant indices."""
-    return last(g, quant(g, g.batch_norm(g.add("Gather", first(g), ints(g, 3, 0, 7, 7, 2), axis=1), 5)), 5)
+    return last(g, quant(g, g.batch_norm(g.add("Gather", first(g), ints(g, 3, 0, 7, -2, 2), axis=1), 5)), 5)
 
 
 def channel_shuffle(g: GraphBuilder) -> str:

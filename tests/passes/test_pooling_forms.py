@@ -127,7 +127,7 @@ def test_adaptive_average_pool_of_torch(size: tuple[int, int]) -> None:
 
     class Net(torch.nn.Module):  # type: ignore[misc, name-defined]
         def forward(self, x: Any) -> Any:
-            x = torch.fake_quantize_per_tensor_affine(x, 0.31, 3, 0, 15)
+            x = torch.fake_quantize_per_tensor_affine(x, 0.3137, 3, 0, 15)
             x = torch.nn.functional.adaptive_avg_pool2d(x, size)
             return torch.fake_quantize_per_tensor_affine(x, 0.0713, 3, 0, 63)
 
