@@ -20,6 +20,7 @@ from relay_passes import notes
 from relay_passes.ops import constant
 from schedules.errors import LowbitError
 from tvm_lowbit import finn_import, moving_import, qonnx_import, sub_byte
+from tvm_lowbit.gemm_import import Gemm
 
 # Operators outside ONNX: each module names their domains and has their converters.
 _CUSTOM = (qonnx_import, finn_import)
@@ -195,7 +196,7 @@ class _Max(_Pairwise, onnx_frontend.Max):  # type: ignore[misc]
     """A ``Max`` in place of a ``Clip`` stays visible."""
 
 
-_REPLACED = {"Clip": _Clip, "Min": _Min, "Max": _Max, **moving_import.CONVERTERS}
+_REPLACED = {"Clip": _Clip, "Min": _Min, "Max": _Max, "Gemm": Gemm, **moving_import.CONVERTERS}
 
 
 @contextlib.contextmanager
