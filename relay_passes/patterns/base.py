@@ -34,11 +34,14 @@ class QuantPattern:
     make : callable
         Returns a dataflow pattern that ends at the quantiser's last operator, and ``to_spec(match)``, which reads the
         matched expressions and returns `Found` or `NoMatch`.
+    of_inputs : bool
+        Whether the row is only for what depends on an input of the network, not for constants alone.
     """
 
     name: str
     help: str
     make: Callable[[], tuple[Any, Callable[[Match], Found | NoMatch]]]
+    of_inputs: bool = False
 
 
 def same(a: Any, b: Any) -> bool:
