@@ -87,6 +87,10 @@ class Constants:
             if all(constant(a) is not None or a in self._calls for a in tensors):
                 self._calls[binding.var] = value
 
+    def __contains__(self, var: Any) -> bool:
+        """Whether a bound variable depends on constants only."""
+        return var in self._calls
+
     def value(self, expr: Any) -> Any:
         """The array that an expression stands for, or None if it depends on an input or an unknown operator."""
         if constant(expr) is not None:

@@ -112,6 +112,10 @@ def _manifest(imported: Any, lowered: Any, destination: BuildTarget) -> Manifest
     batches = {row.shape[0] if row.shape else 0 for row in inputs}
     if len(batches) != 1 or 0 in batches:
         raise LowbitError("inputs", "one batch size, first in every shape", str([row.shape for row in inputs]))
+    results = tuple(_tensor(name, ty) for name, ty in zip(names, outputs, strict=True))
+    for row in results:
+        if not row.shape:
+            raise LowbitError(f"output {row.name}", "a tensor whose first dimension is the batch", "a single number")
     core = destination.core
     return Manifest(
         tvm=tvm.__version__,
@@ -121,7 +125,7 @@ def _manifest(imported: Any, lowered: Any, destination: BuildTarget) -> Manifest
         mcpu=core.mcpu,
         batch=batches.pop(),
         inputs=inputs,
-        outputs=tuple(_tensor(name, ty) for name, ty in zip(names, outputs, strict=True)),
+        outputs=results,
         explanations=tuple(ExplanationRow(**row) for row in explanations),
         probes=tuple(probes),
         layers=_layers(lowered),

@@ -13,7 +13,8 @@ from tvm import relax
 from relay_passes import dataflow
 from relay_passes.ops import op_name
 from schedules.errors import LowbitError
-from tvm_lowbit.onnx_import import checked, import_onnx, read_onnx
+from tvm_lowbit.onnx_import import import_onnx
+from tvm_lowbit.onnx_read import checked, read_onnx
 from tvm_lowbit.torch_import import export_module, import_torch
 
 
@@ -80,6 +81,12 @@ def _normalized(mod: Any, batch: int) -> Any:
     for param in mod["main"].params:
         if not isinstance(param.ty, relax.TensorType) or param.ty.shape is None:
             raise LowbitError(f"input {param.name}", "a tensor of known shape", str(param.ty))
+    for binding in dataflow.bindings(mod["main"]):
+        for ty in getattr(binding.var.ty, "fields", [binding.var.ty]):
+            extents = getattr(getattr(ty, "shape", None), "values", None) or []
+            if any(int(d) < 1 for d in extents if isinstance(d, tvm.tirx.IntImm)):
+                sizes = f"({', '.join(map(str, extents))})"
+                raise LowbitError(f"node {dataflow.name_of(binding.var)}", "a result of positive sizes", sizes)
     attrs = mod["main"].attrs
     if not attrs or "output_names" not in attrs:
         result = mod["main"].ret_ty

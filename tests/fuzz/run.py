@@ -42,6 +42,7 @@ class Worker:
             [sys.executable, "-m", "fuzz.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,  # or a second line would wait in a buffer that no selector sees
             env=os.environ | {"PYTHONPATH": path, "TVM_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
         if self._answer(120.0) != "ready":
