@@ -12,7 +12,8 @@ from relay_passes import dataflow
 from relay_passes.clips import simplified
 from relay_passes.ops import constant, literal, op_name, shape_of
 
-# Operators that only rearrange a constant. Arithmetic on constants is left alone: it may be a weight's quantiser.
+# Operators that only rearrange a constant, or flip its sign. Other arithmetic on constants is left alone: it may be a
+# weight's quantiser.
 REARRANGE: Mapping[str, Callable[[Any, Any], Any]] = {
     "relax.reshape": lambda x, call: x.reshape([int(d) for d in call.ty.shape]),
     "relax.permute_dims": lambda x, call: x.transpose([int(a) for a in call.attrs.axes] if call.attrs.axes else None),
@@ -20,6 +21,7 @@ REARRANGE: Mapping[str, Callable[[Any, Any], Any]] = {
     "relax.astype": lambda x, call: x.astype(str(call.attrs.dtype)),
     "relax.squeeze": lambda x, call: x.reshape([int(d) for d in call.ty.shape]),
     "relax.broadcast_to": lambda x, call: np.broadcast_to(x, [int(d) for d in call.ty.shape]),
+    "relax.negative": lambda x, call: np.negative(x),
 }
 
 
@@ -47,7 +49,7 @@ def canonicalize(mod: Any) -> Any:
             return literal(np.full(shape_of(value), CREATE[name](value), str(value.ty.dtype)))
         if name in REARRANGE and constant(value.args[0]) is not None:
             typed = scope.builder.normalize(value)
-            return literal(np.ascontiguousarray(REARRANGE[name](constant(value.args[0]), typed)))
+            return literal(np.require(REARRANGE[name](constant(value.args[0]), typed), requirements="C"))
         return dataflow.keep(var, simplified(value, scope.builder.lookup_binding), scope)
 
     return dataflow.rebuild(mod, visit)
