@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,14 @@ import numpy.typing as npt
 
 from relay_passes import ops
 from relay_passes.quant_spec import NoMatch, QuantSpec
-from relay_passes.requantize import CodeOf, find_thresholds
+from relay_passes.requantize import find_thresholds
+from relay_passes.turning import find_turning_thresholds
 
 Float32 = npt.NDArray[np.float32]
 # (float32 values (..., C), code of the second operand) -> float32 values (..., C)
 Step = Callable[[Float32, int], Float32]
+# (accumulators int64 (..., C), code of the second operand) -> float32 values (..., C)
+Value = Callable[[npt.NDArray[np.int64], int], Float32]
 
 # Above this many thresholds a channel, a table for every code of the second operand outweighs what it saves.
 MAX_THRESHOLDS = 4096
@@ -36,7 +39,7 @@ class Quantised:
 
 @dataclass(frozen=True)
 class Accumulated:
-    """A tensor that is, channel by channel, a monotone float32 function of an integer accumulator.
+    """A tensor that is, channel by channel, a float32 function of an integer accumulator.
 
     Attributes
     ----------
@@ -46,44 +49,47 @@ class Accumulated:
         The channel axis.
     bound : int
         Largest magnitude of the accumulator.
-    start : callable
-        Accumulators int64 ``(..., C)`` to the first float32 value.
-    steps : tuple of callables
-        What follows, in the graph's own order and rounding.
+    value : callable
+        Accumulators int64 ``(..., C)`` and a code of ``side`` to float32, in the graph's own order and rounding.
     side : Quantised or None
-        A second operand that some step adds.
+        A second operand that the function adds.
+    monotone : bool
+        Whether the function only rises or only falls, channel by channel.
     scale : float64 ``(C,)`` or ``(1,)``, or None
-        If ``start`` is a multiplication by it, rounded once.
+        If the function is a multiplication by it, rounded once.
     """
 
     acc: Any
     axis: int
     bound: int
-    start: Callable[[npt.NDArray[np.int64]], Float32]
-    steps: tuple[Step, ...] = ()
+    value: Value
     side: Quantised | None = None
+    monotone: bool = True
     scale: npt.NDArray[np.float64] | None = None
 
-    def then(self, step: Step, side: Quantised | None = None) -> Accumulated:
-        """The same accumulator, one step further."""
-        return replace(self, steps=(*self.steps, step), side=side or self.side)
+    def then(self, step: Step, side: Quantised | None = None, monotone: bool = True) -> Accumulated:
+        """The same accumulator, one step further; ``monotone`` says whether the step is."""
+        value = self.value
+        both = self.monotone and monotone
+        return Accumulated(
+            self.acc, self.axis, self.bound, lambda acc, row: step(value(acc, row), row), side or self.side, both
+        )
+
+    def joined(self, operation: Callable[[Any, Any], Any], other: Accumulated) -> Accumulated | None:
+        """``operation`` of two functions of the same accumulator; None where they are not that."""
+        one, two = self.value, other.value
+        sides = [known.side for known in (self, other) if known.side is not None]
+        if not self.acc.same_as(other.acc) or any(side is not sides[0] for side in sides):
+            return None
+        side = sides[0] if sides else None
+        return Accumulated(
+            self.acc, self.axis, self.bound, lambda acc, row: operation(one(acc, row), two(acc, row)), side, False
+        )
 
     @property
     def channels(self) -> int:
         """Extent of the channel axis."""
         return ops.shape_of(self.acc)[self.axis]
-
-    def code_of(self, spec: QuantSpec) -> CodeOf:
-        """The chain's codes under a quantiser that follows it."""
-        spec = spec if spec.axis is None else spec.moved(-1)
-
-        def codes(accumulators: npt.NDArray[np.int64], row: int) -> npt.NDArray[Any]:
-            values = self.start(accumulators)
-            for step in self.steps:
-                values = step(values, row)
-            return spec.codes(values)
-
-        return codes
 
     def requantized(self, spec: QuantSpec) -> Any | NoMatch:
         """The call that gives the codes of ``spec`` from the accumulator, by thresholds."""
@@ -95,9 +101,31 @@ class Accumulated:
             )
         if spec.axis is not None and spec.axis != self.axis:
             return NoMatch("its quantiser's scale does not run along the channels")
-        found = find_thresholds(self.code_of(spec), self.bound, spec.levels, self.channels, rows)
+        along = spec if spec.axis is None else spec.moved(-1)
+        falls = None
+        if self.monotone:
+            rises, flip = find_thresholds(
+                lambda acc, row: along.codes(self.value(acc, row)), self.bound, spec.levels, self.channels, rows
+            )
+        else:
+            turning = find_turning_thresholds(self.value, along.codes, self.bound, spec.levels, self.channels, rows)
+            if isinstance(turning, NoMatch):
+                return turning
+            rises, falls = turning
+            flip = np.zeros(self.channels, np.uint8)
         side = self.side.codes if self.side else None
-        return ops.requantize(self.acc, *found, side, axis=self.axis, bits=spec.bits, side_bits=side_bits)
+        return ops.requantize(self.acc, rises, flip, falls, side, axis=self.axis, bits=spec.bits, side_bits=side_bits)
+
+
+@dataclass(frozen=True)
+class InRegisters:
+    """A float32 tensor that is computed elementwise from codes and accumulators and need never be written.
+
+    What thresholds cannot say: two accumulators joined, or too many thresholds. TVM fuses such operators, from the
+    integers to the codes of the quantiser that follows, into one kernel.
+    """
+
+    reason: str
 
 
 def as_accumulated(value: Quantised) -> Accumulated | None:
@@ -106,7 +134,7 @@ def as_accumulated(value: Quantised) -> Accumulated | None:
     if spec.axis not in (None, axis):
         return None
     along = spec if spec.axis is None else spec.moved(-1)
-    return Accumulated(value.codes, axis, 255, lambda acc: along.values(np.clip(acc, 0, (1 << spec.bits) - 1)))
+    return Accumulated(value.codes, axis, 255, lambda acc, row: along.values(np.clip(acc, 0, (1 << spec.bits) - 1)))
 
 
 def channel_vector(array: npt.NDArray[Any], shape: tuple[int, ...], axis: int) -> Float32 | None:
@@ -119,4 +147,4 @@ def channel_vector(array: npt.NDArray[Any], shape: tuple[int, ...], axis: int) -
     return array.astype(np.float32).reshape(-1)
 
 
-Known = Quantised | Accumulated
+Known = Quantised | Accumulated | InRegisters

@@ -92,7 +92,7 @@ class _Lowering:
                 source = self.values[var].args[0]
                 return self._kernel(self.plans[source], value.args[0], value, var, name, scope)
             if self.values[var].args[0] in self.plans:
-                self._count(self.plans[self.values[var].args[0]].layer, value.args[1:3])
+                self._count(self.plans[self.values[var].args[0]].layer, _tables(value))
             return self._requantize(value, name, scope)
         if operator == ops.DEQUANTIZE and constant(value.args[0]) is not None:
             return self._weight_values(value, name, scope)
@@ -117,12 +117,12 @@ class _Lowering:
         layout, dtype, size = Layout(), "int32", sum(c.nbytes for c in plan.constants)
         if requantize is not None:
             layout, dtype = self._wanted(var), "uint8"
-            tables = requantize.args[1:3]
+            tables = _tables(requantize)
             epilogue = _thresholds(requantize, layout)
             args += tables
             size += sum(constant(t).nbytes for t in tables)
-            if len(requantize.args) > 3:
-                side = requantize.args[3]
+            if epilogue.side_bits:
+                side = requantize.args[-1]
                 side_layout = next(iter(self.physical.get(side, {})), Layout())
                 args.append(self._in_layout(side, side_layout, plan.layer, scope))
                 epilogue = replace(epilogue, side=side_layout)
@@ -174,8 +174,13 @@ def _key(codes: npt.NDArray[np.uint8]) -> tuple[tuple[int, ...], bytes]:
 
 
 def _thresholds(call: Any, layout: Layout) -> Thresholds:
-    levels = shape_of(call.args[1])[1]
-    return Thresholds(int(call.attrs["bits"]), levels, int(call.attrs["side_bits"]), layout)
+    counts = [shape_of(table)[1] for table in _tables(call)[::2]]  # rises and, if there are any, falls
+    return Thresholds(int(call.attrs["bits"]), counts[0], int(call.attrs["side_bits"]), layout, falls=sum(counts[1:]))
+
+
+def _tables(call: Any) -> list[Any]:
+    """The constants of a ``requantize``: rises, flip and, if there are any, falls."""
+    return list(call.args[1 : 1 + int(call.attrs["tables"])])
 
 
 def _call(

@@ -221,10 +221,17 @@ def _legalize_scale(bb: Any, call_: Any) -> Any:
 register(SCALE_ACCUMULATORS, 2, _like("float32"), _legalize_scale)
 
 
-def requantize(acc: Any, thresholds: Any, flip: Any, side: Any | None, axis: int, bits: int, side_bits: int) -> Any:
-    """Codes (uint8) from accumulators by counting thresholds ``(rows, levels, C)``; ``side`` codes pick the row."""
-    args = [acc, literal(thresholds), literal(flip)] + ([] if side is None else [side])
-    return call(REQUANTIZE, *args, axis=axis, bits=bits, side_bits=side_bits)
+def requantize(
+    acc: Any, rises: Any, flip: Any, falls: Any | None, side: Any | None, axis: int, bits: int, side_bits: int
+) -> Any:
+    """Codes (uint8) from accumulators by counting thresholds ``(rows, levels, C)``; ``side`` codes pick the row.
+
+    The code is the number of ``rises`` reached less that of ``falls`` (None: there are none); where ``flip`` is set it
+    is the number of thresholds less the number reached.
+    """
+    tables = [literal(table) for table in (rises, flip, falls) if table is not None]
+    args = [acc, *tables, *([] if side is None else [side])]
+    return call(REQUANTIZE, *args, axis=axis, bits=bits, tables=len(tables), side_bits=side_bits)
 
 
 register(REQUANTIZE, -1, _like("uint8"))

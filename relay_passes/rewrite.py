@@ -12,9 +12,9 @@ import numpy as np
 from tvm import relax
 
 from relay_passes import dataflow, notes, ops
-from relay_passes.abstract import Accumulated, Known, Quantised
+from relay_passes.abstract import Accumulated, InRegisters, Known, Quantised
 from relay_passes.exclude import excluded
-from relay_passes.integer_forms import INTEGER_FORMS, MOVING, MULTIPLYING, Layers, Taken
+from relay_passes.integer_forms import ELEMENTWISE, INTEGER_FORMS, MOVING, MULTIPLYING, Layers, Taken
 from relay_passes.ops import constant, literal, op_name, quant_spec
 from relay_passes.quant_spec import NoMatch
 from schedules.dot_problem import INT32_MAX
@@ -34,13 +34,16 @@ def rewrite_lowbit(mod: Any) -> Any:
     explanation = frozenset(said.get("explanation", ()))
     layers = Layers(dict(said.get("declined", {})), explanation, said.get("off_grid", {}), excluded(mod))
 
+    readers = dataflow.readers(mod["main"])
+
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
-        return _visit(layers, dataflow.name_of(var), value, scope)
+        own = [r for r in readers.get(var, []) if r is None or dataflow.name_of(r) not in explanation]
+        return _visit(layers, dataflow.name_of(var), value, scope, len(own) == 1 and own[0] is not None)
 
     return notes.add(dataflow.rebuild(mod, visit), "layers", layers.rows)
 
 
-def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
+def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope, read_once: bool) -> Any:
     operator = op_name(value)
     if operator == ops.FAKE_QUANT and constant(value.args[0]) is not None and not _too_wide(name, value):
         return _weights(layers, name, value, scope)
@@ -55,14 +58,15 @@ def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
         layers.stays_float(name, operator, why)
         layers.declined[name] = f"is no quantiser of 1 to 8 bits: {why}"
         return _named(layers, scope.emit(value, name), name)
-    if operator not in INTEGER_FORMS:
-        if layers.reads_known(value):
-            layers.stays_float(name, operator, "it has no integer form here")
-        return scope.emit(value, name)
     wished = layers.excluded.get(name)
-    result = NoMatch(wished) if wished else INTEGER_FORMS[operator](layers, name, value, scope)
+    result = NoMatch(wished) if wished else _taken(layers, name, value, scope)
     if not isinstance(result, Taken):
-        if operator in MULTIPLYING or layers.reads_known(value):
+        if not wished and operator in ELEMENTWISE and read_once and layers.reads_only_known(value):
+            first = next((r for a in value.args if (r := layers.why_in_registers(a))), result)
+            return _named(layers, scope.emit(value, name), name, InRegisters(first.reason))
+        if operator == ops.FAKE_QUANT and not wished and layers.reads_known(value):
+            layers.in_registers(name, operator, quant_spec(value), result.reason)
+        elif operator in MULTIPLYING or layers.reads_known(value):
             layers.stays_float(name, operator, result.reason)
         if operator != ops.FAKE_QUANT:
             origin = layers.names.get(value.args[0], name) if operator in MOVING else name
@@ -73,6 +77,11 @@ def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
         result = Taken(Quantised(codes, spec), ops.dequantize(codes, spec))
     var = scope.emit(value if result.value is None else result.value, name)
     return _named(layers, var, name, result.known)
+
+
+def _taken(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Taken | NoMatch:
+    form = INTEGER_FORMS.get(op_name(value))
+    return NoMatch("it has no integer form here") if form is None else form(layers, name, value, scope)
 
 
 def _too_wide(name: str, value: Any) -> str:
@@ -103,7 +112,7 @@ def _difference(layers: Layers, value: Any, scope: dataflow.Scope) -> Any:
         both = known.codes, literal(known.spec.codes(reference))
         integers = scope.emit(relax.op.subtract(*(relax.op.astype(codes, "float64") for codes in both)))
         return relax.op.multiply(integers, literal(known.spec.scale.astype(np.float64)))
-    if not isinstance(known, Accumulated) or known.steps or known.scale is None:
+    if not isinstance(known, Accumulated) or known.scale is None:
         return value
     if 2 * known.bound <= INT32_MAX:
         shape = [1] * reference.ndim

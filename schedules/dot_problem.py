@@ -72,6 +72,8 @@ class Thresholds:
         Layout of the codes written.
     side : Layout or None
         Layout of the second operand.
+    falls : int
+        Thresholds per channel at which the code falls again, for functions that turn (SiLU); 0 for monotone ones.
     """
 
     bits: int
@@ -79,9 +81,13 @@ class Thresholds:
     side_bits: int = 0
     out: Layout = field(default_factory=Layout)
     side: Layout | None = None
+    falls: int = 0
 
     def __post_init__(self) -> None:
-        if not (1 <= self.bits <= 8 and 1 <= self.levels < 1 << self.bits and 0 <= self.side_bits <= 8):
+        top = (1 << self.bits) - 1
+        # What falls must have risen: each fall may come with a rise above the number of codes.
+        fits = 1 <= self.levels <= top + min(self.falls, top) and 0 <= self.falls <= top
+        if not (1 <= self.bits <= 8 and fits and 0 <= self.side_bits <= 8):
             raise ValueError(f"bits must be 1..8, levels fit in them, side_bits 0..8: {self}")
 
     @property

@@ -18,8 +18,9 @@ LINEAR_LEVELS = 15
 class Epilogue:
     """Declares the epilogue's kernel parameters (thresholds, flip, side operand, output) and writes pixels.
 
-    Parameters come in the order thresholds ``(rows, levels, O)``, flip ``(O,)`` uint8, side codes, out; without
-    thresholds there is only out, int32 ``(N, OH, OW, O)``.
+    Parameters come in the order thresholds ``(rows, levels, O)``, flip ``(O,)`` uint8, falling thresholds
+    ``(rows, falls, O)`` if there are any, side codes, out; without thresholds there is only out, int32
+    ``(N, OH, OW, O)``.
     """
 
     def __init__(self, problem: DotProblem) -> None:
@@ -32,10 +33,7 @@ class Epilogue:
             return
         if (self.spec.side is None) != (self.spec.side_bits == 0):
             raise ValueError(f"a side operand needs both bits and a layout: {self.spec}")
-        self.thresholds = T.arg(
-            "thresholds", T.buffer((self.spec.rows, self.spec.levels, p.out_channels), p.threshold_dtype)
-        )
-        self.flip = T.arg("flip", T.buffer((p.out_channels,), "uint8"))
+        self.tables = declare_tables(self.spec, p.out_channels, p.threshold_dtype)
         if self.spec.side is not None:
             self.side = T.arg("side", T.buffer(self.spec.side.shape(*shape), "uint8"))
         self.out = T.arg("out", T.buffer(self.spec.out.shape(*shape), "uint8"))
@@ -66,34 +64,52 @@ class Epilogue:
             if self.spec.side is not None:
                 at = lambda *i: tirx.BufferLoad(self.side, list(i))  # noqa: E731 - a view of one buffer
                 row = self.spec.side.load(at, n, y, x, c, channels).astype("int32")
-            count_reached(self.spec, self.thresholds, self.flip, accumulators(c), row, c, codes, [c])
+            count_reached(self.spec, self.tables, accumulators(c), row, c, codes, [c])
         store_codes(self.spec.out, self.out, codes, n, y, x, channels)
 
 
+def declare_tables(spec: Thresholds, channels: int, dtype: str) -> list[Any]:
+    """Declare the parameters thresholds, flip and, if there are any, falling thresholds."""
+    tables = [T.arg("thresholds", T.buffer((spec.rows, spec.levels, channels), dtype))]
+    tables.append(T.arg("flip", T.buffer((channels,), "uint8")))
+    if spec.falls:
+        tables.append(T.arg("falls", T.buffer((spec.rows, spec.falls, channels), dtype)))
+    return tables
+
+
 def count_reached(
-    spec: Thresholds, thresholds: Any, flip: Any, accumulator: Any, row: Any, channel: Any, codes: Any, at: list[Any]
+    spec: Thresholds, tables: list[Any], accumulator: Any, row: Any, channel: Any, codes: Any, at: list[Any]
 ) -> None:
-    """Emit ``codes[at] = number of thresholds reached`` (counted downwards where ``flip``)."""
+    """Emit ``codes[at] = number of thresholds reached`` less that of falls (counted downwards where ``flip``)."""
+    thresholds, flip = tables[:2]
+    value = T.alloc_buffer((1,), "int32")
+    T.buffer_store(value, accumulator, [0])
+    reached = _reached(thresholds, spec.levels, value[0], row, channel)
+    if spec.falls:
+        reached = reached - _reached(tables[2], spec.falls, value[0], row, channel)
     levels = const(spec.levels, "int32")
-    if spec.levels <= LINEAR_LEVELS:
-        reached: Any = const(0)
-        for level in range(spec.levels):
-            reached = reached + (accumulator >= thresholds[row, level, channel].astype("int32")).astype("int32")
-    else:
-        value, position = T.alloc_buffer((1,), "int32"), T.alloc_buffer((1,), "int32")
-        T.buffer_store(value, accumulator, [0])
-        T.buffer_store(position, const(0), [0])
-        step = 1 << (spec.levels.bit_length() - 1)
-        while step:
-            # Positions past the last threshold count as not reached.
-            probe = position[0] + step - 1
-            table = thresholds[row, tirx.min(probe, levels - 1), channel]
-            hit = tirx.all(probe < levels, value[0] >= table.astype("int32"))
-            T.buffer_store(position, position[0] + tirx.Select(hit, const(step), const(0)), [0])
-            step >>= 1
-        reached = position[0]
     result = tirx.Select(flip[channel] != const(0, "uint8"), levels - reached, reached)
     T.buffer_store(codes, result.astype("uint8"), at)
+
+
+def _reached(table: Any, count: int, accumulator: Any, row: Any, channel: Any) -> Any:
+    """How many of a row's thresholds, sorted, lie at or below the accumulator."""
+    if count <= LINEAR_LEVELS:
+        reached: Any = const(0)
+        for level in range(count):
+            reached = reached + (accumulator >= table[row, level, channel].astype("int32")).astype("int32")
+        return reached
+    position = T.alloc_buffer((1,), "int32")
+    T.buffer_store(position, const(0), [0])
+    step = 1 << (count.bit_length() - 1)
+    while step:
+        # Positions past the last threshold count as not reached.
+        probe = position[0] + step - 1
+        threshold = table[row, tirx.min(probe, const(count - 1)), channel]
+        hit = tirx.all(probe < const(count), accumulator >= threshold.astype("int32"))
+        T.buffer_store(position, position[0] + tirx.Select(hit, const(step), const(0)), [0])
+        step >>= 1
+    return position[0]
 
 
 def store_codes(layout: Layout, out: Any, codes: Any, n: Any, y: Any, x: Any, channels: int) -> None:

@@ -56,13 +56,17 @@ def count_thresholds(
     thresholds: npt.NDArray[np.int32],
     flip: npt.NDArray[np.uint8],
     side: Codes | None = None,
+    falls: npt.NDArray[np.int32] | None = None,
 ) -> Codes:
     """Codes from accumulators ``(N, H, W, O)``: how many thresholds ``(rows, levels, O)`` each one reaches.
 
-    ``side`` (codes, same shape) picks the row; where ``flip`` ``(O,)`` is set the count runs downwards.
+    ``side`` (codes, same shape) picks the row; where ``flip`` ``(O,)`` is set the count runs downwards. The number of
+    ``falls`` ``(rows, count, O)`` that are reached is taken away again.
     """
     rows = np.zeros(accumulators.shape, np.intp) if side is None else side.astype(np.intp)
     levels = thresholds.shape[1]
     channel = np.arange(accumulators.shape[-1])
     reached = sum((accumulators >= thresholds[rows, level, channel]).astype(np.int64) for level in range(levels))
+    if falls is not None:
+        reached -= sum((accumulators >= falls[rows, i, channel]).astype(np.int64) for i in range(falls.shape[1]))
     return np.where(flip.astype(bool), levels - reached, reached).astype(np.uint8)

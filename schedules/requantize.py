@@ -8,24 +8,25 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from schedules.dot_problem import Thresholds
-from schedules.epilogue import count_reached
+from schedules.epilogue import count_reached, declare_tables
 from schedules.intrinsics import const
 
 
 def requantize_kernel(shape: tuple[int, ...], dtype: str, axis: int, spec: Thresholds, threshold_dtype: str) -> Any:
-    """A PrimFunc of (accumulators, thresholds, flip, side codes if any, out), all but the tables of ``shape``."""
+    """A PrimFunc of (accumulators, thresholds, flip, falls if any, side codes if any, out).
+
+    All but the tables are of ``shape``.
+    """
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         T.func_attr({"global_symbol": "main", "tirx.noalias": True, "op_pattern": 8, "tirx.is_scheduled": True})
         accumulators = T.arg("accumulators", T.buffer(shape, dtype))
-        tables = (spec.rows, spec.levels, shape[axis])
-        thresholds = T.arg("thresholds", T.buffer(tables, threshold_dtype))
-        flip = T.arg("flip", T.buffer((shape[axis],), "uint8"))
+        tables = declare_tables(spec, shape[axis], threshold_dtype)
         side = T.arg("side", T.buffer(shape, "uint8")) if spec.side_bits else None
         out = T.arg("out", T.buffer(shape, "uint8"))
         with T.grid(*shape) as index:
             at = list(index)
             row: Any = const(0) if side is None else side[tuple(at)].astype("int32")
             value = accumulators[tuple(at)].astype("int32")
-            count_reached(spec, thresholds, flip, value, row, at[axis], out, at)
+            count_reached(spec, tables, value, row, at[axis], out, at)
     return builder.get()

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from relay_passes.integer_forms import REGISTERS
 from tvm_lowbit.manifest import LayerRow
 
 
@@ -20,8 +21,13 @@ class Report:
 
     @property
     def low_bit(self) -> list[LayerRow]:
-        """Layers that run on integers."""
-        return [row for row in self.rows if row.technique]
+        """Layers that run on integers by a technique's kernel."""
+        return [row for row in self.rows if row.technique not in ("", REGISTERS)]
+
+    @property
+    def in_registers(self) -> list[LayerRow]:
+        """Quantisers whose codes one kernel computes from integers in float registers: joins of two accumulators."""
+        return [row for row in self.rows if row.technique == REGISTERS]
 
     @property
     def stays_float(self) -> list[LayerRow]:

@@ -119,6 +119,28 @@ def mixed_widths(g: GraphBuilder) -> list[str]:
     return [g.add("Conv", q, g.weights(4, 8, 1, 1, bits=8), name="last")]
 
 
+def activations(g: GraphBuilder) -> list[str]:
+    """conv + BN + each activation function + quantiser, one behind the other; SiLU and Hard-swish turn."""
+    v = g.quantiser(g.input(4, 6, 6), 0.23, -8, 7, name="q0")
+    silu = lambda x: g.add("Mul", x, g.add("Sigmoid", x))  # noqa: E731
+    hard = lambda x: g.add("Mul", x, g.add("HardSigmoid", x, alpha=1 / 6, beta=0.5))  # noqa: E731
+    functions: dict[str, Callable[[str], str]] = {
+        "leaky": lambda x: g.add("LeakyRelu", x, alpha=0.1),
+        "prelu": lambda x: g.add("PRelu", x, g.constant(g.random.uniform(0.1, 0.5, (4, 1, 1)))),
+        "sigmoid": lambda x: g.add("Sigmoid", x),
+        "tanh": lambda x: g.add("Tanh", x),
+        "silu": silu,
+        "hardswish": lambda x: g.add("HardSwish", x),
+        "spelled": hard,
+        "elu": lambda x: g.add("Relu", g.add("Abs", x)),
+    }
+    for i, (name, function) in enumerate(functions.items()):
+        v = g.batch_norm(g.add("Conv", v, g.weights(4, 4, 3, 3, bits=4), pads=[1, 1, 1, 1], name=f"conv{i}"), 4)
+        unsigned = name in ("sigmoid", "elu")
+        v = g.quantiser(function(v), 0.0673 if unsigned else 0.137, 0 if unsigned else -4, 11, name=f"q_{name}")
+    return [g.add("Conv", v, g.weights(3, 4, 1, 1), name="last")]
+
+
 def ties(g: GraphBuilder) -> list[str]:
     """Powers of two: float32 is exact, every accumulator on a tie must go to the even code."""
     q = g.quantiser(g.input(5, 6, 6), 0.5, -4, 3, name="q0")
@@ -142,6 +164,7 @@ GRAPHS: dict[str, tuple[Callable[[GraphBuilder], list[str]], tuple[int, ...], fl
     "asymmetric": (asymmetric, (3, 6, 6), 1.0, set()),
     "dense": (dense, (5, 12), 1.0, set()),
     "mixed_widths": (mixed_widths, (3, 6, 6), 1.0, set()),
+    "activations": (activations, (4, 6, 6), 1.0, set()),
     "ties": (ties, (5, 6, 6), 1.0, set()),
 }
 
@@ -151,7 +174,7 @@ GRAPHS: dict[str, tuple[Callable[[GraphBuilder], list[str]], tuple[int, ...], fl
 def test_graph_is_like_onnx(name: str, spelling: str) -> None:
     """Every quantiser's codes equal, every conv and dense layer low-bit."""
     make, shape, spread, stay = GRAPHS[name]
-    graph = GraphBuilder(spelling, seed=len(name))
+    graph = GraphBuilder(spelling, seed=len(name), opset=14 if name == "activations" else 13)
     model = graph.model(*make(graph))
     x = batch(*shape, scale=spread)
     if name == "ties":

@@ -34,7 +34,7 @@ def transposed(emit: Any, x: Any) -> Any:
 def float_requantize(emit: Any, x: Any) -> Any:
     """Thresholds on a float."""
     tables = np.zeros((1, 3, 4), np.int16), np.zeros(4, np.uint8)
-    return emit(ops.requantize(x, *tables, None, axis=1, bits=2, side_bits=0), "bad")
+    return emit(ops.requantize(x, *tables, None, None, axis=1, bits=2, side_bits=0), "bad")
 
 
 def dot_left(emit: Any, x: Any) -> Any:
