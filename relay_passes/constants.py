@@ -57,7 +57,6 @@ OPERATORS: Mapping[str, Callable[..., Array]] = MappingProxyType(
         "relax.round": _plain(np.rint),
         "relax.sign": _plain(np.sign),
         "relax.abs": _plain(np.abs),
-        "relax.negative": _plain(np.negative),
         "relax.tanh": _plain(np.tanh),
         "relax.sqrt": _plain(np.sqrt),
         "relax.nn.relu": _plain(lambda x: np.maximum(x, np.zeros((), x.dtype))),
