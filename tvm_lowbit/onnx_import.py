@@ -19,7 +19,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 from relay_passes.ops import constant
 from schedules.errors import LowbitError
 from tvm_lowbit import finn_import, qonnx_import, sub_byte
-from tvm_lowbit.gemm_import import Gemm
+from tvm_lowbit.products_import import Conv, ConvTranspose, Gemm
 
 # Operators outside ONNX: each module names their domains and has their converters.
 _CUSTOM = (qonnx_import, finn_import)
@@ -195,7 +195,7 @@ class _Max(_Pairwise, onnx_frontend.Max):  # type: ignore[misc]
     """A ``Max`` in place of a ``Clip`` stays visible."""
 
 
-_REPLACED = {"Clip": _Clip, "Min": _Min, "Max": _Max, "Gemm": Gemm}
+_REPLACED = {"Clip": _Clip, "Min": _Min, "Max": _Max, "Conv": Conv, "ConvTranspose": ConvTranspose, "Gemm": Gemm}
 
 
 @contextlib.contextmanager
