@@ -54,6 +54,7 @@ def detect_quantizers(mod: Any) -> Any:
             return scope.emit(fake_quant(x, found[var].spec), dataflow.name_of(var))
         return dataflow.keep(var, value, scope)
 
+    reasons |= notes.read(mod).get("declined", {})  # what a front end found knows more
     return notes.add(fold_weight_transposes(dataflow.rebuild(mod, visit)), "declined", reasons)
 
 

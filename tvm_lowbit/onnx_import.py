@@ -16,6 +16,7 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from relay_passes import notes
 from relay_passes.ops import constant
 from schedules.errors import LowbitError
 from tvm_lowbit import finn_import, qonnx_import, sub_byte
@@ -90,7 +91,7 @@ def import_onnx(model: onnx.ModelProto, batch: int) -> Any:
     shapes = {value.name: _static_shape(value, batch) for value in graph.input if value.name not in _stored(graph)}
     _check_operators(graph)
     try:
-        with _converters(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with _converters() as declined, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             mod = onnx_frontend.from_onnx(model, shape_dict=shapes, sanitize_input_names=False)
     except LowbitError:
@@ -99,7 +100,7 @@ def import_onnx(model: onnx.ModelProto, batch: int) -> Any:
         raise LowbitError("ONNX import", "operators that TVM's front end converts", _first_line(error)) from error
     main = mod["main"].with_attr("output_names", [value.name for value in graph.output])
     mod.update_func(mod.get_global_var("main"), main)
-    return mod
+    return notes.add(mod, "declined", declined) if declined else mod
 
 
 def _stored(graph: onnx.GraphProto) -> set[str]:
@@ -199,13 +200,19 @@ _REPLACED = {"Clip": _Clip, "Min": _Min, "Max": _Max, "Conv": Conv, "ConvTranspo
 
 
 @contextlib.contextmanager
-def _converters() -> Iterator[None]:
-    """Replace some of TVM's converters, add custom operators, bind each node's result to a variable of its name."""
+def _converters() -> Iterator[dict[str, str]]:
+    """Replace some of TVM's converters, add custom operators, bind each node's result to a variable of its name.
+
+    Gives the reasons of converters that found a quantiser to be none, by its node's name; they write to
+    ``attr["tvm_custom"]["declined"]``.
+    """
+    declined: dict[str, str] = {}
     importer = onnx_frontend.ONNXGraphImporter
     custom = {name: converter for more in _CUSTOM for name, converter in more.CONVERTERS.items()}
     original_map, original_convert = onnx_frontend._get_convert_map, importer._convert_operator
 
     def convert(self: Any, op_name: str, inputs: Any, attrs: Any, opset: int) -> Any:
+        attrs["tvm_custom"]["declined"] = declined
         if op_name in _KEPT_APART and all(_is_float_constant(value) for value in inputs):
             result = _KEPT_APART[op_name](*inputs)
         else:
@@ -221,7 +228,7 @@ def _converters() -> Iterator[None]:
         onnx_frontend._get_convert_map = lambda: {**original_map(), **_REPLACED, **custom}
         importer._convert_operator = convert
         try:
-            yield
+            yield declined
         finally:
             onnx_frontend._get_convert_map = original_map
             importer._convert_operator = original_convert
