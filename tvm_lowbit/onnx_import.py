@@ -18,8 +18,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 from relay_passes import notes
 from relay_passes.ops import constant
 from schedules.errors import LowbitError
-from tvm_lowbit import moving_import, qdq_checks, sub_byte
-from tvm_lowbit.gemm_import import Gemm
+from tvm_lowbit import moving_import, products_import, qdq_checks, sub_byte
 from tvm_lowbit.onnx_custom import CUSTOM
 
 # The front end looks converters up in a module-level function; only one import may replace it at a time.
@@ -149,7 +148,7 @@ class _Max(_Pairwise, onnx_frontend.Max):  # type: ignore[misc]
     """A ``Max`` in place of a ``Clip`` stays visible."""
 
 
-_REPLACED = {"Clip": _Clip, "Min": _Min, "Max": _Max, "Gemm": Gemm, **moving_import.CONVERTERS}
+_REPLACED = {"Clip": _Clip, "Min": _Min, "Max": _Max, **products_import.CONVERTERS, **moving_import.CONVERTERS}
 
 
 @contextlib.contextmanager

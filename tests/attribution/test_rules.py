@@ -266,7 +266,12 @@ REFUSED: dict[str, tuple[Callable[..., Any], str, str]] = {
             relax.op.nn.conv2d(x, const(np.ones((1, 1, 5, 2))), data_layout="NHWC", kernel_layout="HWIO"), "bad"
         ),
         "relax.nn.conv2d",
-        "only NCHW and NCW convolutions",
+        "its layout is NHWC with HWIO, not NCHW with OIHW",
+    ),
+    "conv2d of two": (
+        lambda emit, x: emit(relax.op.nn.conv2d(x, emit(relax.op.add(x, const(3.0)), "other")), "bad"),
+        "relax.nn.conv2d",
+        "weights that do not depend on the input",
     ),
     "max pool": (
         lambda emit, x: emit(relax.op.nn.max_pool2d(x, (4, 4), strides=(4, 4), ceil_mode=True), "bad"),
