@@ -57,6 +57,43 @@ class Windows:
         """From each position's indices and the count that their sum is divided by."""
         return cls.of([[(at, Fraction(1, count)) for at in inside] for inside, count in windows])
 
+    @property
+    def shares(self) -> npt.NDArray[np.float32]:
+        """The matrix (positions, inputs) of what each input counts; inputs that nothing reads may be missing."""
+        matrix = np.zeros((len(self.index), int(self.index.max()) + 1))
+        for taps, weights, row in zip(self.index, self.weight, matrix, strict=True):
+            np.add.at(row, taps, weights / self.denominator)
+        return matrix.astype(np.float32)
+
+
+def pooling_windows(call: Any) -> list[Windows] | None:
+    """The windows of ``avg_pool1d`` or ``avg_pool2d`` along each axis; None if one holds only padding."""
+    a, shape, out = call.attrs, shape_of(call.args[0]), shape_of(call)
+    padding, count = [int(v) for v in a.padding], len(shape) - 2
+    axes = []
+    for i in range(count):
+        kernel, stride, dilation = int(a.pool_size[i]), int(a.strides[i]), int(a.dilation[i])
+        extent, windows = shape[2 + i], []
+        for position in range(out[2 + i]):
+            start = position * stride - padding[i]
+            taps = [start + k * dilation for k in range(kernel)]
+            inside = [at for at in taps if 0 <= at < extent]
+            padded = sum(at < extent + padding[count + i] for at in taps)
+            windows.append((inside, padded if a.count_include_pad else len(inside)))
+        if any(not inside for inside, _ in windows):
+            return None
+        axes.append(Windows.averages(windows))
+    return axes
+
+
+def adaptive_windows(call: Any) -> list[Windows]:
+    """Adaptive average pooling: position i of o averages pixels from ``floor(i n / o)`` to ``ceil((i + 1) n / o)``."""
+    axes = []
+    for n, o in zip(shape_of(call.args[0])[2:], shape_of(call)[2:], strict=True):
+        windows = [range(i * n // o, -(-(i + 1) * n // o)) for i in range(o)]
+        axes.append(Windows.averages([(window, len(window)) for window in windows]))
+    return axes
+
 
 def window_sums(codes: Any, offset: int, multiplier: int, rows: Windows, columns: Windows) -> Any:
     """Weighted sums (NCHW, int32) of the integers ``multiplier * code + offset`` over windows of rows and columns."""

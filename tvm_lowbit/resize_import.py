@@ -16,6 +16,8 @@ from tvm_lowbit.resampling import linear, linear_by_ratio, nearest
 
 Float32 = npt.NDArray[np.float32]
 _F = np.float32
+# ONNX Runtime 1.31 takes positions within this of a half, which are halves but for float32, as halves.
+_TIE = _F(1e-6)
 
 
 def _half_pixel(i: Float32, n: int, o: int, scale: np.float32) -> Float32:
@@ -27,8 +29,9 @@ def _pytorch_half_pixel(i: Float32, n: int, o: int, scale: np.float32) -> Float3
 
 
 def _half_pixel_symmetric(i: Float32, n: int, o: int, scale: np.float32) -> Float32:
-    centre = _F(n) / _F(2)
-    return centre * (_F(1) - _F(o) / (scale * _F(n))) + (i + _F(0.5)) / scale - _F(0.5)
+    offset = _F(n) / _F(2) * (_F(1) - _F(o) / (scale * _F(n)))
+    positions: npt.NDArray[np.float64] = (i.astype(np.float64) + 0.5) / np.float64(scale) - 0.5
+    return (np.float64(offset) + positions).astype(np.float32)
 
 
 def _align_corners(i: Float32, n: int, o: int, scale: np.float32) -> Float32:
@@ -48,8 +51,8 @@ COORDINATES: Mapping[str, Callable[[Float32, int, int, np.float32], Float32]] = 
 ROUNDING: Mapping[str, Callable[[Float32, np.float32], Float32]] = {
     "floor": lambda x, scale: np.floor(x),
     "ceil": lambda x, scale: np.ceil(x),
-    "round_prefer_floor": lambda x, scale: np.ceil(x - _F(0.5)),
-    "round_prefer_ceil": lambda x, scale: np.floor(x + _F(0.5)),
+    "round_prefer_floor": lambda x, scale: np.floor(x) + (x - np.floor(x) > _F(0.5) + _TIE),
+    "round_prefer_ceil": lambda x, scale: np.floor(x) + (x - np.floor(x) >= _F(0.5) - _TIE),
     "simple": lambda x, scale: np.ceil(x) if scale < 1 else np.trunc(x),
 }
 
@@ -93,6 +96,8 @@ def _resized(
         out = [int(np.floor(s * _F(n))) for s, n in zip(factors, extents, strict=True)]
     if any(o < 1 for o in out):
         raise LowbitError(where, "sizes of at least 1", str(out))
+    if out == extents:
+        return x  # whatever the scales: that is how ONNX Runtime has it
     changed = [k for k in range(len(axes)) if out[k] != extents[k] or factors[k] != 1]
     if attr.get("antialias", 0) and any(out[k] < extents[k] for k in changed):
         raise LowbitError(where, "a Resize without antialiasing", "antialias=1")

@@ -15,7 +15,7 @@ from relay_passes.integer_forms.base import NOT_KNOWN, Layers, Taken, scaled
 from relay_passes.integer_forms.moving import moving
 from relay_passes.ops import literal, shape_of
 from relay_passes.quant_spec import NoMatch
-from relay_passes.window_sums import Windows, window_sums
+from relay_passes.window_sums import Windows, adaptive_windows, pooling_windows, window_sums
 from schedules.dot_problem import INT32_MAX
 
 # What one tap of a bilinear window may count at most; beyond, weights are no simple fractions.
@@ -51,36 +51,19 @@ def _windowed(layers: Layers, call: Any, scope: dataflow.Scope, name: str, axes:
 
 def average_pool(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken | NoMatch:
     """``avg_pool1d`` and ``avg_pool2d``; windows may count differently many pixels."""
-    a, shape, out = call.attrs, shape_of(call.args[0]), shape_of(call)
-    if a.layout not in ("NCW", "NCHW"):
-        return NoMatch(f"its layout is {a.layout}, not NCW or NCHW")
-    padding, count = [int(v) for v in a.padding], len(shape) - 2
-    axes = []
-    for i in range(count):
-        kernel, stride, dilation = int(a.pool_size[i]), int(a.strides[i]), int(a.dilation[i])
-        extent, windows = shape[2 + i], []
-        for position in range(out[2 + i]):
-            start = position * stride - padding[i]
-            taps = [start + k * dilation for k in range(kernel)]
-            inside = [at for at in taps if 0 <= at < extent]
-            padded = sum(at < extent + padding[count + i] for at in taps)
-            windows.append((inside, padded if a.count_include_pad else len(inside)))
-        if any(not inside for inside, _ in windows):
-            return NoMatch("one of its windows holds only padding")
-        axes.append(Windows.averages(windows))
+    if call.attrs.layout not in ("NCW", "NCHW"):
+        return NoMatch(f"its layout is {call.attrs.layout}, not NCW or NCHW")
+    axes = pooling_windows(call)
+    if axes is None:
+        return NoMatch("one of its windows holds only padding")
     return _windowed(layers, call, scope, name, axes)
 
 
 def adaptive_average(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken | NoMatch:
-    """Adaptive average pooling: position i of o averages pixels from ``floor(i n / o)`` to ``ceil((i + 1) n / o)``."""
-    shape, out = shape_of(call.args[0]), shape_of(call)
+    """Adaptive average pooling, windows of uneven extents too."""
     if call.attrs.layout not in ("NCW", "NCHW"):
         return NoMatch(f"its layout is {call.attrs.layout}, not NCW or NCHW")
-    axes = []
-    for n, o in zip(shape[2:], out[2:], strict=True):
-        windows = [range(i * n // o, -(-(i + 1) * n // o)) for i in range(o)]
-        axes.append(Windows.averages([(window, len(window)) for window in windows]))
-    return _windowed(layers, call, scope, name, axes)
+    return _windowed(layers, call, scope, name, adaptive_windows(call))
 
 
 def mean(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken | NoMatch:
