@@ -15,7 +15,7 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from relay_passes import notes
+from relay_passes import dataflow, notes
 from relay_passes.ops import constant
 from schedules.errors import LowbitError
 from tvm_lowbit import moving_import, products_import, qdq_checks, sub_byte
@@ -179,9 +179,9 @@ def _converters() -> Iterator[dict[str, str]]:
                 expected = "what TVM's front end converts"
                 raise LowbitError(f"node {name} ({op_name})", expected, _first_line(error)) from error
         if isinstance(result, relax.Tuple) and attrs["tvm_custom"]["num_outputs"] == 1:
-            return relax.Tuple([self.bb.emit(result.fields[0], name_hint=name), *result.fields[1:]])
+            return relax.Tuple([self.bb.emit(result.fields[0], name_hint=dataflow.hint(name)), *result.fields[1:]])
         if isinstance(result, tvm.ir.Call | relax.Var):
-            return self.bb.emit(result, name_hint=name)
+            return self.bb.emit(result, name_hint=dataflow.hint(name))
         return result
 
     with _LOCK:
