@@ -84,6 +84,12 @@ class Scope:
 
 
 Visit = Callable[[Any, Any, Scope], Any]
+# Told the layers that a pass comes to: name, number from 1, how many.
+Each = Callable[[str, int, int], None]
+
+
+def no_layers(layer: str, number: int, total: int) -> None:
+    """An `Each` that tells nobody."""
 
 
 def bind(value: Any, name: str, scope: Scope) -> Any:

@@ -72,8 +72,9 @@ def markdown(result: dict[str, Any]) -> str:
     """The table for people; what stays float is listed below it."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines = [
-        f"Target {result['target']}, seed {result['seed']}, {result['cores']} cores; {versions}. Limits: every quantised",
-        f"layer low-bit, {MAX_SECONDS:g} seconds, {MAX_GIB:g} GiB. Written by `python -m networks.compile`.",
+        f"Target {result['target']}, seed {result['seed']}, {result['cores']} cores; {versions}.",
+        f"Limits: every quantised layer low-bit, {MAX_SECONDS:g} seconds, {MAX_GIB:g} GiB.",
+        "Written by `python -m networks.compile`.",
         "",
         "| network | scheme | exporter | pixels | low-bit layers | seconds | GiB | bundle MB | holds |",
         "|---|---|---|---|---|---|---|---|---|",

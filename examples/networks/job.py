@@ -63,6 +63,8 @@ def build(
 
     def step(name: str) -> None:
         nonlocal last
+        if getattr(name, "layer", ""):
+            return
         now = time.perf_counter()
         phases[name], last = round(now - last, 2), now
 
