@@ -9,6 +9,7 @@ import numpy as np
 from tvm import relax
 
 from relay_passes import dataflow
+from relay_passes.broadcasts import without_broadcast
 from relay_passes.clips import simplified
 from relay_passes.ops import constant, literal, op_name, shape_of
 
@@ -36,7 +37,8 @@ def canonicalize(mod: Any) -> Any:
 
     Batch normalisation (inference) becomes ``x * a + b`` with ``a = gamma / sqrt(var + eps)``, ``b = beta - mean a``,
     both in float32 as ONNX Runtime folds them; in training it stays, as it takes the batch's own statistics.
-    Rearranged constants become constants; minimum, maximum and nested clips become one clip. Dead code goes.
+    Rearranged constants become constants; minimum, maximum and nested clips become one clip. Broadcasts that nothing
+    needs go, and so does dead code.
     """
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
@@ -48,7 +50,8 @@ def canonicalize(mod: Any) -> Any:
         if name in REARRANGE and constant(value.args[0]) is not None:
             typed = scope.builder.normalize(value)
             return literal(np.ascontiguousarray(REARRANGE[name](constant(value.args[0]), typed)))
-        return dataflow.keep(var, simplified(value, scope.builder.lookup_binding), scope)
+        lookup = scope.builder.lookup_binding
+        return dataflow.keep(var, without_broadcast(simplified(value, lookup), lookup), scope)
 
     return dataflow.rebuild(mod, visit)
 
