@@ -38,6 +38,8 @@ class Waves(nn.Module):
         self.left = nn.Parameter(torch.randn(3, 5))
         self.image = nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1)
         self.sign = Sign()
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.4)
         for count in (3, 4, 5, 6, 7):
             self.register_buffer(f"step{count}", torch.linspace(0.11, 0.23, count))
             self.register_buffer(f"zero{count}", torch.zeros(count, dtype=torch.int32))
@@ -58,10 +60,10 @@ class Waves(nn.Module):
         x = f.linear(x, self.along(self.rows.weight, 0), self.rows.bias)
         x = fake(x, 0.417, -4, 3)
         x = torch.matmul(self.along(self.left, 0), x)
-        x = fake(x, 0.513, -4, 3).reshape(-1, 3, 7, 1)
+        x = fake(x, 0.213, -4, 3).reshape(-1, 3, 7, 1)
         w = self.along(self.image.weight, 1)
         x = f.conv_transpose2d(x, w, self.image.bias, stride=2, padding=1, output_padding=1)
-        return fake(x, 0.291, -8, 7)
+        return fake(x, 0.0731, -8, 7)
 
 
 @pytest.mark.parametrize("exported", [False, True], ids=["module", "exported_program"])
