@@ -9,6 +9,7 @@ import numpy as np
 from tvm import relax
 
 from relay_passes import dataflow
+from relay_passes.broadcasts import without_broadcast
 from relay_passes.clips import simplified
 from relay_passes.ops import constant, literal, op_name, shape_of
 from relay_passes.rearrange import rearranged
@@ -40,7 +41,7 @@ def canonicalize(mod: Any) -> Any:
     Batch normalisation (inference) becomes ``x * a + b`` with ``a = gamma / sqrt(var + eps)``, ``b = beta - mean a``,
     both in float32 as ONNX Runtime folds them; in training it stays, as it takes the batch's own statistics.
     Rearranged constants become constants; minimum, maximum and nested clips become one clip; entries of a split become
-    slices. Dead code goes.
+    slices. Broadcasts that nothing needs go, and so does dead code.
     """
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
@@ -52,8 +53,9 @@ def canonicalize(mod: Any) -> Any:
         if name in REARRANGE and constant(value.args[0]) is not None:
             typed = scope.builder.normalize(value)
             return literal(np.require(REARRANGE[name](constant(value.args[0]), typed), requirements="C"))
-        value = rearranged(value, scope.builder.lookup_binding)
-        return dataflow.keep(var, simplified(value, scope.builder.lookup_binding), scope)
+        lookup = scope.builder.lookup_binding
+        value = simplified(rearranged(value, lookup), lookup)
+        return dataflow.keep(var, without_broadcast(value, lookup), scope)
 
     return dataflow.rebuild(mod, visit)
 

@@ -106,6 +106,49 @@ def test_explanations_unpack_the_kernels_own_weights() -> None:
         np.testing.assert_allclose(evaluate(lowered, x)[0], expected, rtol=1e-5, atol=1e-5)
 
 
+# Shape of the input, of the weights and their output axis, and what multiplies both.
+UNPACKED: dict[str, tuple[tuple[int, ...], tuple[int, ...], Any]] = {
+    "conv1d": ((1, 8, 9), (6, 4, 3), lambda q, w: relax.op.nn.conv1d(q, w, groups=2)),
+    "matrix on the left": ((1, 12, 5), (7, 12), lambda q, w: relax.op.matmul(w, q)),
+}
+
+
+@pytest.mark.parametrize("name", UNPACKED)
+def test_explanations_unpack_weights_of_any_rank(name: str) -> None:
+    """On the left, and of one spatial axis."""
+    shape, extents, product = UNPACKED[name]
+    weights = np.random.default_rng(3).normal(size=extents).astype(np.float32)
+
+    def body(emit: Any, x: Any) -> Any:
+        w = emit(fake_quant(const(weights), spec(np.linspace(0.3, 0.6, extents[0]), -2, 1, axis=0)), "weight")
+        total = emit(relax.op.sum(emit(product(quantised(emit, x, "act"), w), "layer")), "total")
+        return emit(relax.op.multiply(w, total), f"{EXPLANATION}m/back")
+
+    mod = notes.add(module(body, shape), "explanation", {f"{EXPLANATION}m/back": True})
+    x = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+    (expected,) = evaluate(mod, x)
+    for technique in TECHNIQUES:
+        lowered = lower_lowbit(rewrite_lowbit(mod), host_core(), technique)
+        assert any(gv.name_hint.startswith("unpack_weights") for gv in lowered.functions)
+        np.testing.assert_allclose(evaluate(lowered, x)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_phases_of_a_transposed_convolution_are_one_row() -> None:
+    """Bytes of all its kernels, weights counted once."""
+    weights = np.random.default_rng(3).normal(size=(4, 3, 3, 3)).astype(np.float32)
+
+    def body(emit: Any, x: Any) -> Any:
+        w = emit(fake_quant(const(weights), spec(0.3, -2, 1)), "weight")
+        return emit(relax.op.nn.conv2d_transpose(quantised(emit, x, "act"), w, strides=2), "layer")
+
+    lowered = lower_lowbit(rewrite_lowbit(module(body, (1, 4, 3, 3))), host_core(), "reference")
+    rows = notes.read(lowered)["layers"]
+    assert set(rows) == {"layer"}
+    assert (rows["layer"]["technique"], rows["layer"]["float_bytes"]) == ("reference", 4 * weights.size)
+    # The reference keeps a byte for each weight, and an int32 offset for each output of each of four phases.
+    assert rows["layer"]["bytes"] == weights.size + 4 * 4 * 3
+
+
 def test_unknown_technique() -> None:
     """The message lists the table."""
     with pytest.raises(LowbitError, match=r"technique: expected one of .*bit_serial.*, got 'fastest'"):

@@ -57,6 +57,13 @@ CASES: dict[str, tuple[tuple[int, ...], Body, str]] = {
         lambda emit, q: relax.op.nn.conv2d_transpose(q, weights(emit, 3, 4, 2, 2), kernel_layout="OIHW"),
         "its layout is NCHW with OIHW, not NCHW with IOHW",
     ),
+    "transposed, nothing but padding": (
+        (2, 4, 1),
+        lambda emit, q: relax.op.nn.conv1d_transpose(
+            q, weights(emit, 4, 3, 1), strides=3, padding=(1, 0), output_padding=1
+        ),
+        "no tap of its kernel reaches an output",
+    ),
     "left, axis": (
         (2, 4, 5),
         lambda emit, q: relax.op.matmul(weights(emit, 3, 4, axis=1), q),
