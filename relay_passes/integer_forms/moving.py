@@ -63,7 +63,7 @@ def _moved(layers: Layers, call: Any, fields: Sequence[Any]) -> Moved:
             operands.append(inner.move.numbered_from(len(parts)))
             parts += inner.parts
             falling += inner.falling
-    return Moved(tuple(parts), Move(call, tuple(operands)), tuple(falling))
+    return Moved(tuple(parts), Move(call, tuple(operands), tuple(enumerate(falling))), tuple(falling))
 
 
 def common_grid(specs: Sequence[QuantSpec]) -> QuantSpec | None:
@@ -108,7 +108,7 @@ def _on_grid(source: Quantised, spec: QuantSpec, name: str, scope: dataflow.Scop
     codes = source.codes
     if ratio != 1:
         codes = scope.emit(relax.op.multiply(codes, literal(np.uint8(ratio))), f"{name}/regridded")
-    return scope.emit(relax.op.add(codes, literal(np.uint8(shift))), f"{name}/regridded")
+    return scope.emit(relax.op.add(codes, literal(np.uint8(shift))), f"{name}/regridded") if shift else codes
 
 
 def pushed_parts(moved: Moved, parts: Sequence[Any], falling: Sequence[Any]) -> Moved:
