@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tvm
+import tvm_ffi
 from tvm import relax
 
 from relay_passes.canonicalize import REARRANGE
@@ -131,9 +131,9 @@ class Move:
         mine, theirs = self.call, other.call
         alike = op_name(mine) == op_name(theirs) and len(self.operands) == len(other.operands)
         alike = alike and _shapes(mine) == _shapes(theirs) and shape_of(mine) == shape_of(theirs)
-        alike = alike and tvm.ir.structural_equal(mine.attrs, theirs.attrs)
+        alike = alike and tvm_ffi.structural_equal(mine.attrs, theirs.attrs)
         alike = alike and all(
-            tvm.ir.structural_equal(*both) for both in zip(mine.args[1:], theirs.args[1:], strict=True)
+            tvm_ffi.structural_equal(*both) for both in zip(mine.args[1:], theirs.args[1:], strict=True)
         )
         return alike and all(
             a == b if isinstance(a, int) or isinstance(b, int) else a.like(b)

@@ -31,7 +31,7 @@ def moving(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken
     if spec is not None:
         codes = [_on_grid(source, spec, name, scope) for source in quantised]
         moved = scope.emit(moving_call(call, codes), f"{name}/codes")
-        return Taken(Quantised(moved, spec), ops.dequantize(moved, spec))
+        return Taken(Quantised(moved, spec), ops.dequantize(moved, spec), _moved(layers, call, fields))
     return Taken(_moved(layers, call, fields))
 
 
@@ -54,7 +54,7 @@ def _moved(layers: Layers, call: Any, fields: Sequence[Any]) -> Moved:
     falling: list[Any] = []
     operands: list[Move | int] = []
     for field in fields:
-        inner = layers.moved(field)
+        inner = layers.moved(field) or layers.moved_before(field)
         if inner is None:
             operands.append(len(parts))
             parts.append(field)

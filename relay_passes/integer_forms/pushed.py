@@ -60,6 +60,7 @@ def _pointwise(
 ) -> Taken | NoMatch:
     sources = [layers.moved(argument) for argument in call.args]
     moved = next(source for source in sources if source is not None)
+    sources = [layers.moved(argument) or layers.moved_before(argument) for argument in call.args]
     if shape_of(call) != shape_of(moved.move.call):
         return NoMatch("it broadcasts what was moved before it")
     for argument, source in zip(call.args, sources, strict=True):
