@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tvm_ffi
 from tvm import relax
 
 from relay_passes.canonicalize import REARRANGE
@@ -102,17 +103,41 @@ def moving_call(call: Any, operands: Sequence[Any]) -> Any:
     return type(call)(call.op, [first, *call.args[1:]], attrs=call.attrs)
 
 
+def _shapes(call: Any) -> list[tuple[int, ...]]:
+    first = call.args[0]
+    return [shape_of(field) for field in (first.fields if isinstance(first, relax.Tuple) else [first])]
+
+
 @dataclass(frozen=True, eq=False)
 class Move:
-    """An operator of `MOVES` as the graph has it, and what it moves: parts, by number, or what others moved."""
+    """An operator of `MOVES` as the graph has it, and what it moves: parts, by number, or what others moved.
+
+    ``before`` tells for parts, by number, where the functions fall that were applied before this operator.
+    """
 
     call: Any
     operands: tuple[Move | int, ...]
+    before: tuple[tuple[int, Array], ...] = ()
 
     def numbered_from(self, first: int) -> Move:
         """The same with part 0 as part ``first``."""
-        return Move(
-            self.call, tuple(o + first if isinstance(o, int) else o.numbered_from(first) for o in self.operands)
+        operands = tuple(o + first if isinstance(o, int) else o.numbered_from(first) for o in self.operands)
+        return Move(self.call, operands, tuple((part + first, array) for part, array in self.before))
+
+    def like(self, other: Move) -> bool:
+        """Whether both move parts of the same shapes in the same way."""
+        if self is other:
+            return True
+        mine, theirs = self.call, other.call
+        alike = op_name(mine) == op_name(theirs) and len(self.operands) == len(other.operands)
+        alike = alike and _shapes(mine) == _shapes(theirs) and shape_of(mine) == shape_of(theirs)
+        alike = alike and tvm_ffi.structural_equal(mine.attrs, theirs.attrs)
+        alike = alike and all(
+            tvm_ffi.structural_equal(*both) for both in zip(mine.args[1:], theirs.args[1:], strict=True)
+        )
+        return alike and all(
+            a == b if isinstance(a, int) or isinstance(b, int) else a.like(b)
+            for a, b in zip(self.operands, other.operands, strict=True)
         )
 
     @property
@@ -132,7 +157,8 @@ class Moved:
     move : Move
         How they come together.
     falling : tuple of bool arrays
-        For each part, broadcastable to it: where a function applied after the move falls, if one was.
+        For each part, broadcastable to it: where the functions fall that were applied after its elements were compared
+        somewhere on the way.
     """
 
     parts: tuple[Any, ...]
@@ -147,7 +173,7 @@ class Moved:
     def applied(self, parts: Sequence[Any], emit: Callable[[Any], Any]) -> Any:
         """The variable of the parts' codes moved; the same codes are moved only once."""
         done: dict[Any, Any] = {}
-        falling = [np.broadcast_to(a, shape_of(p)) for a, p in zip(self.falling, self.parts, strict=True)]
+        shapes = [shape_of(part) for part in self.parts]
 
         def result(move: Move | int) -> Any:
             if isinstance(move, int):
@@ -155,6 +181,10 @@ class Moved:
             operands = [result(o) for o in move.operands]
             key = (id(move.call), *operands)
             if key not in done:
+                since = list(self.falling)
+                for part, array in move.before:
+                    since[part] = since[part] ^ array
+                falling = [np.broadcast_to(a, shape) for a, shape in zip(since, shapes, strict=True)]
                 done[key] = _emitted(move, operands, falling, emit)
             return done[key]
 

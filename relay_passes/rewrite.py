@@ -77,6 +77,8 @@ def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope, read_on
         codes = scope.emit(ops.quantize(value.args[0], spec), f"{name}/codes")
         result = Taken(Quantised(codes, spec), ops.dequantize(codes, spec))
     var = scope.emit(value if result.value is None else result.value, name)
+    if result.moved is not None:
+        layers.moves[var] = result.moved
     return _named(layers, var, name, result.known)
 
 

@@ -21,10 +21,15 @@ REGISTERS = "registers"
 
 @dataclass(frozen=True)
 class Taken:
-    """An operator that has an integer form: what is known of its result, and its float value (None: as it was)."""
+    """An operator that has an integer form: what is known of its result, and its float value (None: as it was).
+
+    ``moved`` says of codes that were moved at once what they were before, so that a sum with what was moved likewise
+    can be done before.
+    """
 
     known: Known
     value: Any = None
+    moved: Moved | None = None
 
 
 @dataclass
@@ -39,6 +44,7 @@ class Layers:
     weights: dict[Any, tuple[npt.NDArray[np.uint8], QuantSpec]] = field(default_factory=dict)
     names: dict[Any, str] = field(default_factory=dict)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    moves: dict[Any, Moved] = field(default_factory=dict)
 
     def note_names(self, call: Any) -> None:
         """Remember the names of a call's variables (the model's inputs have no binding of their own)."""
@@ -84,6 +90,11 @@ class Layers:
         """What is known of an expression, if it was moved after it was last known to be one tensor."""
         known = self.known.get(expr) if isinstance(expr, relax.Var) else None
         return known if isinstance(known, Moved) else None
+
+    def moved_before(self, expr: Any) -> Moved | None:
+        """What codes were that have been moved already; not if they were compared, as fewer codes come out of that."""
+        moved = self.moves.get(expr) if isinstance(expr, relax.Var) else None
+        return None if moved is None or moved.move.picks else moved
 
     def why_not_quantised(self, what: str, expr: Any) -> NoMatch:
         """The reason for an operand that should be quantised and is not."""

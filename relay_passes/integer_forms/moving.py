@@ -31,7 +31,7 @@ def moving(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken
     if spec is not None:
         codes = [_on_grid(source, spec, name, scope) for source in quantised]
         moved = scope.emit(moving_call(call, codes), f"{name}/codes")
-        return Taken(Quantised(moved, spec), ops.dequantize(moved, spec))
+        return Taken(Quantised(moved, spec), ops.dequantize(moved, spec), _moved(layers, call, fields))
     return Taken(_moved(layers, call, fields))
 
 
@@ -54,7 +54,7 @@ def _moved(layers: Layers, call: Any, fields: Sequence[Any]) -> Moved:
     falling: list[Any] = []
     operands: list[Move | int] = []
     for field in fields:
-        inner = layers.moved(field)
+        inner = layers.moved(field) or layers.moved_before(field)
         if inner is None:
             operands.append(len(parts))
             parts.append(field)
@@ -63,7 +63,7 @@ def _moved(layers: Layers, call: Any, fields: Sequence[Any]) -> Moved:
             operands.append(inner.move.numbered_from(len(parts)))
             parts += inner.parts
             falling += inner.falling
-    return Moved(tuple(parts), Move(call, tuple(operands)), tuple(falling))
+    return Moved(tuple(parts), Move(call, tuple(operands), tuple(enumerate(falling))), tuple(falling))
 
 
 def common_grid(specs: Sequence[QuantSpec]) -> QuantSpec | None:
@@ -108,7 +108,7 @@ def _on_grid(source: Quantised, spec: QuantSpec, name: str, scope: dataflow.Scop
     codes = source.codes
     if ratio != 1:
         codes = scope.emit(relax.op.multiply(codes, literal(np.uint8(ratio))), f"{name}/regridded")
-    return scope.emit(relax.op.add(codes, literal(np.uint8(shift))), f"{name}/regridded")
+    return scope.emit(relax.op.add(codes, literal(np.uint8(shift))), f"{name}/regridded") if shift else codes
 
 
 def pushed_parts(moved: Moved, parts: Sequence[Any], falling: Sequence[Any]) -> Moved:

@@ -60,11 +60,12 @@ def _pointwise(
 ) -> Taken | NoMatch:
     sources = [layers.moved(argument) for argument in call.args]
     moved = next(source for source in sources if source is not None)
+    sources = [layers.moved(argument) or layers.moved_before(argument) for argument in call.args]
     if shape_of(call) != shape_of(moved.move.call):
         return NoMatch("it broadcasts what was moved before it")
     for argument, source in zip(call.args, sources, strict=True):
         computed = isinstance(argument, relax.Var)
-        if computed and (source is None or source.move is not moved.move):
+        if computed and (source is None or not source.move.like(moved.move)):
             return NoMatch("it joins a tensor to one that was moved, and no integer form brings them together")
     columns = [
         _argument(layers, moved, argument, source, shape_of(call))
@@ -114,7 +115,7 @@ def _along_parts(layers: Layers, moved: Moved, array: Array, shape: tuple[int, .
     for part in moved.parts:
         extents, axis = shape_of(part), channel_axis(layers, part)
         kept = [extent if i == axis else 1 for i, extent in enumerate(extents)]
-        numbers.append(np.arange(count, count + extents[axis]).reshape(kept))
+        numbers.append(np.arange(count, count + extents[axis], dtype=np.int32).reshape(kept))
         count += extents[axis]
     labels, values = moved.labels(numbers), np.broadcast_to(array, shape)
     table = np.full(count, values.flat[0])  # channels that are moved nowhere may have any value

@@ -275,3 +275,71 @@ def test_constant_that_does_not_follow_the_channels() -> None:
     artifact = check(graph, 3, 3, 5)
     (why,) = [row.why for row in artifact.report.in_registers]
     assert "its constant does not follow the channels" in why
+
+
+def chained(seed: int) -> tuple[Graph, tuple[int, ...]]:
+    """Some operators after one another at random between an accumulator and a quantiser."""
+    draw = np.random.default_rng(seed)
+    channels = [8]
+
+    def same(operator: str, **attrs: Any) -> Callable[[GraphBuilder, str], str]:
+        return lambda g, x: g.add(operator, x, **attrs)
+
+    def double(g: GraphBuilder, x: str) -> str:
+        channels[0] *= 2
+        return g.add("Concat", x, g.add("Relu", x), axis=1)
+
+    def shuffle(g: GraphBuilder, x: str) -> str:
+        channels[0] //= 4
+        return g.add("DepthToSpace", x, blocksize=2)
+
+    def half(g: GraphBuilder, x: str) -> str:
+        channels[0] //= 2
+        return g.add("Slice", x, ints(g, 1), ints(g, 1000), ints(g, 1), ints(g, 2))
+
+    def doubled(g: GraphBuilder, x: str) -> str:
+        scales = g.constant([1.0, 1.0, 2.0, 2.0])
+        return g.add(
+            "Resize", x, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        )
+
+    steps = [
+        same("Relu"),
+        same("MaxPool", kernel_shape=[2, 3], pads=[1, 1, 0, 1]),
+        same("GlobalMaxPool"),
+        same("Transpose", perm=[0, 1, 3, 2]),
+        lambda g, x: g.add("Mul", x, g.constant(-0.8)),
+        lambda g, x: g.batch_norm(x, channels[0]),
+        double,
+        half,
+        doubled,
+    ]
+    order = draw.permutation(len(steps))[:5]
+
+    def body(g: GraphBuilder) -> str:
+        channels[0] = 8
+        x = first(g)
+        for i in order:
+            x = steps[i](g, x)
+        x = shuffle(g, x) if seed % 3 == 0 and channels[0] % 4 == 0 else x
+        return last(g, quant(g, x, 0.31, 3), channels[0])
+
+    return body, (3, 4, 6)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_moves_after_one_another(seed: int) -> None:
+    """Any order of moves, maxima and functions that rise or fall by channel."""
+    body, shape = chained(seed)
+    check(body, *shape)
+
+
+def test_sum_of_two_tensors_moved_alike() -> None:
+    """The sum is done to the parts, which are codes and an accumulator."""
+
+    def graph(g: GraphBuilder) -> str:
+        x = first(g)
+        both = [g.add("Flatten", value) for value in (x, quant(g, x, 0.7, 3))]
+        return dense(g, quant(g, g.add("Add", *both), 0.33, 3), 8 * 35)
+
+    check(graph, 3, 5, 7)

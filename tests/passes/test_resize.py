@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx_graphs import GraphBuilder, run_onnx
 from test_moving_forms import check, first, last, quant
@@ -38,16 +40,34 @@ def many(cases: list[dict[str, Any]], opset: int = 19) -> None:
 
 
 @pytest.mark.parametrize("rounding", [mode for mode in ROUNDING if mode != "simple"])
-def test_nearest_chooses_the_pixels_of_onnx_runtime(rounding: str) -> None:
-    """All modes of coordinates, scales that are no ratio of sizes, and sizes."""
-    cases = [
+@pytest.mark.parametrize("mode", COORDINATES)
+def test_positions_are_those_of_onnx_runtime(mode: str, rounding: str) -> None:
+    """Every pixel of many sizes and scales, those that float32 puts beside a half among them."""
+    for extent in (2, 3, 7, 10, 14):
+        g = GraphBuilder(opset=19)
+        g.inputs.append(onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 1, 1, extent]))
+        factors = [np.float32(size) / np.float32(extent) for size in range(1, 22) if size != extent]
+        factors += [np.float32(scale) for scale in (1.5, 2.5, 0.6, 1.3, 2.6, 0.7, 1.25)]
+        factors = [factor for factor in factors if int(factor * np.float32(extent)) not in (0, extent)]
+        attrs = {"mode": "nearest", "nearest_mode": rounding, "coordinate_transformation_mode": mode}
+        outputs = [g.add("Resize", "x", "", g.constant([1, 1, 1, factor]), **attrs) for factor in factors]
+        pixels = np.arange(extent, dtype=np.float32).reshape(1, 1, 1, extent)
+        for factor, chosen in zip(factors, run_onnx(g.model(*outputs), pixels, outputs), strict=True):
+            size = int(factor * np.float32(extent))
+            positions = COORDINATES[mode](np.arange(size, dtype=np.float32), extent, size, factor)
+            found = np.clip(ROUNDING[rounding](positions.astype(np.float32), factor), 0, extent - 1)
+            np.testing.assert_array_equal(found, chosen.reshape(-1), err_msg=f"{extent} times {factor}")
+
+
+def test_nearest_as_onnx_runtime() -> None:
+    """Compiled: all modes of coordinates, scales that are no ratio of sizes, and sizes."""
+    cases: list[dict[str, Any]] = [
         {"scales": scales, "coordinate_transformation_mode": mode, "nearest_mode": rounding}
-        for mode in MODES
-        for scales in SCALES
+        for (mode, scales), rounding in zip(
+            itertools.product(MODES, SCALES), itertools.cycle(["floor", "ceil", "round_prefer_floor"])
+        )
     ]
-    cases += [
-        {"sizes": (1, 2, 10, 5), "coordinate_transformation_mode": mode, "nearest_mode": rounding} for mode in MODES
-    ]
+    cases += [{"sizes": (1, 2, 10, 5), "coordinate_transformation_mode": mode} for mode in MODES]
     many(cases)
 
 
