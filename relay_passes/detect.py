@@ -42,7 +42,7 @@ def detect_quantizers(mod: Any) -> Any:
                 found[binding.var] = result
                 reasons.pop(name, None)
                 break
-            reasons[name] = f"looks like a quantiser ({row.name}), but {result.reason}"
+            reasons.setdefault(name, f"looks like a quantiser ({row.name}), but {result.reason}")
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         if var in found:

@@ -6,7 +6,7 @@ and in Relax (quantisers that no ``fake_quant`` can hold). Every row is monotone
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -100,13 +100,35 @@ def _truncation(form: str) -> Form:
     return code
 
 
+STEPS = "steps"
+
+
+def steps(low: int, thresholds: Sequence[tuple[bool, float]]) -> str:
+    """The form ``low`` and 1 more for each threshold that x reaches (True) or exceeds (False), whatever the scale."""
+    return " ".join([STEPS, str(low), *(f"{'>=' if reached else '>'}{float(t).hex()}" for reached, t in thresholds)])
+
+
+def _steps(form: str) -> Form:
+    _, low, *thresholds = form.split()
+
+    def code(m: Maths, x: Any, s: Any, z: Any) -> Any:
+        result = m.number(float(low))
+        for threshold in thresholds:
+            reached = threshold.startswith(">=")
+            t = m.number(float.fromhex(threshold.lstrip(">=")))
+            # The difference of two float32 numbers is 0 only if they are equal, and has the right sign.
+            result = result + (_at_least_zero(m, x - t) if reached else m.number(1) - _at_least_zero(m, t - x))
+        return result
+
+    return code
+
+
 class _Forms(dict[str, Form]):
-    """The rows; those of `truncation` are made when they are asked for."""
+    """The rows; those of `truncation` and `steps` are made when they are asked for."""
 
     def __missing__(self, form: str) -> Form:
-        if not form.startswith(f"{TRUNCATION} "):
-            raise KeyError(form)
-        return _truncation(form)
+        makers = {TRUNCATION: _truncation, STEPS: _steps}
+        return makers[form.split(" ", 1)[0]](form)
 
 
 # Spellings differ in the last bit and at ties.

@@ -16,9 +16,9 @@ from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from relay_passes import dataflow, notes
-from relay_passes.ops import constant
+from relay_passes.ops import constant, literal, shape_of
 from schedules.errors import LowbitError
-from tvm_lowbit import moving_import, products_import, qdq_checks, sub_byte
+from tvm_lowbit import moving_import, products_import, qdq_checks, sub_byte, window_checks
 from tvm_lowbit.onnx_custom import CUSTOM
 
 # The front end looks converters up in a module-level function; only one import may replace it at a time.
@@ -105,12 +105,24 @@ def _is_float_constant(value: Any) -> bool:
     return array is not None and array.dtype.kind == "f"
 
 
+def _folded_bias(inputs: Any) -> Any:
+    """A constant of int32, dequantised: a bias, which is no operand of a product and needs no quantiser; else None."""
+    arrays = [constant(value) for value in inputs[:3] if value is not None]
+    if any(a is None for a in arrays) or arrays[0].dtype != np.int32 or arrays[0].ndim > 1:
+        return None
+    codes, scale, zero = arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else np.int32(0)
+    if scale.ndim > 1 or np.broadcast_shapes(scale.shape, codes.shape, np.shape(zero)) != codes.shape:
+        return None
+    return literal(((codes - zero).astype(np.float32) * scale).astype(np.float32))
+
+
 class _Clip(onnx_frontend.Clip):  # type: ignore[misc]
     """Constant bounds stay visible as ``relax.clip``; TVM's converter hides them in TIR calls."""
 
     @classmethod
     def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        return relax.op.clip(inputs[0], float(attr.get("min", -np.inf)), float(attr.get("max", np.inf)))
+        lo, hi = float(attr.get("min", -np.inf)), float(attr.get("max", np.inf))
+        return relax.op.clip(inputs[0], min(lo, hi), hi)
 
     @classmethod
     def _impl_v11(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
@@ -126,7 +138,8 @@ class _Clip(onnx_frontend.Clip):  # type: ignore[misc]
             if value is None or value.size != 1 or np.isnan(value).any():
                 return super()._impl_v13(bb, inputs, attr, params)
             limits[i] = float(value.reshape(()))
-        return relax.op.clip(inputs[0], *limits)
+        # ONNX: where the bounds are in the wrong order, the upper one is the result.
+        return relax.op.clip(inputs[0], min(limits), limits[1])
 
 
 class _Pairwise:
@@ -168,10 +181,14 @@ def _converters() -> Iterator[dict[str, str]]:
         name = attrs["tvm_custom"]["name"] or op_name
         if op_name in _KEPT_APART and all(_is_float_constant(value) for value in inputs):
             result = _KEPT_APART[op_name](*inputs)
+        elif op_name == "DequantizeLinear" and (folded := _folded_bias(inputs)) is not None:
+            return folded
         else:
             try:
                 if op_name in qdq_checks.OPERATORS:
                     qdq_checks.check_linear(f"node {name}", inputs, attrs.get("axis", 1))
+                if op_name in window_checks.OPERATORS:
+                    window_checks.check_window(f"node {name}", len(shape_of(inputs[0])), attrs)
                 result = original_convert(self, op_name, inputs, attrs, opset)
             except LowbitError:
                 raise

@@ -70,6 +70,13 @@ def code_range(node: str, bits: npt.NDArray[np.float32], signed: bool, narrow: b
     return (-codes // 2 + narrow, codes // 2 - 1) if signed else (0, codes - 1 - narrow)
 
 
+def _flag(node: str, attr: Mapping[str, Any], name: str, default: int) -> bool:
+    value = attr.get(name, default)
+    if value not in (0, 1):
+        raise LowbitError(f"{name} of quantiser {node}", "0 or 1", str(value))
+    return bool(value)
+
+
 def _rounding(node: str, mode: Any) -> str:
     """The row of `FORMS` that a rounding mode, in upper or lower case, stands for."""
     mode = (mode.decode() if isinstance(mode, bytes) else str(mode)).upper()
@@ -105,7 +112,7 @@ class Quant(onnx_frontend.OnnxOpConverter):  # type: ignore[misc]
         named = zip(("scale", "zero point", "bit width"), inputs[1:4], strict=True)
         scale, zero, bits = (_constant(node, what, value, params) for what, value in named)
         rounding = _rounding(node, attr.get("rounding_mode", b"ROUND"))
-        signed, narrow = bool(attr.get("signed", 1)), bool(attr.get("narrow", 0))
+        signed, narrow = _flag(node, attr, "signed", 1), _flag(node, attr, "narrow", 0)
         limits = code_range(node, bits, signed, narrow)
         if signed and bits == 1:
             # One signed bit: QONNX takes it for bipolar, whatever the rounding.
@@ -145,7 +152,7 @@ class Trunc(onnx_frontend.OnnxOpConverter):  # type: ignore[misc]
         for each in (scale, *out_scale):
             QuantSpec(each, zero, 0, 1).checked(node)  # names a senseless scale or zero point
         rounding = _rounding(node, attr.get("rounding_mode", b"FLOOR"))
-        limits = code_range(node, bits, bool(attr.get("signed", 1)), bool(attr.get("narrow", 0)))
+        limits = code_range(node, bits, _flag(node, attr, "signed", 1), _flag(node, attr, "narrow", 0))
         code_range(node, bits_in, True, False)
         x = inputs[0]
         if out_scale:

@@ -11,6 +11,7 @@ from relay_passes.patterns.integer_weights import INTEGER_WEIGHTS
 from relay_passes.patterns.quantize_clip_dequantize import QUANTIZE_CLIP_DEQUANTIZE
 from relay_passes.patterns.scale_at_run_time import SCALE_AT_RUN_TIME
 from relay_passes.patterns.sign import SIGN
+from relay_passes.patterns.steps import STEPS
 
 __all__ = ["QUANT_PATTERNS", "QuantPattern", "register"]
 
@@ -25,5 +26,5 @@ def register(pattern: QuantPattern) -> None:
     _TABLE[pattern.name] = pattern
 
 
-for _row in (QUANTIZE_CLIP_DEQUANTIZE, INTEGER_WEIGHTS, DIV_CLIP_ROUND_MUL, SIGN, SCALE_AT_RUN_TIME):
+for _row in (QUANTIZE_CLIP_DEQUANTIZE, INTEGER_WEIGHTS, DIV_CLIP_ROUND_MUL, SIGN, STEPS, SCALE_AT_RUN_TIME):
     register(_row)

@@ -241,6 +241,45 @@ def test_scales_that_do_not_fit_in_qdq(name: str, tmp_path: Path) -> None:
     refused(made, tmp_path, *words)
 
 
+WINDOWS = {
+    "negative padding": ("pads", [-1, 0, 0, 0]),
+    "padding of one side": ("pads", [1, 1]),
+    "huge padding": ("pads", [0, 0, 2**40, 0]),
+    "no stride": ("strides", [0, 1]),
+    "no dilation": ("dilations", [1, 0]),
+    "negative group": ("group", -1),
+    "kernel of one dimension": ("kernel_shape", [3]),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_that_are_none(name: str, tmp_path: Path) -> None:
+    attribute, value = WINDOWS[name]
+    made = SEEDS["raw_asymmetric"]()
+    (conv,) = (node for node in made.graph.node if node.op_type == "Conv")
+    del conv.attribute[:]
+    conv.attribute.append(helper.make_attribute(attribute, value))
+    refused(made, tmp_path, f"{attribute} of node {conv.name}", str(value).strip("[]"))
+
+
+def test_clips_with_their_bounds_in_the_wrong_order() -> None:
+    """ONNX: the result is the upper bound."""
+    for spelling in ("raw", "qdq"):
+        made = dense(spelling, low=3, high=1)
+        artifact = tvm_lowbit.build(made, "host", batch=3)
+        (got,) = artifact.run(inputs(4)).outputs.values()
+        np.testing.assert_allclose(got, oracle.run(made, inputs(4)), rtol=1e-6, atol=1e-6)
+
+
+def test_flags_that_are_none(tmp_path: Path) -> None:
+    made = dense("qonnx")
+    for name in ("narrow", "signed"):
+        changed = onnx.ModelProto.FromString(made.SerializeToString())
+        (flag,) = (a for a in changed.graph.node[0].attribute if a.name == name)
+        flag.i = 2
+        refused(changed, tmp_path, f"{name} of quantiser", "0 or 1", "got 2")
+
+
 FILES = {
     "empty": (b"", "a graph without nodes"),
     "text": (b"these are notes, not a network\n" * 20, "bytes that do not parse"),

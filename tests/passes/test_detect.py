@@ -19,6 +19,7 @@ from relay_passes.detect import detect_quantizers
 from relay_passes.ops import FAKE_QUANT, constant, op_name, quant_spec
 from relay_passes.patterns import QUANT_PATTERNS, register
 from relay_passes.patterns.base import Found, QuantPattern
+from relay_passes.quant_forms import steps
 from schedules.errors import LowbitError
 from tvm_lowbit.frontend import import_model
 
@@ -88,6 +89,20 @@ def bipolar_where(graph: GraphBuilder) -> str:
     return graph.add("Where", above, graph.constant(1), graph.constant(-1), name="q")
 
 
+def cast_comparison(graph: GraphBuilder) -> str:
+    """1 above 1/2, -1 elsewhere."""
+    above = graph.add("Cast", graph.add("Greater", graph.input(*SHAPE), graph.constant(0.5)), to=1)
+    return graph.add("Sub", graph.add("Mul", above, graph.constant(2)), graph.constant(1), name="q")
+
+
+def ternary_steps(graph: GraphBuilder) -> str:
+    """1 above 1/2, -1 below -1/4, 0 between."""
+    x = graph.input(*SHAPE)
+    above = graph.add("Cast", graph.add("Greater", x, graph.constant(0.5)), to=1)
+    below = graph.add("Cast", graph.add("Less", x, graph.constant(-0.25)), to=1)
+    return graph.add("Sub", above, below, name="q")
+
+
 @dataclass(frozen=True)
 class Sample:
     """A spelling and what must be read from it: range, axis, form."""
@@ -109,6 +124,10 @@ SAMPLES = {
     "quantize_clip_dequantize": [Sample(qdq, 0, 255), Sample(qcdq, -4, 3, 1)],
     "sign": [Sample(ternary_sign, -1, 1, None, "sign"), Sample(bipolar_where, 0, 1, None, "at_least_zero")],
     "integer_weights": [Sample(stored_weights, -128, 127, 0), Sample(stored_clipped_weights, 0, 3)],
+    "steps": [
+        Sample(cast_comparison, 0, 1, None, steps(0, [(False, 0.5)])),
+        Sample(ternary_steps, -1, 1, None, steps(-1, [(True, -0.25), (False, 0.5)])),
+    ],
     "scale_at_run_time": [],  # declines whatever it matches: see tests/e2e/test_bad_models.py
 }
 ROWS = [

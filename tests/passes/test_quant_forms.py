@@ -10,7 +10,7 @@ from relax_models import evaluate, module, spec
 from tvm import relax
 
 from relay_passes.ops import dequantize, fake_quant, quantize
-from relay_passes.quant_forms import FORMS, NUMPY, truncation
+from relay_passes.quant_forms import FORMS, NUMPY, steps, truncation
 
 ROUNDED = {
     "divide_shifted": [-2, -2, -1, 0, 0, 0, 1, 2, 2],
@@ -22,6 +22,13 @@ ROUNDED = {
     "half_to_zero": [-2, -1, -1, 0, 0, 0, 1, 1, 2],
 }
 X = np.array([-2.5, -1.5, -1.25, -0.5, 0, 0.5, 1.25, 1.5, 2.5], np.float32)
+
+
+MADE = [
+    truncation("floor", 2, 9.0, False),
+    truncation("half_away", 1, 1.0, True),
+    steps(-1, [(True, -0.37), (False, 1e-42)]),
+]
 
 
 def spread(scale: float) -> Any:
@@ -38,7 +45,7 @@ def test_rounding(form: str) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.37, 1e8])
-@pytest.mark.parametrize("form", [*FORMS, truncation("floor", 2, 9.0, False), truncation("half_away", 1, 1.0, True)])
+@pytest.mark.parametrize("form", [*FORMS, *MADE])
 def test_kernels_give_the_codes_and_values_of_numpy(form: str, scale: float) -> None:
     """``quantize`` and ``fake_quant`` as TVM compiles them; codes never fall."""
     two_codes = form in ("at_least_zero", "above_zero", "sign_scaled")

@@ -102,7 +102,6 @@ def chosen(emit: Any, x: Any, threshold: Any = 0, levels: Any = (1, -1), magnitu
 @pytest.mark.parametrize(
     ("numbers", "reason"),
     [
-        ({"threshold": 0.5}, "its threshold is not 0"),
         ({"levels": (1, -2)}, "its levels -2 and 1 are neither opposite nor 0 and above"),
         ({"levels": (-1, 1)}, "its levels 1 and -1 are neither opposite nor 0 and above"),
         ({"levels": ([1, 2, 3, 4, 5], -1)}, "its two levels vary within the tensor"),

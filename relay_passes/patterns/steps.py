@@ -1,0 +1,105 @@
+"""Comparisons turned into numbers: ``2 * Cast(x > t) - 1``, ``Where(x > t, a, b)``, and ternary codes of two of them.
+
+Ternary codes are ``Cast(x > t) - Cast(x < u)`` and ``Where(x > t, a, Where(x < u, -a, 0))``, TWN's activations. All may
+be multiplied by a magnitude.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm.relax.dpl import is_const, is_op, wildcard
+
+from relay_passes.ops import constant, op_name, shape_of
+from relay_passes.patterns.base import Found, Match, QuantPattern
+from relay_passes.patterns.sign import COMPARISONS, MIRRORED
+from relay_passes.quant_forms import steps
+from relay_passes.quant_spec import NoMatch, QuantSpec
+
+# Which comparisons give 1 as x rises, and whether at the threshold already; the others are their opposites.
+RISES = {"relax.greater_equal": True, "relax.greater": False}
+FALLS = {"relax.less": True, "relax.less_equal": False}
+
+
+def _compared() -> Any:
+    rows = [is_op(n)(*o) for n in COMPARISONS for o in ((wildcard(), is_const()), (is_const(), wildcard()))]
+    pattern = rows[0]
+    for row in rows[1:]:
+        pattern = pattern | row
+    return pattern
+
+
+def _either(operator: str, x: Any, number: Any) -> Any:
+    return is_op(operator)(x, number) | is_op(operator)(number, x)
+
+
+def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
+    first, second = _compared(), _compared()
+    factor, shift, size, high, low, middle = (is_const() for _ in range(6))
+    one, other = is_op("relax.astype")(first), is_op("relax.astype")(second)
+    scaled = _either("relax.multiply", one, factor) | one
+    taken, added = is_op("relax.subtract")(scaled, shift), _either("relax.add", scaled, shift)
+    chosen = is_op("relax.where")(first, high, low)
+    inner = is_op("relax.where")(second, low, middle)
+    nested = is_op("relax.where")(first, high, inner)
+    apart = is_op("relax.subtract")(one, other)
+    level = taken | added | nested | chosen | apart
+    pattern = _either("relax.multiply", level, size) | level | scaled
+
+    def to_spec(match: Match) -> Found | NoMatch:
+        numbers = {p: constant(match[p]) for p in (factor, shift, size, high, low, middle) if p in match}
+        compared = [_read(match[p]) for p in (first, second) if p in match]
+        if any(array.size != 1 for array in numbers.values()) or any(np.size(t) != 1 for _, _, t in compared):
+            return NoMatch("its thresholds or levels vary within the tensor")
+        n = {p: np.float32(array.reshape(())) for p, array in numbers.items()}
+        x, operator, threshold = compared[0]
+        if str(x.ty.dtype) != "float32" or "float32" not in str(match[pattern].ty.dtype):
+            return NoMatch(f"it compares {x.ty.dtype}, not float32")
+        by, above = n.get(size, np.float32(1)), operator in RISES
+        if apart in match or nested in match:
+            y, under, lower = compared[1]
+            if not x.same_as(y) or not above or under not in FALLS or not lower <= threshold:
+                return NoMatch("its two comparisons are not one for large and one for small values of the same tensor")
+            levels = [n[low], n[middle], n[high]] if nested in match else [np.float32(v) for v in (-1, 0, 1)]
+            bounds = [(FALLS[under], float(lower)), (RISES[operator], float(threshold))]
+        else:
+            if chosen in match:
+                pair = [n[low], n[high]]
+            else:
+                step, moved = n.get(factor, np.float32(1)), n.get(shift, np.float32(0))
+                moved = -moved if taken in match else moved
+                pair = [moved, step + moved]
+            levels = pair if above else pair[::-1]
+            bounds = [((RISES | FALLS)[operator], float(threshold))]
+        values = [level * by for level in levels]
+        return _quantiser(x, values, bounds)
+
+    return pattern, to_spec
+
+
+def _read(call: Any) -> tuple[Any, str, Any]:
+    """What is compared, how, and with what, the constant on the right."""
+    x, threshold, name = call.args[0], call.args[1], op_name(call)
+    if constant(threshold) is None:
+        x, threshold, name = threshold, x, MIRRORED[name]
+    return x, name, constant(threshold)
+
+
+def _quantiser(x: Any, values: list[Any], bounds: list[tuple[bool, float]]) -> Found | NoMatch:
+    if shape_of(x) == () or not all(np.isfinite(t) for _, t in bounds):
+        return NoMatch("its threshold is not a finite number")
+    lowest, highest = values[0], values[-1]
+    if not (np.all(np.diff(values) > 0) and (lowest == -highest or lowest == 0)):
+        got = ", ".join(f"{v:g}" for v in values)
+        return NoMatch(f"its levels {got} do not rise from 0, or from the opposite of the highest")
+    if len(values) == 3:
+        if values[1] != 0:
+            return NoMatch(f"its middle level is {values[1]:g}, not 0")
+        return Found(x, QuantSpec(np.asarray(highest), np.zeros((), np.float32), -1, 1, None, steps(-1, bounds)))
+    zero = np.asarray(0 if lowest == 0 else 0.5, np.float32)
+    return Found(x, QuantSpec(np.asarray(highest - lowest, np.float32), zero, 0, 1, None, steps(0, bounds)))
+
+
+STEPS = QuantPattern("steps", "Cast or Where of comparisons with constants, two levels or three", _make)

@@ -1,0 +1,178 @@
+"""Comparisons with constants as quantisers: thresholds, levels and strictness as ONNX Runtime has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx_graphs import GraphBuilder, run_onnx
+
+import tvm_lowbit
+
+SHAPE = (3, 5, 5)
+Make = Callable[[GraphBuilder, str, str], str]
+
+
+def inputs() -> Any:
+    """Random values with thresholds, their neighbours and zeros among them."""
+    x = np.random.default_rng(0).normal(size=(4, *SHAPE)).astype(np.float32)
+    ends = np.float32([0.0, -0.0, 0.25, -0.25, 0.37, -0.5, 1e-42, -1e-42])
+    x.reshape(-1)[::3] = np.resize(ends, x.size // 3)
+    x.reshape(-1)[1::7] = np.resize(np.nextafter(ends, np.float32(np.inf)), x.reshape(-1)[1::7].size)
+    x.reshape(-1)[2::7] = np.resize(np.nextafter(ends, np.float32(-np.inf)), x.reshape(-1)[2::7].size)
+    return x
+
+
+def cast(g: GraphBuilder, x: str, operator: str, threshold: float, left: bool = False) -> str:
+    t = g.constant(threshold)
+    return g.add("Cast", g.add(operator, *((t, x) if left else (x, t))), to=1)
+
+
+def affine(operator: str, threshold: float, factor: float, shift: float, left: bool = False) -> Make:
+    def make(g: GraphBuilder, x: str, name: str) -> str:
+        return g.add(
+            "Sub", g.add("Mul", cast(g, x, operator, threshold, left), g.constant(factor)), g.constant(shift), name=name
+        )
+
+    return make
+
+
+def scaled(operator: str, threshold: float, factor: float) -> Make:
+    return lambda g, x, name: g.add("Mul", g.constant(factor), cast(g, x, operator, threshold), name=name)
+
+
+def where(operator: str, threshold: float, a: float, b: float) -> Make:
+    def make(g: GraphBuilder, x: str, name: str) -> str:
+        return g.add("Where", g.add(operator, x, g.constant(threshold)), g.constant(a), g.constant(b), name=name)
+
+    return make
+
+
+def apart(upper: tuple[str, float], lower: tuple[str, float], size: float = 1.0) -> Make:
+    def make(g: GraphBuilder, x: str, name: str) -> str:
+        code = g.add("Sub", cast(g, x, *upper), cast(g, x, *lower), name=name if size == 1 else "")
+        return code if size == 1 else g.add("Mul", code, g.constant(size), name=name)
+
+    return make
+
+
+def nested(high: float, low: float, middle: float = 0.0) -> Make:
+    def make(g: GraphBuilder, x: str, name: str) -> str:
+        below = g.add("Where", g.add("Less", x, g.constant(-0.5)), g.constant(low), g.constant(middle))
+        return g.add("Where", g.add("GreaterOrEqual", x, g.constant(0.37)), g.constant(high), below, name=name)
+
+    return make
+
+
+TAKEN: dict[str, tuple[Make, str]] = {
+    "sign": (affine("Greater", 0, 2, 1), "A1"),
+    "threshold": (affine("GreaterOrEqual", 0.37, 2, 1), "A1"),
+    "constant on the left": (affine("Less", -0.25, 2, 1, left=True), "A1"),
+    "falling twice": (affine("Less", 0.25, -2, -1), "A1"),
+    "magnitude": (affine("Greater", 0.25, 0.6, 0.3), "A1"),
+    "unipolar": (scaled("GreaterOrEqual", 0.25, 0.7), "A1"),
+    "where": (where("Greater", 0.37, 0.5, -0.5), "A1"),
+    "where below": (where("LessOrEqual", -0.5, -1, 1), "A1"),
+    "ternary": (apart(("Greater", 0.25), ("Less", -0.25)), "A2"),
+    "ternary with ends": (apart(("GreaterOrEqual", 0.37), ("LessOrEqual", -0.5), 0.3), "A2"),
+    "ternary at one point": (apart(("Greater", 0), ("Less", 0)), "A2"),
+    "ternary where": (nested(0.4, -0.4), "A2"),
+}
+LEFT: dict[str, tuple[Make, str]] = {
+    "falls": (affine("Less", 0.25, 2, 1), "do not rise"),
+    "levels": (affine("Greater", 0.25, 3, 1), "do not rise from 0"),
+    "middle": (nested(0.4, -0.4, 0.1), "its middle level is 0.1"),
+    "crossing": (apart(("Greater", -0.5), ("Less", 0.25)), "not one for large and one for small values"),
+    "infinite": (affine("Greater", np.inf, 2, 1), "its threshold is not a finite number"),
+}
+
+
+def network(make: Make) -> tuple[GraphBuilder, Any, str]:
+    """The spelling of the input, and of an accumulator."""
+    g = GraphBuilder(opset=16)
+    conv = g.add("Conv", make(g, g.input(*SHAPE), "q0"), g.weights(4, 3, 1, 1, exact=True), name="c1")
+    last = g.add("Conv", make(g, conv, "q1"), g.weights(2, 4, 3, 3), name="c2")
+    return g, g.model(last, "q0", "q1"), last
+
+
+def assert_like_onnx(artifact: Any, model: Any, last: str) -> None:
+    x = inputs()
+    result = artifact.run(x)
+    for name, expected in zip((last, "q0", "q1"), run_onnx(model, x, [last, "q0", "q1"]), strict=True):
+        np.testing.assert_allclose(result.outputs[name], expected, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_activations(name: str) -> None:
+    """Both layers low-bit."""
+    make, bits = TAKEN[name]
+    _, model, last = network(make)
+    artifact = tvm_lowbit.build(model, "host")
+    assert [row.bits for row in artifact.report.low_bit] == [f"W2{bits}", f"W2{bits}"]
+    assert_like_onnx(artifact, model, last)
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_what_stays_float(name: str) -> None:
+    """Right, with the reason."""
+    make, reason = LEFT[name]
+    _, model, last = network(make)
+    artifact = tvm_lowbit.build(model, "host")
+    assert not artifact.report.low_bit
+    assert all(reason in row.reason for row in artifact.report.stays_float if row.name in ("c1", "c2"))
+    assert_like_onnx(artifact, model, last)
+
+
+def masked(g: GraphBuilder, w: str) -> str:
+    """TWN: threshold 0.7 of the mean magnitude, one scale for what exceeds it."""
+    size = g.add("Abs", w)
+    mask = g.add(
+        "Cast", g.add("Greater", size, g.add("Mul", g.add("ReduceMean", size, keepdims=0), g.constant(0.7))), to=1
+    )
+    total = g.add("ReduceSum", g.add("Mul", size, mask), keepdims=0)
+    alpha = g.add("Div", total, g.add("ReduceSum", mask, keepdims=0))
+    return g.add("Mul", g.add("Mul", g.add("Sign", w), mask), alpha)
+
+
+def two_scales(up: float, down: float) -> Callable[[GraphBuilder, str], str]:
+    """TTQ: a scale of its own on either side."""
+    return lambda g, w: g.add(
+        "Sub",
+        g.add("Mul", cast(g, w, "Greater", 0.3), g.constant(up)),
+        g.add("Mul", cast(g, w, "Less", -0.3), g.constant(down)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "bits"),
+    [
+        (masked, "W2A2"),
+        (two_scales(0.5, 0.5), "W2A2"),
+        (two_scales(0.5, 0.25), "W2A2"),
+        (two_scales(0.4127, 0.6953), ""),
+    ],
+)
+def test_ternary_weights(make: Callable[[GraphBuilder, str], str], bits: str) -> None:
+    """TWN; and TTQ where its two scales have a common measure, else it stays float and says so."""
+    g = GraphBuilder(opset=13)
+    a = g.quantiser(g.input(*SHAPE), 0.5, -2, 1, name="a")
+    last = g.add("Conv", a, make(g, g.constant(g.random.normal(size=(4, 3, 3, 3)))), name="c")
+    model = g.model(last)
+    artifact = tvm_lowbit.build(model, "host")
+    (row,) = [row for row in artifact.report.rows if row.name == "c"]
+    assert row.bits == bits and (bits or "on no grid of at most 8 bits" in row.reason)
+    (expected,) = run_onnx(model, inputs(), [last])
+    np.testing.assert_allclose(artifact.run(inputs()).outputs[last], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_steep_clip_is_no_sign() -> None:
+    """``Clip(x * big)`` has all values between -1 and 1; it is computed as it is written."""
+    g = GraphBuilder()
+    q = g.add("Clip", g.add("Mul", g.input(*SHAPE), g.constant(1e10)), g.constant(-1), g.constant(1), name="q")
+    model = g.model(g.add("Conv", q, g.weights(4, 3, 1, 1), name="c"))
+    artifact = tvm_lowbit.build(model, "host")
+    assert [row.name for row in artifact.report.stays_float] == ["c"]
+    (expected,) = run_onnx(model, inputs(), ["c"])
+    np.testing.assert_allclose(artifact.run(inputs()).outputs["c"], expected, rtol=1e-5, atol=1e-5)
