@@ -50,7 +50,8 @@ EXACT = frozenset(
         *("quantize_affine", "dequantize_affine"),
     }
 )
-
+# Of these what they compare is no part of the quantiser, and whether zeros are among it should be seen.
+COMPARING = frozenset({"sign", "gt", "ge", "lt", "le"})
 # Values of at most this many elements are kept for the next who asks.
 SMALL = 4096
 
@@ -121,6 +122,8 @@ class ConstantNodes:
             if node.op != "call_function" or node in self.kept or operator_name(node) not in EXACT or is_blocked(node):
                 continue
             self.kept.add(node)
+            if operator_name(node) in COMPARING:
+                continue
             # Smaller operands are scales, zero points and bounds.
             extent = _size(node)[0]
             pending += [a for a in node.all_input_nodes if a in self._constant and _size(a)[0] == extent]

@@ -150,19 +150,21 @@ def _per_channel(node: fx.Node, importer: Any) -> Any:
     return _fake(node, importer, _grid(node, importer, scale, zero, axis), _limits(node, importer, low, high))
 
 
+def _rounded(grid: Grid, low: int, high: int) -> Grid:
+    """A learnt zero point as torch's kernel has it: to the nearest integer, ties to even, then into the range."""
+    return Grid(grid.scale, np.clip(np.rint(grid.zero), low, high).astype(np.int64), grid.axis)
+
+
 def _learnable_per_tensor(node: fx.Node, importer: Any) -> Any:
     _, scale, zero, low, high = node.args[:5]
     grid = _grid(node, importer, scale, zero)
-    # Half up, then into the range, as torch's kernel has it.
-    rounded = np.trunc(np.clip(grid.zero.astype(np.float32) + np.float32(0.5), low, high)).astype(np.int64)
-    return _fake(node, importer, Grid(grid.scale, rounded, None), (low, high))
+    return _fake(node, importer, _rounded(grid, low, high), (low, high))
 
 
 def _learnable_per_channel(node: fx.Node, importer: Any) -> Any:
     _, scale, zero, axis, low, high = node.args[:6]
     grid = _grid(node, importer, scale, zero, axis)
-    rounded = np.trunc(np.clip(grid.zero.astype(np.float32) + np.float32(0.5), low, high)).astype(np.int64)
-    return _fake(node, importer, Grid(grid.scale, rounded, grid.axis), (low, high))
+    return _fake(node, importer, _rounded(grid, low, high), (low, high))
 
 
 def _observed(node: fx.Node, importer: Any) -> Any:
