@@ -29,14 +29,15 @@ class Importer(ExportedProgramImporter):  # type: ignore[misc]
         What each node has become: a Relax expression, a number, or a tuple of them.
     constants : ConstantNodes
         Nodes that depend on no input.
-    quantised : dict
-        What each integer tensor that a quantising operator made is made of; see `torch_import_quantisers`.
+    quantised, dequantised : dict
+        What each integer tensor that a quantising operator made is made of, and its float value, if one was asked for;
+        see `torch_import_quantisers`.
     """
 
     def __init__(self, program: Any) -> None:
         super().__init__()
         try:
-            self.program = program.run_decompositions()
+            self.program = program.run_decompositions(_decompositions())
         except Exception as error:  # torch raises many types here
             raise LowbitError(
                 "torch import", "a program that torch can decompose", str(error).strip().split("\n")[0]
@@ -45,6 +46,7 @@ class Importer(ExportedProgramImporter):  # type: ignore[misc]
         self.labels = _labels(self.nodes)
         self.constants = ConstantNodes(self.program.graph, stored_tensors(self.program))
         self.quantised: dict[Any, Any] = {}
+        self.dequantised: dict[Any, Any] = {}
 
     def module(self) -> Any:
         """The IRModule of the program.
@@ -133,6 +135,16 @@ class Importer(ExportedProgramImporter):  # type: ignore[misc]
         return self.block_builder.emit(expr)
 
 
+def _decompositions() -> Any:
+    """Torch's own, without torchao's quantisers: taken apart, their integer tensors stand in between."""
+    table = torch.export.default_decompositions()
+    for name in ("quantize_affine", "dequantize_affine", "choose_qparams_affine"):
+        operator = getattr(torch.ops.torchao, name, None)
+        if operator is not None:
+            table.pop(operator.default, None)
+    return table
+
+
 def _relax_constant(value: Any) -> Any:
     """Tensors as Relax constants, inside tuples as well; numbers as they are."""
     if isinstance(value, torch.Tensor):
@@ -149,8 +161,12 @@ def _variables(value: Any) -> list[Any]:
 def _module_path(node: fx.Node) -> str:
     """The dotted path of the module that a node comes from; empty at the root."""
     stack = node.meta.get("nn_module_stack") or {}
-    path = next(reversed(stack.values()))[0] if stack else ""
-    return ".".join(re.findall(r"\w+", re.sub(r"^L\['self'\]|_modules|_parameters", "", path)))
+    if not stack:
+        return ""
+    path, kind = next(reversed(stack.values()))
+    path = ".".join(re.findall(r"\w+", re.sub(r"^L\['self'\]|_modules|_parameters", "", path)))
+    # A bare number (a Sequential at the root) would pass for no name at all.
+    return f"{str(getattr(kind, '__name__', kind)).split('.')[-1]}_{path}" if path.isdecimal() else path
 
 
 def _labels(nodes: list[fx.Node]) -> dict[fx.Node, str]:

@@ -217,7 +217,10 @@ def _dequantised_of(node: fx.Node, importer: Any, grid: Grid, limits: tuple[int,
     integers = importer.env[node.args[0]]
     made, stored = importer.quantised.get(integers), constant(integers)
     if made is not None and made.grid.same(grid):
-        return _emitted(importer, made)
+        # pt2e dequantises once for each reader; they share one quantiser.
+        if integers not in importer.dequantised:
+            importer.dequantised[integers] = _emitted(importer, made)
+        return importer.dequantised[integers]
     if stored is None:
         return _dequantised(importer, importer.emit(relax.op.astype(integers, "float32")), grid)
     if stored.size and not limits[0] <= stored.min() <= stored.max() <= limits[1]:
