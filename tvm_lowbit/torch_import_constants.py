@@ -99,9 +99,8 @@ class ConstantNodes:
             if node.op == "placeholder" and node.name in stored:
                 self._values[node] = stored[node.name].detach()
                 self._constant.add(node)
-            elif node.op == "call_function" and _is_pure(node):
-                if all(argument in self._constant for argument in node.all_input_nodes):
-                    self._constant.add(node)
+            elif node.op == "call_function" and _is_pure(node) and self._constant.issuperset(node.all_input_nodes):
+                self._constant.add(node)
         for node in graph.nodes:
             if node.op == "call_function" and operator_name(node) in MULTIPLYING and node not in self._constant:
                 for argument in node.all_input_nodes:

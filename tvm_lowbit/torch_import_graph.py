@@ -14,10 +14,11 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 from relay_passes import dataflow
 from relay_passes.ops import constant, literal
 from schedules.errors import LowbitError
-from tvm_lowbit import torch_import_operators, torch_import_quantisers
+from tvm_lowbit import torch_import_operators, torch_import_pairs, torch_import_quantisers
 from tvm_lowbit.torch_import_constants import MULTIPLYING, ConstantNodes, operator_name, stored_tensors
 
-_CONVERTERS = {**torch_import_operators.CONVERTERS, **torch_import_quantisers.CONVERTERS}
+_TABLES = (torch_import_operators, torch_import_quantisers, torch_import_pairs)
+_CONVERTERS = {name: convert for table in _TABLES for name, convert in table.CONVERTERS.items()}
 
 
 class Importer(ExportedProgramImporter):  # type: ignore[misc]
@@ -31,7 +32,7 @@ class Importer(ExportedProgramImporter):  # type: ignore[misc]
         Nodes that depend on no input.
     quantised, dequantised : dict
         What each integer tensor that a quantising operator made is made of, and its float value, if one was asked for;
-        see `torch_import_quantisers`.
+        see `torch_import_pairs`.
     """
 
     def __init__(self, program: Any) -> None:
@@ -89,11 +90,11 @@ class Importer(ExportedProgramImporter):  # type: ignore[misc]
 
     def _check_operators(self) -> None:
         for node in self.nodes:
-            known = node.op != "call_function" or self.constants.folded(node)
-            known = known or node.target.__name__ in {**self.convert_map, **_CONVERTERS}
-            if node.target.__name__ == "cond" if node.op == "call_function" else node.op == "get_attr":
+            if node.op == "get_attr":
                 raise LowbitError(self.where(node), "a graph without control flow", str(node.target))
-            if not known:
+            if node.op != "call_function" or self.constants.folded(node):
+                continue
+            if node.target.__name__ not in self.convert_map and node.target.__name__ not in _CONVERTERS:
                 hint = "write it with other operators, or export the model to ONNX"
                 raise LowbitError(self.where(node), "an operator that can be imported", str(node.target), hint)
 

@@ -39,15 +39,15 @@ class _Frozen(nn.Module):  # type: ignore[misc]
 
     def forward(self, x: Any) -> Any:
         """Fake-quantise."""
-        where, factor = ((), (1.0,)) if self.axis is None else ((self.axis,), (1.0,))
+        along = () if self.axis is None else (self.axis,)
         if not self.learnable:
             per_channel, per_tensor = torch.fake_quantize_per_channel_affine, torch.fake_quantize_per_tensor_affine
-            factor = ()
-        else:
-            per_channel = torch._fake_quantize_learnable_per_channel_affine
-            per_tensor = torch._fake_quantize_learnable_per_tensor_affine
+            operator = per_tensor if self.axis is None else per_channel
+            return operator(x, self.scale, self.zero_point, *along, *self.limits)
+        per_channel = torch._fake_quantize_learnable_per_channel_affine
+        per_tensor = torch._fake_quantize_learnable_per_tensor_affine
         operator = per_tensor if self.axis is None else per_channel
-        return operator(x, self.scale, self.zero_point, *where, *self.limits, *factor)
+        return operator(x, self.scale, self.zero_point, *along, *self.limits, 1.0)
 
 
 def _class_of(module: Any) -> str:

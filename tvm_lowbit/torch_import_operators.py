@@ -14,7 +14,7 @@ import torch
 from torch import fx
 from tvm import relax
 
-from relay_passes.ops import constant, literal, shape_of
+from relay_passes.ops import constant, literal
 
 Converter = Callable[[fx.Node, Any], Any]
 
@@ -129,7 +129,7 @@ def _where(node: fx.Node, importer: Any) -> Any:
 def _select(node: fx.Node, importer: Any) -> Any:
     x, axis, index = importer.retrieve_args(node)[:3]
     axis %= len(x.ty.shape)
-    index = index + shape_of(x)[axis] if index < 0 else index
+    index = index + int(x.ty.shape[axis]) if index < 0 else index
     return importer.emit(relax.op.take(x, literal(np.int64(index)), axis))
 
 
@@ -151,11 +151,11 @@ def _extreme(operation: Callable[..., Any]) -> Converter:
 def _adaptive_max_pool2d(node: fx.Node, importer: Any) -> Any:
     """Windows as torch cuts them; a ``max_pool2d`` where they are equal and side by side."""
     x, size = importer.retrieve_args(node)[:2]
-    extents = shape_of(x)[-2:]
+    extents = [int(d) for d in list(x.ty.shape)[-2:]]
     if all(extent % count == 0 for extent, count in zip(extents, size, strict=True)):
         window = [extent // count for extent, count in zip(extents, size, strict=True)]
         return importer.emit(relax.op.nn.max_pool2d(x, pool_size=window, strides=window)), None
-    for axis, (extent, count) in enumerate(zip(extents, size, strict=True), start=len(shape_of(x)) - 2):
+    for axis, (extent, count) in enumerate(zip(extents, size, strict=True), start=len(x.ty.shape) - 2):
         parts = []
         for i in range(count):
             ends = i * extent // count, -(-(i + 1) * extent // count)

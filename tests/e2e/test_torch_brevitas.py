@@ -11,7 +11,7 @@ import pytest
 import torch
 from brevitas.export.inference import quant_inference_mode
 from torch import nn
-from torch_nets import bits, compiled, inputs, reasons
+from torch_nets import bits, compiled, inputs
 
 CHANNELS = bq.Int8WeightPerChannelFloat
 

@@ -180,21 +180,6 @@ def test_operators(name: str) -> None:
         np.testing.assert_allclose(result, reference.numpy(), rtol=1e-5, atol=2e-6, err_msg=f"{i}: {net.each[i]}")
 
 
-def test_symbolic_batch() -> None:
-    """Any batch of the exported program; other symbolic dimensions are refused."""
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-    x = torch.randn(3, 3, 6, 6)
-    batch = torch.export.Dim("batch")
-    program = torch.export.export(net, (x,), dynamic_shapes=({0: batch},))
-    with torch.no_grad():
-        np.testing.assert_allclose(
-            next(iter(tvm_lowbit.build(program, "host", batch=3).run(x.numpy()).outputs.values())), net(x), rtol=1e-4
-        )
-    program = torch.export.export(net, (x,), dynamic_shapes=({2: torch.export.Dim("height", min=4)},))
-    with pytest.raises(tvm_lowbit.LowbitError, match="static shapes but for the batch"):
-        tvm_lowbit.build(program, "host")
-
-
 class Block(nn.Module):
     """A layer that holds something."""
 
@@ -205,6 +190,28 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Call it."""
         return self.body(x)
+
+
+def quantised(x: torch.Tensor) -> torch.Tensor:
+    """Per tensor, then per channel."""
+    x = torch.fake_quantize_per_tensor_affine(x, 0.1, 3, 0, 15)
+    scale, zero = torch.tensor([0.1, 0.2, 0.3]), torch.zeros(3, dtype=torch.int32)
+    return torch.fake_quantize_per_channel_affine(x, scale, zero, 1, 0, 15)
+
+
+def test_symbolic_batch() -> None:
+    """Any batch of the exported program; other symbolic dimensions are refused."""
+    pooled = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)]
+    net = nn.Sequential(Block(quantised), *pooled).eval()
+    x = torch.randn(3, 3, 6, 6)
+    program = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    with torch.no_grad():
+        expected = net(x)
+    (result,) = tvm_lowbit.build(program, "host", batch=3).run(x.numpy()).outputs.values()
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
+    program = torch.export.export(nn.ReLU(), (x,), dynamic_shapes=({2: torch.export.Dim("height")},))
+    with pytest.raises(tvm_lowbit.LowbitError, match="static shapes but for the batch"):
+        tvm_lowbit.build(program, "host")
 
 
 def test_unknown_operator_is_named_with_its_layer() -> None:

@@ -208,7 +208,7 @@ def test_disabled_fake_quantize_is_nothing() -> None:
 def test_observers_must_be_off(kind: Any) -> None:
     """Or the scale changes with every input."""
     act = kind(quant_min=0, quant_max=15)
-    with pytest.raises(tvm_lowbit.LowbitError, match="(?s)activations.*a fixed scale.*disable_observer"):
+    with pytest.raises(tvm_lowbit.LowbitError, match=r"(?s)activations.*a fixed scale.*disable_observer"):
         tvm_lowbit.build(Net(act, nn.Identity()), "host", example_inputs=(torch.zeros(SHAPE),))
 
 
@@ -231,7 +231,7 @@ class Stored(nn.Module):
         if self.per_channel:
             w = Q.dequantize_per_channel(self.weight, self.scale, self.zero, 0, self.low, self.high, torch.int8)
         else:
-            w = Q.dequantize_per_tensor(self.weight, 0.07, int(0), self.low, self.high, torch.int8)
+            w = Q.dequantize_per_tensor(self.weight, 0.07, 0, self.low, self.high, torch.int8)
         return nn.functional.conv2d(x, w)
 
 
@@ -264,8 +264,8 @@ def test_dynamic_scales_are_refused() -> None:
         q = Q.quantize_per_tensor.tensor(x, scale, zero, 0, 15, torch.uint8)
         return Q.dequantize_per_tensor.tensor(q, scale, zero, 0, 15, torch.uint8)
 
-    with pytest.raises(tvm_lowbit.LowbitError, match="(?s)quantiser .*a constant scale.*choose_qparams"):
+    with pytest.raises(tvm_lowbit.LowbitError, match=r"(?s)quantiser .*a constant scale.*choose_qparams"):
         tvm_lowbit.build(Net(dynamic, nn.Identity()), "host", example_inputs=(torch.zeros(SHAPE),))
     learnt = Net(lambda x: torch.fake_quantize_per_tensor_affine(x, x.max(), torch.tensor(0), 0, 15), nn.Identity())
-    with pytest.raises(tvm_lowbit.LowbitError, match="(?s)quantiser .*a constant scale.*at run time"):
+    with pytest.raises(tvm_lowbit.LowbitError, match=r"(?s)quantiser .*a constant scale.*at run time"):
         tvm_lowbit.build(learnt, "host", example_inputs=(torch.zeros(SHAPE),))
