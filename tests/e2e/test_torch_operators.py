@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.ao.quantization.fx._decomposed  # registers the operators
 import torch.nn.functional as F
 from torch import nn
 
 import tvm_lowbit
 
+Q = torch.ops.quantized_decomposed
 IMAGE = (2, 4, 7, 9)
 EVEN = (2, 4, 6, 8)
 ROW = (2, 4, 15)
@@ -193,10 +195,11 @@ class Block(nn.Module):
 
 
 def quantised(x: torch.Tensor) -> torch.Tensor:
-    """Per tensor, then per channel."""
-    x = torch.fake_quantize_per_tensor_affine(x, 0.1, 3, 0, 15)
-    scale, zero = torch.tensor([0.1, 0.2, 0.3]), torch.zeros(3, dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(x, scale, zero, 1, 0, 15)
+    """Per tensor, then per channel; torch cannot export its fake_quantize operators with a symbolic batch."""
+    args: tuple[Any, ...] = (0.1, 3, 0, 15, torch.uint8)
+    x = Q.dequantize_per_tensor(Q.quantize_per_tensor(x, *args), *args)
+    args = (torch.tensor([0.1, 0.2, 0.3]), torch.zeros(3, dtype=torch.int32), 1, 0, 15, torch.uint8)
+    return Q.dequantize_per_channel(Q.quantize_per_channel(x, *args), *args)
 
 
 def test_symbolic_batch() -> None:

@@ -236,13 +236,12 @@ class Stored(nn.Module):
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
-@pytest.mark.parametrize("width", range(2, 9))
+@pytest.mark.parametrize("width", [2, 5, 8])
 def test_stored_weights(width: int, per_channel: bool) -> None:
     """quant_min and quant_max give the width, not the type."""
     half = 1 << width - 1
     x = inputs()
-    assert bits(compiled(Stored(-half, half - 1, per_channel), x)) == [f"W{width}A4"]
-    assert bits(compiled(Stored(-half, half - 1, True, zero=1), x)) == [f"W{width}A4"]
+    assert bits(compiled(Stored(-half, half - 1, per_channel, zero=1), x)) == [f"W{width}A4"]
 
 
 def test_pairs_that_do_not_belong_together() -> None:
