@@ -29,14 +29,10 @@ MULTIPLYING = frozenset(
         "linear",
     }
 )
-# Operators that give the same bits everywhere, of which weights' quantisers are made.
-EXACT = frozenset(
+# Operators where a weight's quantiser starts: what they read is computed, so that it is a constant to all who look.
+STARTS = frozenset(
     {
-        *("add", "sub", "mul", "div", "neg", "abs", "round", "floor", "ceil", "sign", "relu"),
-        *("clamp", "clamp_min", "clamp_max", "hardtanh", "minimum", "maximum", "where"),
-        *("gt", "ge", "lt", "le"),
-        *("view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "slice"),
-        *("clone", "alias", "detach", "contiguous", "_to_copy", "getitem"),
+        *("sign", "gt", "ge", "lt", "le"),
         "fake_quantize_per_tensor_affine",
         "fake_quantize_per_tensor_affine_cachemask",
         "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
@@ -46,12 +42,17 @@ EXACT = frozenset(
         "_fake_quantize_learnable_per_channel_affine",
         "_fused_moving_avg_obs_fq_helper_functional",
         "fused_moving_avg_obs_fake_quant",
-        *("quantize_per_tensor", "dequantize_per_tensor", "quantize_per_channel", "dequantize_per_channel"),
-        *("quantize_affine", "dequantize_affine"),
+        *("quantize_per_tensor", "quantize_per_channel", "quantize_affine"),
     }
 )
-# Of these what they compare is no part of the quantiser, and whether zeros are among it should be seen.
-COMPARING = frozenset({"sign", "gt", "ge", "lt", "le"})
+# Operators that give the same bits everywhere, of which weights' quantisers are made.
+EXACT = STARTS | {
+    *("add", "sub", "mul", "div", "neg", "abs", "round", "floor", "ceil", "relu"),
+    *("clamp", "clamp_min", "clamp_max", "hardtanh", "minimum", "maximum", "where"),
+    *("view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "slice"),
+    *("clone", "alias", "detach", "contiguous", "_to_copy", "getitem"),
+    *("dequantize_per_tensor", "dequantize_per_channel", "dequantize_affine"),
+}
 # Values of at most this many elements are kept for the next who asks.
 SMALL = 4096
 
@@ -121,7 +122,7 @@ class ConstantNodes:
             if node.op != "call_function" or node in self.kept or operator_name(node) not in EXACT or is_blocked(node):
                 continue
             self.kept.add(node)
-            if operator_name(node) in COMPARING:
+            if operator_name(node) in STARTS:
                 continue
             # Smaller operands are scales, zero points and bounds.
             extent = _size(node)[0]

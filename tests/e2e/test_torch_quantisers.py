@@ -196,6 +196,32 @@ def test_modules(name: str) -> None:
         assert torch.equal(value, before[key])
 
 
+def test_quantisation_aware_training_in_eager_mode() -> None:
+    """Weights scaled by batch norm before they are quantised, as prepare_qat's fused modules have them."""
+
+    class Fused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.quant, self.conv = ao.QuantStub(), nn.Conv2d(3, 4, 3, bias=False)
+            self.norm, self.relu, self.fc = nn.BatchNorm2d(4), nn.ReLU(), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.relu(self.norm(self.conv(self.quant(x))))
+            return self.fc(nn.functional.max_pool2d(x, 3).flatten(1))
+
+    act = ao.FakeQuantize.with_args(observer=ao.MovingAverageMinMaxObserver, quant_min=0, quant_max=15)
+    symmetric = {"dtype": torch.qint8, "qscheme": torch.per_channel_symmetric, "quant_min": -2, "quant_max": 1}
+    weight = ao.FakeQuantize.with_args(observer=ao.MovingAveragePerChannelMinMaxObserver, **symmetric)
+    net = ao.fuse_modules_qat(Fused().train(), [["conv", "norm", "relu"]])
+    net.qconfig = ao.QConfig(activation=act, weight=weight)
+    net, x = ao.prepare_qat(net), inputs()
+    net(x)
+    net.apply(ao.disable_observer)
+    artifact = compiled(net.eval(), x)
+    assert bits(artifact) == ["W2A4", "W2A4"]
+
+
 def test_disabled_fake_quantize_is_nothing() -> None:
     """As the module does."""
     act = fake_quantize(quant_min=0, quant_max=15)
