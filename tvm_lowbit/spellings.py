@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,16 +19,20 @@ from relay_passes.integer_forms import INTEGER_FORMS
 from relay_passes.patterns import QUANT_PATTERNS
 from relay_passes.quant_spec import QuantSpec
 from schedules.errors import LowbitError
-from tvm_lowbit import finn_import, qonnx_import, sub_byte, torch_import
+from tvm_lowbit import finn_import, qonnx_import, sub_byte
 from tvm_lowbit.declines import reasons
 
 # Each has ``SPELLINGS``, its rows.
-_OTHERS = (qonnx_import, finn_import, sub_byte, torch_import, recover_grid)
+_OTHERS = (qonnx_import, finn_import, sub_byte, recover_grid)
+# These need torch, which is optional.
+_OF_TORCH = ("tvm_lowbit.torch_import_quantisers", "tvm_lowbit.torch_import_pairs")
 SEVERAL = "\n"
 
 
 def spellings() -> tuple[Spelling, ...]:
     """Every way of writing a quantiser: the rows of `QUANT_PATTERNS`, then those of the importers and of the grid.
+
+    Those of torch are among them where torch is installed.
 
     Raises
     ------
@@ -38,7 +44,9 @@ def spellings() -> tuple[Spelling, ...]:
         if pattern.covers is None:
             raise ValueError(f"quantiser pattern {pattern.name!r} does not say what it covers")
         rows.append(Spelling(pattern.name, pattern.help, pattern.covers, pattern.make))
-    return (*rows, *(row for module in _OTHERS for row in module.SPELLINGS))
+    of_torch = _OF_TORCH if importlib.util.find_spec("torch") else ()
+    modules = (*_OTHERS, *map(importlib.import_module, of_torch))
+    return (*rows, *(row for module in modules for row in module.SPELLINGS))
 
 
 @dataclass(frozen=True)

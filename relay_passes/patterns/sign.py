@@ -46,7 +46,7 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
     def levels(match: Match) -> tuple[Any, str, float, float] | NoMatch:
         """What is compared, the form, the lower and the upper level."""
         if chosen in match:
-            x, form, falling = _comparison(match[compared])
+            x, form, falling = compared_with_zero(match[compared])
             if x is None:
                 return NoMatch("its threshold is not 0")
             pair = [constant(match[p]) for p in ((first, second) if falling else (second, first))]
@@ -86,7 +86,7 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
     return pattern, to_spec
 
 
-def _comparison(call: Any) -> tuple[Any, str, bool]:
+def compared_with_zero(call: Any) -> tuple[Any, str, bool]:
     """What is compared with 0 (None: with something else), the form, and whether Where names the lower level first."""
     x, threshold, name = call.args[0], call.args[1], op_name(call)
     if constant(threshold) is None:
