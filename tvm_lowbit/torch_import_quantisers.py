@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
+from relay_passes.coverage import Coverage, Spelling
 from schedules.errors import LowbitError
 from tvm_lowbit.torch_import_grids import Grid, Quantised, codes_of, dequantised, emitted, grid_of, limits_of, number
 

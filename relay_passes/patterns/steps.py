@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tvm.relax.dpl import is_const, is_op, wildcard
 
+from relay_passes.coverage import Coverage
 from relay_passes.ops import constant, op_name, shape_of
 from relay_passes.patterns.base import Found, Match, QuantPattern
 from relay_passes.patterns.sign import COMPARISONS, MIRRORED
@@ -102,4 +103,15 @@ def _quantiser(x: Any, values: list[Any], bounds: list[tuple[bool, float]]) -> F
     return Found(x, QuantSpec(np.asarray(highest - lowest, np.float32), zero, 0, 1, None, steps(0, bounds)))
 
 
-STEPS = QuantPattern("steps", "Cast or Where of comparisons with constants, two levels or three", _make)
+STEPS = QuantPattern(
+    "steps",
+    "Cast or Where of comparisons with constants, two levels or three",
+    _make,
+    Coverage(
+        ("ONNX", "torch", "Relax"),
+        weights=(1, 2),
+        activations=(1, 2),
+        grains=("per tensor",),
+        signs=("unsigned", "bipolar", "ternary"),
+    ),
+)
