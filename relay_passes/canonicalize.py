@@ -12,8 +12,10 @@ from relay_passes import dataflow
 from relay_passes.broadcasts import without_broadcast
 from relay_passes.clips import simplified
 from relay_passes.ops import constant, literal, op_name, shape_of
+from relay_passes.rearrange import rearranged
 
-# Operators that only rearrange a constant. Arithmetic on constants is left alone: it may be a weight's quantiser.
+# Operators that only rearrange a constant, or flip its sign. Other arithmetic on constants is left alone: it may be a
+# weight's quantiser.
 REARRANGE: Mapping[str, Callable[[Any, Any], Any]] = {
     "relax.reshape": lambda x, call: x.reshape([int(d) for d in call.ty.shape]),
     "relax.permute_dims": lambda x, call: x.transpose([int(a) for a in call.attrs.axes] if call.attrs.axes else None),
@@ -21,6 +23,7 @@ REARRANGE: Mapping[str, Callable[[Any, Any], Any]] = {
     "relax.astype": lambda x, call: x.astype(str(call.attrs.dtype)),
     "relax.squeeze": lambda x, call: x.reshape([int(d) for d in call.ty.shape]),
     "relax.broadcast_to": lambda x, call: np.broadcast_to(x, [int(d) for d in call.ty.shape]),
+    "relax.negative": lambda x, call: np.negative(x),
 }
 
 
@@ -37,8 +40,8 @@ def canonicalize(mod: Any) -> Any:
 
     Batch normalisation (inference) becomes ``x * a + b`` with ``a = gamma / sqrt(var + eps)``, ``b = beta - mean a``,
     both in float32 as ONNX Runtime folds them; in training it stays, as it takes the batch's own statistics.
-    Rearranged constants become constants; minimum, maximum and nested clips become one clip. Broadcasts that nothing
-    needs go, and so does dead code.
+    Rearranged constants become constants; minimum, maximum and nested clips become one clip; entries of a split become
+    slices. Broadcasts that nothing needs go, and so does dead code.
     """
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
@@ -49,9 +52,10 @@ def canonicalize(mod: Any) -> Any:
             return literal(np.full(shape_of(value), CREATE[name](value), str(value.ty.dtype)))
         if name in REARRANGE and constant(value.args[0]) is not None:
             typed = scope.builder.normalize(value)
-            return literal(np.ascontiguousarray(REARRANGE[name](constant(value.args[0]), typed)))
+            return literal(np.require(REARRANGE[name](constant(value.args[0]), typed), requirements="C"))
         lookup = scope.builder.lookup_binding
-        return dataflow.keep(var, without_broadcast(simplified(value, lookup), lookup), scope)
+        value = without_broadcast(rearranged(value, lookup), lookup)
+        return dataflow.keep(var, simplified(value, lookup), scope)
 
     return dataflow.rebuild(mod, visit)
 

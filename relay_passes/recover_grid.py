@@ -48,11 +48,11 @@ OUTPUT_AXIS = {
 }
 
 
-def recover_grid(mod: Any) -> Any:
+def recover_grid(mod: Any, each: dataflow.Each = dataflow.no_layers) -> Any:
     """Apply the pass to layers whose input is quantised and whose weights depend on constants only.
 
-    A weight may deviate from its grid by 1e-5 of the step and 4 float32 roundings of itself. Notes: topic ``off_grid``
-    holds, for each layer whose weights lie on no grid, the reason.
+    A weight may deviate from its grid by 1e-5 of the step and 4 float32 roundings of itself. ``each`` is told the
+    layers. Notes: topic ``off_grid`` holds, for each layer whose weights lie on no grid, the reason.
     """
     function = mod["main"]
     constants, left_alone = Constants(function), excluded(mod)
@@ -60,9 +60,14 @@ def recover_grid(mod: Any) -> Any:
     specs: dict[Any, tuple[int, npt.NDArray[np.float32], QuantSpec]] = {}
     reasons: dict[str, str] = {}
     weights: set[Any] = set()
+    layers = sum(op_name(binding.value) in OUTPUT_AXIS for binding in dataflow.bindings(function))
+    number = 0
     for binding in dataflow.bindings(function):
         value, operator = binding.value, op_name(binding.value)
         name = dataflow.name_of(binding.var)
+        if operator in OUTPUT_AXIS:
+            number += 1
+            each(name, number, layers)
         if operator == FAKE_QUANT:
             (quantised if constants.value(value.args[0]) is None else weights).add(binding.var)
         elif operator in MOVES and value.args[0] in quantised:

@@ -95,3 +95,6 @@ def _pads(totals: Sequence[int], upper: bool) -> list[int]:
     """Begins, then ends; the odd one goes to the end if ``upper``."""
     begins = [total // 2 if upper else total - total // 2 for total in totals]
     return [*begins, *(total - begin for total, begin in zip(totals, begins, strict=True))]
+
+
+CONVERTERS = {"Conv": Conv, "ConvTranspose": ConvTranspose, "Gemm": Gemm}

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import torch
 from torch import nn
 
 from networks.calibrate import calibrate
 from networks.mobilenet_v2 import mobilenet_v2
-from networks.quantise import SCHEMES, Layers
+from networks.quantise import SCHEMES, Layers, QuantisedWeights
 from networks.resnet import resnet18, resnet50
 from networks.vgg16_ssd import vgg16_ssd
 from networks.yolov5 import yolov5
@@ -56,3 +57,11 @@ def make(name: str, scheme: str, *, width: float = 1.0, size: int | None = None,
     row = NETWORKS[name]
     size = row.size if size is None else size
     return calibrate(row.make(Layers(SCHEMES[scheme], width), size), size, seed)
+
+
+def layers(name: str, scheme: str, *, width: float = 1.0, size: int | None = None) -> int:
+    """How many layers of a network have quantised weights."""
+    row = NETWORKS[name]
+    with torch.device("meta"):
+        made = row.make(Layers(SCHEMES[scheme], width), row.size if size is None else size)
+    return sum(isinstance(module, QuantisedWeights) for module in made.modules())

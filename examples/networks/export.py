@@ -53,16 +53,20 @@ def _torch(network: nn.Module, example: Tensor, path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Exporter:
-    """One row: ``write(network, example, path)`` returns what `tvm_lowbit.build` takes, a path or a program."""
+    """One row: ``write(network, example, path)`` returns what `tvm_lowbit.build` takes.
+
+    That is the path, or a program if the row makes no ``file``.
+    """
 
     name: str
     help: str
+    file: bool
     write: Callable[[nn.Module, Tensor, Path], Any]
 
 
 _ROWS = (
-    Exporter("qonnx", "Brevitas to QONNX: Quant and BipolarQuant", _qonnx),
-    Exporter("qcdq", "Brevitas to QuantizeLinear, Clip, DequantizeLinear; it has no bipolar codes", _qcdq),
-    Exporter("torch", "torch.export of fake_quantize_* operators", _torch),
+    Exporter("qonnx", "Brevitas to QONNX: Quant and BipolarQuant", True, _qonnx),
+    Exporter("qcdq", "Brevitas to QuantizeLinear, Clip, DequantizeLinear; it has no bipolar codes", True, _qcdq),
+    Exporter("torch", "torch.export of fake_quantize_* operators", False, _torch),
 )
 EXPORTERS: Mapping[str, Exporter] = MappingProxyType({row.name: row for row in _ROWS})

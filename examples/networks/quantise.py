@@ -227,7 +227,14 @@ class Layers:
         return nn.Sequential(function(), self.quantiser("affine" if function is nn.SiLU else "unsigned"))
 
     def block(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, function: type[nn.Module] = nn.ReLU, **more: int
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        function: type[nn.Module] = nn.ReLU,
+        **more: int,
     ) -> nn.Module:
         """Convolution, batch norm, activation, quantiser."""
         conv = self.conv(inputs, outputs, kernel, stride, **more)

@@ -21,9 +21,7 @@ class Basic(nn.Module):
         self.body = nn.Sequential(first, layers.conv(channels, channels, 3), nn.BatchNorm2d(channels), quantiser)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != channels:
-            self.shortcut = nn.Sequential(
-                layers.conv(inputs, channels, 1, stride), nn.BatchNorm2d(channels), quantiser
-            )
+            self.shortcut = nn.Sequential(layers.conv(inputs, channels, 1, stride), nn.BatchNorm2d(channels), quantiser)
         self.activation = layers.activation()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,7 +20,13 @@ class Conv(nn.Module):
     """Convolution, batch norm, SiLU, and a quantiser: its own or one it shares."""
 
     def __init__(
-        self, layers: Layers, inputs: int, outputs: int, kernel: int, stride: int = 1, quantiser: nn.Module | None = None
+        self,
+        layers: Layers,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        quantiser: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.conv = layers.conv(inputs, outputs, kernel, stride)

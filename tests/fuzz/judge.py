@@ -113,7 +113,9 @@ def _with_noise(model: onnx.ModelProto, random: np.random.Generator) -> onnx.Mod
         exact = kept.output[0] = f"{name}/exact"
 
         def add(operator: str, *inputs: str, output: str, **attrs: Any) -> str:
-            nodes.append(onnx.helper.make_node(operator, list(inputs), [output], output, **attrs))
+            nodes.append(
+                onnx.helper.make_node(operator, list(inputs), [output], f"{output}/noise{len(nodes)}", **attrs)
+            )
             return output
 
         relative = f"{name}/noise"

@@ -84,6 +84,9 @@ def _qonnx(w: Writer, x: str, scale: float, low: int, high: int, zero: float = 0
     return w.add("Quant", x, *parts, domain=QONNX, signed=int(low < 0), narrow=0, rounding_mode="ROUND")
 
 
+SPELLINGS: Mapping[str, Quantise] = MappingProxyType({"raw": _raw, "qdq": _qdq, "qonnx": _qonnx})
+
+
 def _network(quantise: Quantise) -> onnx.ModelProto:
     """Convolution, ReLU, convolution, dense layer."""
     w = Writer(1)

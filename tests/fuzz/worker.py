@@ -41,7 +41,10 @@ def case(seed: int, index: int, say: Any) -> dict[str, Any]:
             return row | {"kind": "exception", "detail": traceback.format_exc()}
     say("judge")
     outputs = {name: np.asarray(value) for name, value in result.outputs.items()}
-    verdict = judge(made.content, x, outputs)
+    try:
+        verdict = judge(made.content, x, outputs)
+    except Exception:
+        return row | {"kind": "no verdict", "detail": traceback.format_exc()}
     return row | {"kind": verdict.kind, "detail": verdict.detail}
 
 
