@@ -156,8 +156,8 @@ def _size(node: fx.Node) -> tuple[int, int]:
 
 def _is_pure(node: fx.Node) -> bool:
     """Whether a node computes the same values every time, and without symbolic sizes."""
-    if node.target is operator.getitem:
-        return True
+    if getattr(node.target, "__module__", "") == operator.add.__module__:
+        return True  # Python's own, on numbers that item() took out of tensors
     tags = getattr(node.target, "tags", ())
     random = torch.Tag.nondeterministic_seeded in tags or "dropout" in operator_name(node)
     schema = getattr(node.target, "_schema", None)

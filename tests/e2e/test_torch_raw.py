@@ -62,6 +62,9 @@ class PACT(nn.Module):
             y = 0.5 * (x.abs() - (x - self.alpha).abs() + self.alpha)
         elif self.how == "tensors":
             y = torch.clamp(x, torch.zeros(()), self.alpha)
+        elif self.how == "number":
+            alpha = self.alpha.item()
+            return ste_round(torch.clamp(x, 0, alpha) / (alpha / self.levels)) * (alpha / self.levels)
         else:
             y = torch.minimum(torch.relu(x), self.alpha)
         step = self.alpha / self.levels
@@ -149,6 +152,7 @@ ACTIVATIONS = {
     "lsq_signed": (LSQ(-2, 1, 0.31), "A2"),
     "lsq_function": (LSQ(0, 3, 0.31, RoundFunction.apply), "A2"),
     "pact_tensors": (PACT(4, "tensors"), "A4"),
+    "pact_number": (PACT(4, "number"), "A4"),
     "pact_minimum": (PACT(2, "minimum"), "A2"),
     "dorefa": (DoReFaActivations(3), "A3"),
     "bipolar": (Bipolar("float"), "A1"),
