@@ -129,6 +129,7 @@ def run_onnx(model: onnx.ModelProto, inputs: Any, tensors: Sequence[str]) -> lis
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
+    options.log_severity_level = 3  # not that a constant is unused
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feeds = inputs if isinstance(inputs, dict) else {session.get_inputs()[0].name: inputs}
     results: list[Array] = session.run(list(tensors), feeds)
