@@ -60,11 +60,23 @@ def _amax(node: Any, importer: Any) -> Any:
 
 
 def _adaptive_max_pool(node: Any, importer: Any) -> Any:
-    """To one pixel; torch returns indices as well, which nothing reads."""
+    """Windows as torch cuts them; torch returns indices as well, which nothing reads."""
     x, size = importer.retrieve_args(node)[:2]
-    if any(int(v) != 1 for v in size):
-        raise LowbitError(f"node {node.name}", "adaptive max pooling to one pixel", f"to {list(size)}")
-    return importer.block_builder.emit(relax.op.max(x, [-2, -1], keepdims=True)), None
+    emit = importer.block_builder.emit
+    extents = shape_of(x)[-2:]
+    if all(int(count) == 1 for count in size):
+        return emit(relax.op.max(x, [-2, -1], keepdims=True)), None
+    if all(extent % count == 0 for extent, count in zip(extents, size, strict=True)):
+        window = [extent // count for extent, count in zip(extents, size, strict=True)]
+        return emit(relax.op.nn.max_pool2d(x, pool_size=window, strides=window)), None
+    for axis, (extent, count) in enumerate(zip(extents, size, strict=True), start=len(shape_of(x)) - 2):
+        parts = []
+        for i in range(count):
+            ends = i * extent // count, -(-(i + 1) * extent // count)
+            part = emit(relax.op.strided_slice(x, [axis], [ends[0]], [ends[1]]))
+            parts.append(emit(relax.op.max(part, axis=[axis], keepdims=True)))
+        x = emit(relax.op.concat(parts, axis))
+    return x, None
 
 
 CONVERTERS = {

@@ -237,4 +237,4 @@ def test_layers_carry_the_names_of_modules() -> None:
     """The functional ones their node's, below the module that calls them."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), Block(lambda x: F.conv2d(x, torch.ones(2, 4, 1, 1))))
     artifact = tvm_lowbit.build(net, "host", example_inputs=(torch.zeros(2, 3, 5, 5),))
-    assert [row.name for row in artifact.report.stays_float] == ["Conv2d_0", "1_body"]
+    assert [row.name for row in artifact.report.stays_float] == ["Conv2d_0", "1.body"]

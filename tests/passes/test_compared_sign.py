@@ -12,6 +12,7 @@ from tvm import relax
 from relay_passes import notes
 from relay_passes.detect import detect_quantizers
 from relay_passes.ops import FAKE_QUANT, literal, op_name, quant_spec
+from relay_passes.patterns.compared_sign import COMPARED_SIGN
 
 X = np.array([[-1e-40, -0.0, 0.0, 1e-40, 2.0, -3.0]], np.float32)
 
@@ -66,8 +67,9 @@ def test_recognised(mod: Any, scale: Any, upper: Any) -> None:
         ({"span": [[2, 2, 2, 2, 2, 1]]}, "its two levels vary within the tensor"),
     ],
 )
-def test_declined(parts: dict[str, Any], reason: str) -> None:
-    """Each with its reason."""
+def test_declined(parts: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with its reason; some are another row's quantisers."""
+    monkeypatch.setattr("relay_passes.detect.QUANT_PATTERNS", {COMPARED_SIGN.name: COMPARED_SIGN})
     mod = signs(**parts)
     # What a senseless magnitude multiplies is a quantiser still.
     assert ("magnitude" in parts) == (FAKE_QUANT in {op_name(value) for value in values(mod).values()})
