@@ -64,7 +64,7 @@ def widen(model: onnx.ModelProto) -> onnx.ModelProto:
     for tensor in _stored(graph).values():
         if tensor.data_type in NARROW:
             narrow = NARROW[tensor.data_type]
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(narrow.dtype), tensor.name))
+            tensor.CopyFrom(numpy_helper.from_array(_values(tensor).astype(narrow.dtype), tensor.name))
     for value in graph.value_info:
         if value.type.tensor_type.elem_type in NARROW:
             value.type.tensor_type.elem_type = NARROW[value.type.tensor_type.elem_type].carrier
@@ -74,6 +74,13 @@ def widen(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(nodes)
     return result
+
+
+def _values(tensor: onnx.TensorProto) -> Any:
+    try:
+        return numpy_helper.to_array(tensor)
+    except ValueError as error:
+        raise LowbitError(f"tensor {tensor.name}", "values that fill its shape", str(error)) from error
 
 
 def _stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:

@@ -144,3 +144,15 @@ def test_sub_byte_interfaces_are_refused() -> None:
     for made, words in ((given, "input x.*UINT4"), (taken, "output a_q.*UINT4"), (cast, "node cast.*Cast to INT4")):
         with pytest.raises(LowbitError, match=words):
             tvm_lowbit.build(made, "host")
+
+
+def test_values_that_do_not_fill_their_shape() -> None:
+    """Packed, so that a byte has two."""
+    made = network("UINT4", "INT4")
+    for tensor in made.graph.initializer:
+        if tensor.name == "w":
+            packed = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), "w")
+            tensor.CopyFrom(packed)
+            tensor.raw_data = packed.raw_data[:-1]
+    with pytest.raises(LowbitError, match="expected"):
+        tvm_lowbit.build(made, "host")
