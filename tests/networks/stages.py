@@ -95,7 +95,7 @@ def of_onnx(model: onnx.ModelProto, x: Any, result: Any) -> tuple[list[Stage], l
     for node in model.graph.node:
         if node.op_type == "Constant":
             arrays[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-    nodes = {node.name.replace(".", "_"): node for node in model.graph.node}  # as Relax writes names
+    nodes = {node.name: node for node in model.graph.node}
     made_by = {output: node for node in model.graph.node for output in node.output}
     forced: dict[str, Any] = {}
     rows = []
