@@ -21,6 +21,14 @@ _TABLES = (torch_import_operators, torch_moving, torch_import_quantisers, torch_
 _CONVERTERS = {name: convert for table in _TABLES for name, convert in table.CONVERTERS.items()}
 
 
+def _let_loaded_programs_decompose(program: Any) -> None:
+    """The tensors of a program from a file refuse operators without a meta kernel, as ``fake_quantize_*`` are."""
+    for node in program.graph.nodes:
+        mode = getattr(node.meta.get("val"), "fake_mode", None)
+        if mode is not None:
+            mode.allow_fallback_kernels = True
+
+
 class Importer(ExportedProgramImporter):  # type: ignore[misc]
     """Imports one exported program.
 
@@ -37,6 +45,7 @@ class Importer(ExportedProgramImporter):  # type: ignore[misc]
 
     def __init__(self, program: Any) -> None:
         super().__init__()
+        _let_loaded_programs_decompose(program)
         try:
             self.program = program.run_decompositions(_decompositions())
         except Exception as error:  # torch raises many types here

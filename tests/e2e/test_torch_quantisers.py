@@ -294,3 +294,15 @@ def test_dynamic_scales_are_refused() -> None:
     learnt = Net(lambda x: torch.fake_quantize_per_tensor_affine(x, x.max(), torch.tensor(0), 0, 15), nn.Identity())
     with pytest.raises(tvm_lowbit.LowbitError, match=r"(?s)quantiser .*a constant scale.*at run time"):
         tvm_lowbit.build(learnt, "host", example_inputs=(torch.zeros(SHAPE),))
+
+
+def test_a_program_from_a_file(tmp_path: Any) -> None:
+    """Saved and loaded: torch's loaded programs take other ways through decomposition."""
+    x = inputs(0.21)
+    net = Net(Op(tensors, 0.21, 0, 0, 15), Op(tensors, 0.2, 0, -2, 1)).eval()
+    path = tmp_path / "net.pt2"
+    torch.export.save(torch.export.export(net, (x,)), path)
+    artifact = tvm_lowbit.build(torch.export.load(path), "host")
+    assert bits(artifact)
+    got = next(iter(artifact.run(x.numpy()).outputs.values()))
+    np.testing.assert_allclose(got, net(x).detach().numpy(), rtol=1e-5, atol=1e-5)
