@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from relay_passes import dataflow, notes
+from relay_passes import dataflow, moved, notes
 from relay_passes.constants import Constants
 from relay_passes.coverage import Coverage, Spelling
 from relay_passes.exclude import excluded
@@ -27,17 +27,8 @@ SAMPLE = 64
 # A tensor is on a grid only if chance would put it there less often than this (decimal logarithm).
 CHANCE = -9.0
 
-# Operators that hand on the values of their first argument, or pick among them.
-MOVES = frozenset(
-    {
-        "relax.nn.max_pool2d",
-        "relax.reshape",
-        "relax.permute_dims",
-        "relax.squeeze",
-        "relax.expand_dims",
-        "relax.flatten",
-    }
-)
+# Operators that hand on the values of what they read, or pick among them; a reader that cannot take them so says why.
+MOVES = frozenset({*moved.MOVES, "relax.split"})
 # The axis of a layer's weights that runs along its outputs.
 OUTPUT_AXIS = {
     "relax.nn.conv1d": 0,
@@ -70,7 +61,11 @@ def recover_grid(mod: Any, each: dataflow.Each = dataflow.no_layers) -> Any:
             each(name, number, layers)
         if operator == FAKE_QUANT:
             (quantised if constants.value(value.args[0]) is None else weights).add(binding.var)
-        elif operator in MOVES and value.args[0] in quantised:
+        elif operator in MOVES or not operator:
+            # Tuples and their entries too: what Concat reads and Split gives.
+            read = [var for var in dataflow.variables(value) if constants.value(var) is None]
+            if not read or not all(var in quantised for var in read):
+                continue
             quantised.add(binding.var)
         elif operator in OUTPUT_AXIS and name not in left_alone:
             left = operator == "relax.matmul" and value.args[1] in quantised

@@ -70,8 +70,9 @@ class Quantiser(nn.Module):
         if self.kind == "affine":
             largest = float(sample.max() - sample.min()) / self.high
         errors = {}
-        for candidate in range(CANDIDATES // 8, CANDIDATES + 1):
-            self.step = float(torch.tensor(largest * candidate / CANDIDATES))
+        for candidate in range(CANDIDATES):
+            # Down to an eighth, and no round share: averages of a few codes would lie on boundaries between codes.
+            self.step = float(torch.tensor(largest * 2 ** (-3 * (candidate + 1 / 3) / CANDIDATES)))
             self.zero = self._zero(sample)
             errors[float((self.values(sample) - sample).square().sum())] = self.step
         self.step = errors[min(errors)]
