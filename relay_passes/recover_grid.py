@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from relay_passes import dataflow, notes
 from relay_passes.constants import Constants
+from relay_passes.coverage import Coverage, Spelling
 from relay_passes.exclude import excluded
 from relay_passes.ops import FAKE_QUANT, fake_quant, literal, op_name
 from relay_passes.quant_spec import NoMatch, QuantSpec
@@ -151,3 +152,13 @@ def _excess(values: npt.NDArray[np.float64], step: Any, offset: float) -> tuple[
     deviation = np.abs(scaled - np.rint(scaled))
     allowed = STEP_TOLERANCE + ROUNDINGS * np.abs(scaled - offset)
     return (deviation - allowed).max(-1), deviation.max(-1)
+
+
+SPELLINGS = (
+    Spelling(
+        "recover_grid",
+        "weights that an exporter folded to floats: multiples, or odd multiples of half, of one step a channel",
+        Coverage(("ONNX", "torch", "Relax"), activations=(), signs=()),
+        grid_of,
+    ),
+)

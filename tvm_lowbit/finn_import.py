@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from relay_passes.coverage import Coverage, Spelling
 from relay_passes.ops import constant, fake_quant, literal, shape_of
 from relay_passes.quant_spec import QuantSpec
 from schedules.errors import LowbitError
@@ -70,3 +71,12 @@ class MultiThreshold(onnx_frontend.OnnxOpConverter):  # type: ignore[misc]
 
 
 CONVERTERS: Mapping[str, Any] = MappingProxyType({"MultiThreshold": MultiThreshold})
+SPELLINGS = (
+    Spelling(
+        "finn_multithreshold",
+        "FINN MultiThreshold",
+        Coverage(("ONNX",), weights=(), grains=(), signs=("unsigned", "signed", "asymmetric", "bipolar")),
+        MultiThreshold._impl_v1,
+        ("MultiThreshold",),
+    ),
+)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from relay_passes.coverage import Coverage, Spelling
 from relay_passes.ops import constant, fake_quant, literal, shape_of
 from relay_passes.patterns.base import scale_and_zero
 from relay_passes.quant_forms import FORMS, Maths
@@ -118,3 +119,19 @@ class BipolarQuant(onnx_frontend.OnnxOpConverter):  # type: ignore[misc]
 
 
 CONVERTERS: Mapping[str, Any] = MappingProxyType({"Quant": Quant, "IntQuant": Quant, "BipolarQuant": BipolarQuant})
+SPELLINGS = (
+    Spelling(
+        "qonnx_quant",
+        "QONNX Quant (IntQuant), every rounding mode, narrow or not",
+        Coverage(("ONNX",), signs=("unsigned", "signed", "asymmetric", "bipolar")),
+        Quant._impl_v1,
+        ("Quant", "IntQuant"),
+    ),
+    Spelling(
+        "qonnx_bipolar",
+        "QONNX BipolarQuant",
+        Coverage(("ONNX",), weights=(1,), activations=(1,), signs=("bipolar",)),
+        BipolarQuant._impl_v1,
+        ("BipolarQuant",),
+    ),
+)

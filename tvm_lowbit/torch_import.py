@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
+from relay_passes.coverage import Coverage, Spelling
 from relay_passes.ops import FAKE_QUANT, call
 from schedules.errors import LowbitError
 
@@ -79,3 +80,12 @@ _CONVERTERS = {
     "fake_quantize_per_channel_affine.default": _per_channel,
     "fake_quantize_per_channel_affine_cachemask.default": lambda n, i: (_per_channel(n, i), None),
 }
+SPELLINGS = (
+    Spelling(
+        "torch_fake_quantize",
+        "torch.fake_quantize per tensor and per channel",
+        Coverage(("torch",)),
+        _fake_quant,
+        tuple(_CONVERTERS),
+    ),
+)
