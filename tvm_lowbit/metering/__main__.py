@@ -1,0 +1,97 @@
+"""``python -m tvm_lowbit.metering``: estimated speed of a technique on the 3x3 convolutions of ResNet-18, for its author."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from schedules.cores import CORES
+from schedules.dot_problem import DotProblem, Operand, Thresholds
+from schedules.errors import LowbitError
+from schedules.techniques import TECHNIQUES, select
+from tvm_lowbit.metering.layers import Candidate, MeteredLayer, meter_layers
+from tvm_lowbit.metering.listing import listing
+from tvm_lowbit.metering.price import pipeline_of
+
+# Channels and image size.
+LAYERS = ((64, 56), (128, 28), (256, 14), (512, 7))
+
+
+def problem(channels: int, size: int, weights: int, activations: int, arguments: argparse.Namespace) -> DotProblem:
+    """A convolution that keeps channels and, at stride 1, the image size."""
+    kernel, stride = arguments.kernel, arguments.stride
+    epilogue = Thresholds(activations, (1 << activations) - 1) if arguments.epilogue else None
+    pad = kernel // 2
+    return DotProblem(
+        batch=1,
+        height=size,
+        width=size,
+        channels=channels,
+        out_channels=arguments.out_channels or channels,
+        a=Operand(activations),
+        w=Operand(weights, offset_bound=1 << weights - 1),
+        kernel=(kernel, kernel),
+        stride=(stride, stride),
+        padding=(pad, pad, pad, pad),
+        epilogue=epilogue,
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tvm_lowbit.metering", description=__doc__)
+    parser.add_argument("--core", default="cortex-a72", choices=[name for name in CORES if CORES[name].is_arm])
+    parser.add_argument("--technique", choices=list(TECHNIQUES), help="default: the one that build would take")
+    parser.add_argument("--bits", nargs="+", default=["W2A2"], help="for example W1A1 W2A2")
+    parser.add_argument("--layer", nargs="+", default=[f"{c}x{s}" for c, s in LAYERS], help="CHANNELSxSIZE")
+    parser.add_argument("--out-channels", type=int, help="default: as many as go in")
+    parser.add_argument("--kernel", type=int, default=3)
+    parser.add_argument("--stride", type=int, default=1)
+    parser.add_argument("--epilogue", action="store_true", help="write codes by thresholds instead of accumulators")
+    parser.add_argument("--knob", nargs="*", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--caches", action="store_true", help="count cache misses too")
+    parser.add_argument("--blocks", type=int, default=0, metavar="N", help="list the N hottest blocks of each")
+    return parser.parse_args()
+
+
+def _line(row: MeteredLayer) -> str:
+    p, e = row.candidate.problem, row.estimate
+    head = f"{p.name} {p.channels:4}x{p.height:<3} {row.candidate.technique:11}"
+    if e is None:
+        return f"{head} FAILED: {row.failure}"
+    text = f"{head} {e.cycles / 1e6:8.3f} Mcycles {row.macs_per_cycle:6.2f} MACs/cycle ({p.macs / e.throughput:6.2f} "
+    text += f"without latencies)  {e.instructions / e.cycles:4.2f} instructions/cycle"
+    if e.traffic is not None:
+        text += f"  L1 misses {e.traffic.l1_misses:,}, L2 {e.traffic.l2_misses:,}"
+    return text + ("" if row.exact else "  WRONG RESULT")
+
+
+def main() -> int:
+    """Print an estimate for each layer and width; exit code 1 if a result is wrong."""
+    arguments = _arguments()
+    core = CORES[arguments.core]
+    knobs = {name: int(value) for name, _, value in (knob.partition("=") for knob in arguments.knob)}
+    candidates = []
+    for bits in arguments.bits:
+        weights, activations = (int(text) for text in bits.upper().lstrip("W").split("A"))
+        for layer in arguments.layer:
+            channels, size = (int(text) for text in layer.split("x"))
+            p = problem(channels, size, weights, activations, arguments)
+            candidates.append(Candidate(p, arguments.technique or select(p, core).technique.name, knobs))
+    try:
+        rows = meter_layers(candidates, core, caches=arguments.caches)
+    except LowbitError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"estimates for {core.name} ({pipeline_of(core.name).source}), one thread, caches warm")
+    for row in rows:
+        print(_line(row))
+        for hot in row.estimate.hottest[: arguments.blocks] if row.estimate else ():
+            print(listing(hot, core.name))
+    for bits in arguments.bits:
+        speeds = [row.macs_per_cycle for row in rows if row.candidate.problem.name == bits.upper()]
+        print(f"{bits.upper()} average {sum(speeds) / max(len(speeds), 1):.2f} MACs/cycle")
+    return 0 if all(row.exact for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
