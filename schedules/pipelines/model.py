@@ -12,15 +12,95 @@ from types import MappingProxyType
 
 # Every class of instructions that a pipeline must know, vector classes first.
 VECTOR_KINDS = frozenset(
-    "logic simple simple3 movi count count3 adalp aba across_b across_h across_s shift shift_acc shift_sat shift_insert "
-    "shift_reg shift_reg_sat narrow narrow_add narrow_round shift_narrow shift_narrow_sat mul mul_long tbl1 tbl2 tbl3 "
-    "tbl4 tbx1 tbx2 tbx3 tbx4 dot fadd faddp fmul fma fsimple fconv fdiv fcmp to_gpr from_gpr".split()
+    # fmt: off
+    {
+        "logic",
+        "simple",
+        "simple3",
+        "movi",
+        "count",
+        "count3",
+        "adalp",
+        "aba",
+        "across_b",
+        "across_h",
+        "across_s",
+        "shift",
+        "shift_acc",
+        "shift_sat",
+        "shift_insert",
+        "shift_reg",
+        "shift_reg_sat",
+        "narrow",
+        "narrow_add",
+        "narrow_round",
+        "shift_narrow",
+        "shift_narrow_sat",
+        "mul",
+        "mul_long",
+        "tbl1",
+        "tbl2",
+        "tbl3",
+        "tbl4",
+        "tbx1",
+        "tbx2",
+        "tbx3",
+        "tbx4",
+        "dot",
+        "fadd",
+        "faddp",
+        "fmul",
+        "fma",
+        "fsimple",
+        "fconv",
+        "fdiv",
+        "fcmp",
+        "to_gpr",
+        "from_gpr",
+    }
+    # fmt: on
 )
 MEMORY_KINDS = frozenset(
-    "load load_pair store store_pair vload vload_pair vload_lane vload2 vload3 vload4 vstore vstore_pair vstore_lane "
-    "vstore2 vstore3 vstore4".split()
+    # fmt: off
+    {
+        "load",
+        "load_pair",
+        "store",
+        "store_pair",
+        "vload",
+        "vload_pair",
+        "vload_lane",
+        "vload2",
+        "vload3",
+        "vload4",
+        "vstore",
+        "vstore_pair",
+        "vstore_lane",
+        "vstore2",
+        "vstore3",
+        "vstore4",
+    }
+    # fmt: on
 )
-SCALAR_KINDS = frozenset("alu alu_lsl alu_shift shift_imm shift_var insert mul_x mul_w mulh div branch nop system".split())
+SCALAR_KINDS = frozenset(
+    # fmt: off
+    {
+        "alu",
+        "alu_lsl",
+        "alu_shift",
+        "shift_imm",
+        "shift_var",
+        "insert",
+        "mul_x",
+        "mul_w",
+        "mulh",
+        "div",
+        "branch",
+        "nop",
+        "system",
+    }
+    # fmt: on
+)
 KINDS = VECTOR_KINDS | MEMORY_KINDS | SCALAR_KINDS
 
 

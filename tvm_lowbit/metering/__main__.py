@@ -1,4 +1,4 @@
-"""``python -m tvm_lowbit.metering``: estimated speed of a technique on the 3x3 convolutions of ResNet-18, for its author."""
+"""``python -m tvm_lowbit.metering``: a technique's estimated speed on the 3x3 convolutions of ResNet-18."""
 
 from __future__ import annotations
 

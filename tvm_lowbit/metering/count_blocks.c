@@ -4,13 +4,14 @@
  * kernel calls in turn: a shadow stack of calls and returns tells when it has returned. Everything else, the virtual
  * machine for instance, counts as the call before the first. Written to the file ``out=``, a line each:
  *
- *   T id address word word ...       a block, when it is first seen
  *   B segment                        a segment begins
+ *   T id address word word ...       a block, before it is first counted in the segment
  *   K kernel                         a call of this kernel begins; -1: what is outside of all kernels
  *   N id count                       how often a block ran in it
  *   M loads stores load-bytes store-bytes l1-misses l2-misses lines     what it read and wrote (with caches)
  *   E segment                        the segment ends
  *
+ * Segments stand on their own, as the program may measure each in a process that it forks, and that may crash.
  * ``l1=bytes:ways,l2=bytes:ways`` are set-associative with LRU replacement and write allocation, lines of 64 bytes. */
 #include <inttypes.h>
 #include <stdio.h>
@@ -26,7 +27,7 @@ enum { LINE_SHIFT = 6, BUCKETS = 1 << 20, ENTRIES = 4096, DEPTH = 4096 };
 enum ending { FALLS, CALLS, RETURNS };
 
 typedef struct Block {
-  uint64_t address, count;
+  uint64_t address, count, written; /* in which segment it was written */
   uint32_t id, length;
   int kernel; /* the kernel that begins here, or -1 */
   enum ending ending;
@@ -47,12 +48,21 @@ static uint64_t entry_address[ENTRIES];
 static int entry_count, counting, kernel = -1, with_caches;
 static unsigned depth, kernel_depth;
 static Cache l1, l2;
+static uint64_t segments; /* begun so far */
 static uint64_t loads, stores, load_bytes, store_bytes, l1_misses, l2_misses, distinct_lines, epoch;
 static struct { uint64_t line, epoch; } seen[BUCKETS]; /* lines touched in this epoch: the working set */
+
+static void write_block(Block* b) {
+  b->written = segments;
+  fprintf(out, "T %" PRIu32 " %" PRIx64, b->id, b->address);
+  for (uint32_t i = 0; i < b->length; i++) fprintf(out, " %08" PRIx32, b->words[i]);
+  fputc('\n', out);
+}
 
 static void flush_call(void) {
   if (touched != NULL) fprintf(out, "K %d\n", kernel);
   for (Block* b = touched; b != NULL; b = b->touched) {
+    if (b->written != segments) write_block(b);
     fprintf(out, "N %" PRIu32 " %" PRIu64 "\n", b->id, b->count);
     b->count = 0;
   }
@@ -139,9 +149,6 @@ static Block* block_of(const struct qemu_plugin_tb* tb) {
   fresh->ending = length > 0 ? ending_of(fresh->words[length - 1]) : FALLS;
   fresh->next = *slot;
   *slot = fresh;
-  fprintf(out, "T %" PRIu32 " %" PRIx64, fresh->id, address);
-  for (uint32_t i = 0; i < length; i++) fprintf(out, " %08" PRIx32, fresh->words[i]);
-  fputc('\n', out);
   return fresh;
 }
 
@@ -164,7 +171,8 @@ static void marked(qemu_plugin_id_t id, unsigned vcpu, int64_t number, uint64_t 
     entry_address[value] = address;
     if (entry_count <= (int)value) entry_count = (int)value + 1;
   } else if (what == MARK_BEGIN) {
-    fprintf(out, "B %" PRIu64 "\n", value);
+    fprintf(out, "\nB %" PRIu64 "\n", value); /* what went before may have ended in the middle of a line */
+    segments++;
     kernel = -1, depth = DEPTH, counting = 1;
     epoch++;
   } else if (what == MARK_END && counting) {

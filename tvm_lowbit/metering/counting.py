@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -53,24 +54,40 @@ class Call:
 
 
 @dataclass
+class Segment:
+    """One measured call.
+
+    Attributes
+    ----------
+    calls : list of Call
+        What it consisted of, in order.
+    blocks : dict of int to Block
+        By the number that counts refer to.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    blocks: dict[int, Block] = field(default_factory=dict)
+
+
+@dataclass
 class Counts:
     """What one run counted.
 
     Attributes
     ----------
-    blocks : dict of int to Block
-        By the number that counts refer to.
-    segments : dict of int to list of Call
-        The calls of each measured call, in order; only those that ended.
+    segments : dict of int to Segment
+        Those that ended.
     bases : dict of str to int
         Where libraries were mapped, by path.
+    apart : list of str or None
+        For each process apart, how it failed.
     failure : str or None
         How the run ended before its end.
     """
 
-    blocks: dict[int, Block] = field(default_factory=dict)
-    segments: dict[int, list[Call]] = field(default_factory=dict)
+    segments: dict[int, Segment] = field(default_factory=dict)
     bases: dict[str, int] = field(default_factory=dict)
+    apart: list[str | None] = field(default_factory=list)
     failure: str | None = None
     _symbols: dict[str, Symbols] = field(default_factory=dict)
 
@@ -137,32 +154,42 @@ def _run(command: Sequence[str], timeout: float, counts: Counts) -> str | None:
         )
     except subprocess.TimeoutExpired:
         return f"no end within {timeout:g} s"
+    said = done.stderr.decode(errors="replace").strip()[-1000:]
     for line in done.stdout.decode(errors="replace").splitlines():
         word, *rest = line.split(" ")
         if word == "base":
             counts.bases[" ".join(rest[:-1])] = int(rest[-1], 16)
-    if done.returncode == 0:
-        return None
-    return f"exit code {done.returncode}: {done.stderr.decode(errors='replace').strip()[-1000:]}"
+        elif word == "apart":
+            counts.apart.append(_ending(int(rest[1]), said))
+    return None if done.returncode == 0 else f"exit code {done.returncode}: {said}"
+
+
+def _ending(status: int, said: str) -> str | None:
+    """What waitpid's status says; None for a good end."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return "no end within its time" if number == signal.SIGALRM else f"signal {number} ({signal.strsignal(number)})"
+    code = os.waitstatus_to_exitcode(status)
+    return None if code == 0 else f"exit code {code}: {said}"
 
 
 def _read(lines: Iterable[str], counts: Counts) -> None:
-    """Read what count_blocks.c wrote."""
-    calls: list[Call] = []
+    """Read what count_blocks.c wrote; a segment that did not end is left out."""
+    segment = Segment()
     for line in lines:
-        kind, *rest = line.split()
-        if kind == "N":
-            calls[-1].counts[int(rest[0])] = int(rest[1])
-        elif kind == "T":
-            counts.blocks[int(rest[0])] = Block(int(rest[1], 16), tuple(int(word, 16) for word in rest[2:]))
-        elif kind == "K":
-            calls.append(Call(int(rest[0])))
-        elif kind == "M":
-            calls[-1].traffic = Traffic(*map(int, rest))
-        elif kind == "B":
-            calls = []
+        kind, *rest = line.split() or [""]
+        if kind == "B":
+            segment = Segment()
         elif kind == "E":
-            counts.segments[int(rest[0])] = calls
+            counts.segments[int(rest[0])] = segment
+        elif kind == "K":
+            segment.calls.append(Call(int(rest[0])))
+        elif kind == "N":
+            segment.calls[-1].counts[int(rest[0])] = int(rest[1])
+        elif kind == "M":
+            segment.calls[-1].traffic = Traffic(*map(int, rest))
+        elif kind == "T" and len(rest) > 2:
+            segment.blocks[int(rest[0])] = Block(int(rest[1], 16), tuple(int(word, 16) for word in rest[2:]))
 
 
 def total(calls: Iterable[Call]) -> Mapping[int, int]:

@@ -6,7 +6,15 @@ from tvm_lowbit.metering.instruction import Instruction, address, bits, general,
 
 _NOTHING = Instruction("nop")
 # Structures and registers of LD1 to LD4 and ST1 to ST4 on whole registers, by opcode.
-_STRUCTURES = {0b0000: (4, 4), 0b0010: (1, 4), 0b0100: (3, 3), 0b0110: (1, 3), 0b0111: (1, 1), 0b1000: (2, 2), 0b1010: (1, 2)}
+_STRUCTURES = {
+    0b0000: (4, 4),
+    0b0010: (1, 4),
+    0b0100: (3, 3),
+    0b0110: (1, 3),
+    0b0111: (1, 1),
+    0b1000: (2, 2),
+    0b1010: (1, 2),
+}
 
 
 def memory(word: int) -> Instruction:

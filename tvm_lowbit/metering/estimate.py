@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tvm_lowbit.metering.counting import Block, Call, Counts, Traffic, total
+from tvm_lowbit.metering.counting import Block, Call, Counts, Segment, Traffic, total
 from tvm_lowbit.metering.decode import decode
 from tvm_lowbit.metering.price import price, throughput_cycles
 
@@ -76,15 +76,17 @@ class Estimate:
     traffic: Traffic | None = None
 
 
-def estimate(counts: Counts, calls: Sequence[Call], core: str, hottest: int = 8) -> Estimate:
+def estimate(counts: Counts, segment: Segment, calls: Sequence[Call], core: str, hottest: int = 8) -> Estimate:
     """Price what ran in some calls.
 
     Parameters
     ----------
     counts : Counts
-        The run.
+        The run, which knows where libraries are.
+    segment : Segment
+        One of its segments.
     calls : sequence of Call
-        Calls of one of its segments.
+        Some or all of the segment's.
     core : str
         Whose pipeline prices.
     hottest : int
@@ -99,7 +101,7 @@ def estimate(counts: Counts, calls: Sequence[Call], core: str, hottest: int = 8)
     LowbitError
         For a core whose pipeline is not known.
     """
-    runs = straighten(counts.blocks, total(calls))
+    runs = straighten(segment.blocks, total(calls))
     bounds = {block: count * throughput_cycles(block.words, core) for block, count in runs.items()}
     least = _FOLLOWED * sum(bounds.values())
     rows = []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ class Job:
         self.folder = folder
         self.lines: list[str] = []
         self._files = 0
-        self._arguments = 0
 
     def load(self, library: Path, kernels: Sequence[str]) -> None:
         """Load a library; the calls of these functions of it are counted apart, by their place in the sequence."""
@@ -44,7 +44,6 @@ class Job:
         """Pass an array next."""
         path = self.folder / f"argument{self._files}"
         self._files += 1
-        self._arguments += 1
         contiguous = np.ascontiguousarray(array)
         contiguous.tofile(path)
         shape = " ".join(map(str, array.shape))
@@ -62,9 +61,12 @@ class Job:
         self.lines.append(f"save {index} {path}")
         return path
 
-    def clear(self) -> None:
-        """Forget the function and its arguments."""
-        self.lines.append("clear")
+    @contextmanager
+    def apart(self, seconds: int) -> Iterator[None]:
+        """Do what is added inside the block in a process of its own, as if nothing had gone before, or stop trying."""
+        self.lines.append(f"fork {seconds}")
+        yield
+        self.lines.append("join")
 
     def write(self) -> Path:
         """The job as a file; the runner also tells where libraries were mapped."""

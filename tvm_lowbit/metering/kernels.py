@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import tvm
 from schedules.cores import CoreSpec, find_core
 from schedules.errors import LowbitError
 from tvm_lowbit.linker import find_linker
-from tvm_lowbit.metering.counting import run_job
+from tvm_lowbit.metering.counting import Counts, run_job
 from tvm_lowbit.metering.estimate import Estimate, estimate
 from tvm_lowbit.metering.job import Job
 from tvm_lowbit.metering.price import pipeline_of
@@ -29,12 +30,12 @@ class Metered:
     """What became of one kernel: its estimate and what it wrote, or why there is none."""
 
     estimate: Estimate | None
-    outputs: tuple[Array, ...] = ()
+    output: Array | None = None
     failure: str | None = None
 
 
 def meter_kernel(
-    function: Any, arguments: Sequence[Array], core: str | CoreSpec, *, caches: bool = False, timeout: float = 600.0
+    function: Any, arguments: Sequence[Array], core: str | CoreSpec, *, caches: bool = False, patience: float = 300.0
 ) -> Estimate:
     """Estimate the cycles of one kernel; see `meter_kernels`.
 
@@ -43,7 +44,7 @@ def meter_kernel(
     LowbitError
         When something is not installed, the core's pipeline is not known, or the kernel does not run to its end.
     """
-    (metered,) = meter_kernels([(function, arguments)], core, caches=caches, timeout=timeout)
+    (metered,) = meter_kernels([(function, arguments)], core, caches=caches, patience=patience)
     if metered.estimate is None:
         raise LowbitError("metering a kernel", "a call that ends", str(metered.failure))
     return metered.estimate
@@ -54,7 +55,7 @@ def meter_kernels(
     core: str | CoreSpec,
     *,
     caches: bool = False,
-    timeout: float = 600.0,
+    patience: float = 300.0,
 ) -> list[Metered]:
     """Estimate the cycles of kernels, without TVM's virtual machine.
 
@@ -69,13 +70,13 @@ def meter_kernels(
         An Arm core with a row in `schedules.pipelines.PIPELINES`.
     caches : bool
         Whether to follow caches too.
-    timeout : float
-        Seconds for all of them.
+    patience : float
+        Seconds to wait for each.
 
     Returns
     -------
     list of Metered
-        One for each, in order; ``outputs`` is the last argument as the calls left it.
+        One for each, in order; ``output`` is the last argument as the calls left it.
 
     Raises
     ------
@@ -88,10 +89,30 @@ def meter_kernels(
     with tempfile.TemporaryDirectory(prefix="tvm_lowbit-") as folder:
         library = Path(folder) / "kernels.so"
         _compile({name: function for name, (function, _) in zip(names, candidates, strict=True)}, spec, library)
-        results: list[Metered] = []
-        while len(results) < len(candidates):
-            results += _meter(names, candidates, len(results), library, spec, caches, timeout)
-    return results
+        job = Job(Path(folder))
+        job.load(library, [f"__tvm_ffi_{name}" for name in names])
+        results = []
+        for i, (name, (_, arguments)) in enumerate(zip(names, candidates, strict=True)):
+            # Apart, as what TVM's runtime does for a kernel depends on those that ran before.
+            with job.apart(math.ceil(patience)):
+                job.function(name)
+                for array in arguments:
+                    job.argument(array)
+                job.call(i)
+                results.append(job.save(len(arguments) - 1))
+        counts = run_job(job, spec, caches=caches, timeout=patience * (len(candidates) + 1))
+        return [
+            _metered(counts, i, spec.name, path, arguments[-1])
+            for i, (path, (_, arguments)) in enumerate(zip(results, candidates, strict=True))
+        ]
+
+
+def _metered(counts: Counts, number: int, core: str, path: Path, last: Array) -> Metered:
+    segment, ending = counts.segments.get(number), counts.apart[number] if number < len(counts.apart) else None
+    if segment is None or ending is not None or not path.exists():
+        return Metered(None, failure=ending or counts.failure or "the emulator counted nothing")
+    calls = [call for call in segment.calls if call.kernel == number]
+    return Metered(estimate(counts, segment, calls, core), np.fromfile(path, last.dtype).reshape(last.shape))
 
 
 def _compile(functions: dict[str, Any], core: CoreSpec, library: Path) -> None:
@@ -99,38 +120,3 @@ def _compile(functions: dict[str, Any], core: CoreSpec, library: Path) -> None:
     compiled = tvm.compile(tvm.IRModule(symbols), tvm.target.Target(core.target_dict()))
     with without_scope_warnings():
         compiled.export_library(str(library), fcompile=find_linker("aarch64"))
-
-
-def _meter(
-    names: Sequence[str],
-    candidates: Sequence[tuple[Any, Sequence[Array]]],
-    first: int,
-    library: Path,
-    core: CoreSpec,
-    caches: bool,
-    timeout: float,
-) -> list[Metered]:
-    """The candidates from ``first`` on, up to one that fails, which comes last."""
-    with tempfile.TemporaryDirectory(prefix="tvm_lowbit-") as folder:
-        job = Job(Path(folder))
-        job.load(library, [f"__tvm_ffi_{name}" for name in names])
-        results = {}
-        for i in range(first, len(candidates)):
-            arguments = candidates[i][1]
-            job.function(names[i])
-            for array in arguments:
-                job.argument(array)
-            job.call(i)
-            results[i] = job.save(len(arguments) - 1)
-            job.clear()
-        counts = run_job(job, core, caches=caches, timeout=timeout)
-        metered = []
-        for i, path in results.items():
-            calls = [call for call in counts.segments.get(i, []) if call.kernel == i]
-            if not calls or not path.exists():
-                failure = counts.failure or "the emulator counted nothing"
-                return [*metered, Metered(None, failure=failure)]
-            last = candidates[i][1][-1]
-            output = np.fromfile(path, last.dtype).reshape(last.shape)
-            metered.append(Metered(estimate(counts, calls, core.name), (output,)))
-    return metered

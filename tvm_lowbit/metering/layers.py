@@ -59,7 +59,7 @@ class MeteredLayer:
 
 
 def meter_layers(
-    candidates: Sequence[Candidate], core: str | CoreSpec, *, caches: bool = False, timeout: float = 600.0
+    candidates: Sequence[Candidate], core: str | CoreSpec, *, caches: bool = False, patience: float = 300.0
 ) -> list[MeteredLayer]:
     """Build, run and price candidates on the emulated core, in one run of the emulator.
 
@@ -71,8 +71,8 @@ def meter_layers(
         An Arm core.
     caches : bool
         Whether to follow caches too.
-    timeout : float
-        Seconds for all of them.
+    patience : float
+        Seconds to wait for each.
 
     Returns
     -------
@@ -86,12 +86,14 @@ def meter_layers(
     """
     spec = find_core(core) if isinstance(core, str) else core
     built = [_build(candidate, spec) for candidate in candidates]
-    metered = meter_kernels([(function, arguments) for function, arguments, _ in built], spec, caches=caches, timeout=timeout)
+    metered = meter_kernels(
+        [(function, arguments) for function, arguments, _ in built], spec, caches=caches, patience=patience
+    )
     return [
         MeteredLayer(
             candidate,
             row.estimate,
-            row.estimate is not None and np.array_equal(row.outputs[-1], expected),
+            row.output is not None and np.array_equal(row.output, expected),
             row.failure,
         )
         for candidate, row, (_, _, expected) in zip(candidates, metered, built, strict=True)

@@ -25,7 +25,9 @@ def disassemble(words: Sequence[int]) -> list[str]:
             path.write_bytes(b"".join(word.to_bytes(4, "little") for word in words))
             command = [program, "-D", "-b", "binary", "-m", "aarch64", "--no-show-raw-insn", str(path)]
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        lines = [line.partition(":")[2].strip().replace("\t", " ") for line in done.stdout.splitlines() if ":\t" in line]
+        lines = [
+            line.partition(":")[2].strip().replace("\t", " ") for line in done.stdout.splitlines() if ":\t" in line
+        ]
         if done.returncode == 0 and len(lines) == len(words):
             return lines
     return [f"{decode(word).kind}{'.q' if decode(word).wide else ''}" for word in words]
@@ -51,5 +53,7 @@ def listing(hot: HotBlock, core: str) -> str:
         f"  {hot.function} +{hot.address:#x}: {hot.count:,} times {hot.cycles / hot.count:.1f} cycles "
         f"(units alone {hot.throughput / hot.count:.1f}){', a loop' if is_loop([decode(w) for w in hot.words]) else ''}"
     )
-    body = (f"      {text:40} {decode(word).kind}" for text, word in zip(disassemble(hot.words), hot.words, strict=True))
+    body = (
+        f"      {text:40} {decode(word).kind}" for text, word in zip(disassemble(hot.words), hot.words, strict=True)
+    )
     return "\n".join([head, f"    busy: {use}", *body])

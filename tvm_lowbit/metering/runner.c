@@ -11,12 +11,17 @@
  *   tensor CODE BITS RANK DIM... FILE an argument; FILE holds its bytes, "-" is zeros
  *   call SEGMENT                      call once to warm up, then once more between the marks of this segment
  *   save INDEX FILE                   write an argument's bytes, as the calls left them
- *   clear                             forget function and arguments
+ *   fork SECONDS                      do what follows, up to ``join``, in a process of its own, so that it finds
+ *                                     everything as if it came first, and takes nothing with it when it crashes
+ *   join
+ *   bases                             tell where libraries are mapped
  *
- * Written to standard output: ``base PATH ADDRESS`` for each mapped library, ``done SEGMENT`` after each call. */
+ * Written to standard output: ``base PATH ADDRESS`` for each mapped library, ``apart N STATUS`` when the N-th process
+ * apart has ended (as waitpid tells it). */
 #define _GNU_SOURCE
 #include <link.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "board_runtime.h"
@@ -48,7 +53,6 @@ static TVMFFIAny call(TVMFFIObjectHandle what, TVMFFIAny* args, int count, const
 
 static void drop(TVMFFIAny* value) {
   if (value->type_index >= kTVMFFIStaticObjectBegin) release(value->v_obj);
-  value->type_index = kTVMFFINone;
 }
 
 static TVMFFIAny string(const char* value) { return (TVMFFIAny){.type_index = kTVMFFIRawStr, .v_c_str = value}; }
@@ -70,7 +74,7 @@ static void start_machine(const char* name) {
   function = member(machine, name);
 }
 
-static void free_tensor(DLManagedTensor* tensor) { (void)tensor; }
+static void keep_tensor(DLManagedTensor* tensor) { (void)tensor; }
 
 static void* read_bytes(const char* path, size_t size) {
   size_t room = (size + ALIGNMENT) / ALIGNMENT * ALIGNMENT;
@@ -102,23 +106,12 @@ static void add_tensor(char* text) {
                                   .ndim = rank,
                                   .dtype = {(uint8_t)code, (uint8_t)bits, 1},
                                   .shape = shape};
-  managed->deleter = free_tensor; /* freed by clear: a library may keep the tensor no longer than that */
+  managed->deleter = keep_tensor; /* they live as long as the process */
   managed->dl_tensor.data = read_bytes(text + used + 1, size_of(&managed->dl_tensor));
   TVMFFIObjectHandle tensor = NULL;
   if (make_tensor(managed, ALIGNMENT, 1, &tensor) != 0) fail("tensor");
   tensors[argument_count] = managed;
   arguments[argument_count++] = (TVMFFIAny){.type_index = kTVMFFITensor, .v_obj = tensor};
-}
-
-static void clear(void) {
-  for (int i = 0; i < argument_count; i++) {
-    drop(&arguments[i]);
-    free(tensors[i]->dl_tensor.data);
-    free(tensors[i]->dl_tensor.shape);
-    free(tensors[i]);
-  }
-  argument_count = 0;
-  drop(&function);
 }
 
 static void measure(long segment) {
@@ -128,8 +121,6 @@ static void measure(long segment) {
   TVMFFIAny result = call(function.v_obj, arguments, argument_count, "the call");
   syscall(MARKER, MARK_END, segment, 0);
   drop(&result);
-  printf("done %ld\n", segment);
-  fflush(stdout);
 }
 
 static void save(char* text) {
@@ -169,9 +160,38 @@ static void obey(char* line, char* library) {
   else if (strcmp(line, "tensor") == 0) add_tensor(rest);
   else if (strcmp(line, "call") == 0) measure(strtol(rest, NULL, 10));
   else if (strcmp(line, "save") == 0) save(rest);
-  else if (strcmp(line, "clear") == 0) clear();
+  else if (strcmp(line, "join") == 0) _exit(0);
   else if (strcmp(line, "bases") == 0) dl_iterate_phdr(print_base, NULL), fflush(stdout);
   else die(line, "no such command");
+}
+
+/* Returns 0 in a new process, 1 in this one when the other has ended. The job file is read into memory by then: the
+ * processes would share its position. */
+static int run_apart(unsigned seconds) {
+  static int count;
+  fflush(stdout);
+  pid_t child = fork();
+  if (child < 0) die("fork", "no process");
+  if (child == 0) {
+    alarm(seconds); /* its default action ends the process */
+    return 0;
+  }
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0) continue;
+  printf("apart %d %d\n", count++, status);
+  return 1;
+}
+
+/* The whole job, as a stream in memory. */
+static FILE* read_job(const char* path) {
+  FILE* file = fopen(path, "rb");
+  if (file == NULL || fseek(file, 0, SEEK_END) != 0) die(path, "cannot be read");
+  size_t size = (size_t)ftell(file);
+  char* text = malloc(size + 1);
+  rewind(file);
+  if (text == NULL || fread(text, 1, size, file) != size) die(path, "cannot be read");
+  fclose(file);
+  return fmemopen(text, size, "r");
 }
 
 int main(int argc, char** argv) {
@@ -181,11 +201,12 @@ int main(int argc, char** argv) {
   make_tensor = dlsym(RTLD_DEFAULT, "TVMFFITensorFromDLPack");
   release = dlsym(RTLD_DEFAULT, "TVMFFIObjectDecRef");
   if (make_tensor == NULL || release == NULL) die("libtvm_ffi.so", "is its version the pinned one?");
-  FILE* job = fopen(argv[2], "r");
-  if (job == NULL) die(argv[2], "cannot be read");
-  while (fgets(line, sizeof line, job) != NULL) {
+  FILE* job = read_job(argv[2]);
+  for (int skips = 0; fgets(line, sizeof line, job) != NULL;) {
     line[strcspn(line, "\n")] = '\0';
-    obey(line, library);
+    if (strncmp(line, "fork ", 5) == 0) skips = run_apart((unsigned)strtoul(line + 5, NULL, 10));
+    else if (!skips) obey(line, library);
+    else if (strcmp(line, "join") == 0) skips = 0;
   }
   return 0;
 }
