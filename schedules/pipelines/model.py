@@ -12,7 +12,6 @@ from types import MappingProxyType
 
 # Every class of instructions that a pipeline must know, vector classes first.
 VECTOR_KINDS = frozenset(
-    # fmt: off
     {
         "logic",
         "simple",
@@ -58,10 +57,8 @@ VECTOR_KINDS = frozenset(
         "to_gpr",
         "from_gpr",
     }
-    # fmt: on
 )
 MEMORY_KINDS = frozenset(
-    # fmt: off
     {
         "load",
         "load_pair",
@@ -80,10 +77,8 @@ MEMORY_KINDS = frozenset(
         "vstore3",
         "vstore4",
     }
-    # fmt: on
 )
 SCALAR_KINDS = frozenset(
-    # fmt: off
     {
         "alu",
         "alu_lsl",
@@ -99,7 +94,6 @@ SCALAR_KINDS = frozenset(
         "nop",
         "system",
     }
-    # fmt: on
 )
 KINDS = VECTOR_KINDS | MEMORY_KINDS | SCALAR_KINDS
 

@@ -97,7 +97,7 @@ def _host_compiler() -> tuple[str, ...] | None:
 
 @functools.cache
 def plugin() -> Path | None:
-    """The plugin that counts blocks, compiled for this machine's QEMU; None where QEMU takes none or nothing compiles it."""
+    """The plugin that counts blocks, for this machine's QEMU; None where QEMU takes none or nothing compiles it."""
     qemu, compiler = shutil.which(PLUGIN_QEMU), _host_compiler()
     if qemu is None or compiler is None:
         return None
