@@ -1,4 +1,4 @@
-"""Between the logical shape of codes in the graph, NCHW or (M, K), and the physical layouts that kernels read."""
+"""Between the logical shape of codes in the graph, NCHW, NCW or (M, K), and the physical layouts that kernels read."""
 
 from __future__ import annotations
 
@@ -15,12 +15,21 @@ _OPAQUE = {"op_pattern": 8}
 
 
 def nhwc_shape(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """The ``(N, H, W, C)`` that a logical ``(N, C, H, W)`` or ``(M, K)`` shape stands for in kernels."""
-    return (shape[0], shape[2], shape[3], shape[1]) if len(shape) == 4 else (1, 1, shape[0], shape[1])
+    """The ``(N, H, W, C)`` that a logical ``(N, C, H, W)``, ``(N, C, W)`` or ``(M, K)`` shape stands for in kernels."""
+    if len(shape) == 2:
+        return (1, 1, shape[0], shape[1])
+    return (shape[0], 1 if len(shape) == 3 else shape[2], shape[-1], shape[1])
 
 
 def _logical(rank: int, n: Any, h: Any, w: Any, c: Any) -> tuple[Any, ...]:
-    return (n, c, h, w) if rank == 4 else (w, c)
+    return {2: (w, c), 3: (n, c, w), 4: (n, c, h, w)}[rank]
+
+
+def _physical(*i: Any) -> tuple[Any, Any, Any, Any]:
+    """Batch, row, column and channel of a logical position."""
+    if len(i) == 2:
+        return (0, 0, i[0], i[1])
+    return (i[0], 0 if len(i) == 3 else i[2], i[-1], i[1])
 
 
 def pack(scope: Scope, codes: Any, layout: Layout, name: str) -> Any:
@@ -58,8 +67,7 @@ def unpack(scope: Scope, packed: Any, layout: Layout, shape: tuple[int, ...], dt
 
     def compute(x: Any) -> Any:
         def element(*i: Any) -> Any:
-            n, h, w, c = (i[0], i[2], i[3], i[1]) if len(shape) == 4 else (0, 0, i[0], i[1])
-            return layout.load(lambda *at: x(*at), n, h, w, c, channels)
+            return layout.load(lambda *at: x(*at), *_physical(*i), channels)
 
         return te.compute(shape, element, name="unpack")
 

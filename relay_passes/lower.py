@@ -35,7 +35,9 @@ class _Plan:
         return self.choice.technique.in_layout(self.problem)
 
 
-def lower_lowbit(mod: Any, core: CoreSpec, technique: str | None = None) -> Any:
+def lower_lowbit(
+    mod: Any, core: CoreSpec, technique: str | None = None, each: dataflow.Each = dataflow.no_layers
+) -> Any:
     """Apply the pass.
 
     Parameters
@@ -46,21 +48,23 @@ def lower_lowbit(mod: Any, core: CoreSpec, technique: str | None = None) -> Any:
         Which core to choose techniques for.
     technique : str, optional
         Use this technique wherever it does not decline.
+    each : callable, optional
+        Told the layers, one for each kernel.
 
     Returns
     -------
     IRModule
         Kernels are PrimFuncs called by ``call_tir``. Notes: topic ``layers`` gains technique, why, and bytes.
     """
-    lowering = _Lowering(mod, core, technique)
+    lowering = _Lowering(mod, core, technique, each)
     return notes.add(dataflow.rebuild(mod, lowering.visit), "layers", lowering.layers)
 
 
 class _Lowering:
     """The state of one run."""
 
-    def __init__(self, mod: Any, core: CoreSpec, technique: str | None) -> None:
-        self.core = core
+    def __init__(self, mod: Any, core: CoreSpec, technique: str | None, each: dataflow.Each) -> None:
+        self.core, self.each, self.kernels = core, each, 0
         self.layers: dict[str, dict[str, Any]] = notes.read(mod).get("layers", {})
         self.readers = dataflow.readers(mod["main"])
         self.values = {b.var: b.value for b in dataflow.bindings(mod["main"])}
@@ -112,6 +116,8 @@ class _Lowering:
 
     def _kernel(self, plan: _Plan, dot: Any, requantize: Any, var: Any, name: str, scope: dataflow.Scope) -> Any:
         technique, problem = plan.choice.technique, plan.problem
+        self.kernels += 1
+        self.each(plan.layer, self.kernels, len(self.plans))
         args = [self._in_layout(dot.args[0], plan.layout, plan.layer, scope), *map(literal, plan.constants)]
         shape = tuple(int(d) for d in dot.attrs["out_shape"])
         layout, dtype, size = Layout(), "int32", sum(c.nbytes for c in plan.constants)
@@ -132,10 +138,19 @@ class _Lowering:
         packed = _call(scope, kernel, f"{technique.name}_{plan.layer}", args, out, dtype, f"{name}/physical")
         result = layouts.unpack(scope, packed, layout, shape, dtype, name)
         self.physical[result] = {layout: packed}
-        float_bytes = problem.out_channels * problem.k * 4
-        row = {"technique": technique.name, "why": plan.choice.why, "bytes": size, "float_bytes": float_bytes}
-        self.layers[plan.layer] = self.layers.get(plan.layer, {}) | row
+        self._report(plan, size)
         return result
+
+    def _report(self, plan: _Plan, size: int) -> None:
+        """Add a kernel to its layer's row: a transposed convolution has one for each phase of its stride."""
+        row, technique = self.layers.get(plan.layer, {}), plan.choice.technique.name
+        others = [name for name in row.get("technique", "").split(", ") if name and name != technique]
+        self.layers[plan.layer] = row | {
+            "technique": ", ".join([*others, technique]),
+            "why": plan.choice.why,
+            "bytes": row.get("bytes", 0) + size,
+            "float_bytes": row.get("float_bytes", 0) + plan.problem.out_channels * plan.problem.k * 4,
+        }
 
     def _count(self, layer: str, tables: Any) -> None:
         """Add the bytes of an epilogue that stays a kernel of its own to its layer's."""
@@ -152,15 +167,17 @@ class _Lowering:
     def _weight_values(self, call: Any, name: str, scope: dataflow.Scope) -> Any:
         """Float weights for an explanation, unpacked at run time from the constant that the forward kernel reads."""
         codes, spec = constant(call.args[0]), quant_spec(call)
-        dense = codes.ndim == 2
-        plan = self.by_weights.get(_key(np.ascontiguousarray(codes.T)[:, :, None, None] if dense else codes))
+        views = [(codes.transpose(axes).reshape(shape), axes) for axes, shape in _as_kernels_see(codes.shape)]
+        plans = ((self.by_weights.get(_key(np.ascontiguousarray(view))), axes) for view, axes in views)
+        plan, axes = next(((plan, axes) for plan, axes in plans if plan is not None), (None, ()))
         if plan is None:
             return scope.emit(call, name)
         technique = plan.choice.technique
 
         def compute(packed: Any) -> Any:
             def element(*i: Any) -> Any:
-                o, c, y, x = (i[1], i[0], 0, 0) if dense else i
+                o, c, *taps = (i[axis] for axis in axes)
+                y, x = (0,) * (2 - len(taps)) + tuple(taps)
                 return technique.weight_at(plan.problem, lambda *at: packed(*at), o, c, y, x)
 
             return te.compute(codes.shape, element, name="unpack_weights")
@@ -171,6 +188,18 @@ class _Lowering:
 
 def _key(codes: npt.NDArray[np.uint8]) -> tuple[tuple[int, ...], bytes]:
     return codes.shape, codes.tobytes()
+
+
+def _as_kernels_see(shape: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Ways to take weights as ``(O, C, kh, kw)``: the order of their axes, and the shape after that.
+
+    Matrices may stand on the right of a product or on its left; a kernel of one dimension is of height 1.
+    """
+    if len(shape) == 2:
+        return [((1, 0), (*shape[::-1], 1, 1)), ((0, 1), (*shape, 1, 1))]
+    if len(shape) not in (3, 4):
+        return []
+    return [(tuple(range(len(shape))), (*shape[:2], *(1,) * (4 - len(shape)), *shape[2:]))]
 
 
 def _thresholds(call: Any, layout: Layout) -> Thresholds:

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from relay_passes.quant_spec import QuantSpec
+from relay_passes.layouts import nhwc_shape
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 
 
-def dot_attrs(name: str, a: QuantSpec, w: QuantSpec, conv: Any | None) -> dict[str, Any]:
-    """Attributes of a ``dot`` call; ``conv`` are those of the convolution, None for a dense layer."""
+@dataclass(frozen=True)
+class Geometry:
+    """Where a convolution's taps lie; by default a dense layer's. ``padding`` is (top, left, bottom, right)."""
+
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
+
+    @classmethod
+    def of(cls, attrs: Any) -> Geometry:
+        """Of the attributes of any of Relax's 1-d and 2-d convolutions; a 1-d one is of height 1."""
+        strides, dilation, padding = ([int(v) for v in each] for each in (attrs.strides, attrs.dilation, attrs.padding))
+        if len(strides) == 1:
+            return cls((1, strides[0]), (1, dilation[0]), (0, padding[0], 0, padding[1]), int(attrs.groups))
+        sides = (padding[0], padding[1], padding[2], padding[3])
+        return cls((strides[0], strides[1]), (dilation[0], dilation[1]), sides, int(attrs.groups))
+
+
+def dot_attrs(layer: str, a: Operand, w: Operand, geometry: Geometry) -> dict[str, Any]:
+    """Attributes of a ``dot`` call."""
     operands = {
-        "a": [a.operand.bits, a.operand.multiplier, a.operand.offset, a.operand.offset_bound],
-        "w": [w.operand.bits, w.operand.multiplier, 0, w.operand.offset_bound],
+        "a": [a.bits, a.multiplier, a.offset, a.offset_bound],
+        "w": [w.bits, w.multiplier, 0, w.offset_bound],
     }
-    if conv is None:
-        geometry: dict[str, Any] = {"stride": [1, 1], "dilation": [1, 1], "padding": [0, 0, 0, 0], "groups": 1}
-    else:
-        geometry = {
-            "stride": [int(v) for v in conv.strides],
-            "dilation": [int(v) for v in conv.dilation],
-            "padding": [int(v) for v in conv.padding],
-            "groups": int(conv.groups),
-        }
-    return {"layer": name, **operands, **geometry}
+    places = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(geometry).items()}
+    return {"layer": layer, **operands, **places}
 
 
 def dot_problem(
     shape: tuple[int, ...], weights: tuple[int, ...], attrs: Any, epilogue: Thresholds | None = None
 ) -> DotProblem:
-    """The problem of codes ``(N, C, H, W)`` or ``(M, K)`` and weights ``(O, C / groups, kh, kw)``.
+    """The problem of codes ``(N, C, H, W)``, ``(N, C, W)`` or ``(M, K)`` and weights ``(O, C / groups, kh, kw)``.
 
     The rows of a dense layer count as the pixels of one image row, so that kernels block over them.
     """
-    batch, channels, height, width = shape if len(shape) == 4 else (1, shape[1], 1, shape[0])
+    batch, height, width, channels = nhwc_shape(shape)
     numbers = {key: tuple(int(v) for v in attrs[key]) for key in ("a", "w", "stride", "dilation", "padding")}
     return DotProblem(
         batch,
@@ -50,3 +62,13 @@ def dot_problem(
         int(attrs["groups"]),
         epilogue,
     )
+
+
+def dot_shape(problem: DotProblem, rank: int) -> tuple[int, ...]:
+    """The logical shape of the accumulators of codes of this rank."""
+    p = problem
+    return {
+        2: (p.out_width, p.out_channels),
+        3: (p.batch, p.out_channels, p.out_width),
+        4: (p.batch, p.out_channels, p.out_height, p.out_width),
+    }[rank]

@@ -13,6 +13,9 @@ from schedules.dot_problem import Operand
 from schedules.errors import LowbitError
 
 Float32 = npt.NDArray[np.float32]
+# Distance in steps between zero point and codes up to which the integers that codes stand for are certainly exact in
+# float32, and their sums over large pooling windows in int32.
+FARTHEST = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class QuantSpec:
     Attributes
     ----------
     scale, zero_point : float32, shape ``()`` or ``(channels,)``
-        Step and zero point; a zero point may be an odd multiple of 1/2 (bipolar codes).
+        Step and zero point; a zero point may be an odd multiple of 1/2 (bipolar codes), and may lie outside the range
+        of the codes (then no code stands for 0.0).
     qmin, qmax : int
         Range of the integer codes.
     axis : int or None
@@ -65,8 +69,8 @@ class QuantSpec:
             return NoMatch(f"its range {self.qmin}..{self.qmax} takes {self.bits} bits; 1 to 8 are supported")
         if np.any(self.zero_point * 2 != np.rint(self.zero_point * 2)):
             return NoMatch("its zero point is no multiple of 1/2")
-        if np.any(self.zero_point < self.qmin) or np.any(self.zero_point > self.qmax):
-            return NoMatch(f"its zero point lies outside its range {self.qmin}..{self.qmax}")
+        if np.any(np.abs(self.zero_point - self.qmin) > FARTHEST):
+            return NoMatch(f"its zero point lies more than {FARTHEST} steps from its codes {self.qmin}..{self.qmax}")
         if self.axis is None and (self.scale.size > 1 or self.zero_point.size > 1):
             return NoMatch("its scale varies along more than one axis")
         return self

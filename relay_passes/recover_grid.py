@@ -39,44 +39,61 @@ MOVES = frozenset(
     }
 )
 # The axis of a layer's weights that runs along its outputs.
-OUTPUT_AXIS = {"relax.nn.conv2d": 0, "relax.matmul": -1}
+OUTPUT_AXIS = {
+    "relax.nn.conv1d": 0,
+    "relax.nn.conv2d": 0,
+    "relax.nn.conv1d_transpose": 1,
+    "relax.nn.conv2d_transpose": 1,
+    "relax.matmul": -1,
+}
 
 
-def recover_grid(mod: Any) -> Any:
+def recover_grid(mod: Any, each: dataflow.Each = dataflow.no_layers) -> Any:
     """Apply the pass to layers whose input is quantised and whose weights depend on constants only.
 
-    A weight may deviate from its grid by 1e-5 of the step and 4 float32 roundings of itself. Notes: topic ``off_grid``
-    holds, for each layer whose weights lie on no grid, the reason.
+    A weight may deviate from its grid by 1e-5 of the step and 4 float32 roundings of itself. ``each`` is told the
+    layers. Notes: topic ``off_grid`` holds, for each layer whose weights lie on no grid, the reason.
     """
     function = mod["main"]
     constants, left_alone = Constants(function), excluded(mod)
     quantised: set[Any] = set()
-    specs: dict[Any, tuple[npt.NDArray[np.float32], QuantSpec]] = {}
+    specs: dict[Any, tuple[int, npt.NDArray[np.float32], QuantSpec]] = {}
     reasons: dict[str, str] = {}
     weights: set[Any] = set()
+    layers = sum(op_name(binding.value) in OUTPUT_AXIS for binding in dataflow.bindings(function))
+    number = 0
     for binding in dataflow.bindings(function):
         value, operator = binding.value, op_name(binding.value)
         name = dataflow.name_of(binding.var)
+        if operator in OUTPUT_AXIS:
+            number += 1
+            each(name, number, layers)
         if operator == FAKE_QUANT:
             (quantised if constants.value(value.args[0]) is None else weights).add(binding.var)
         elif operator in MOVES and value.args[0] in quantised:
             quantised.add(binding.var)
-        elif operator in OUTPUT_AXIS and name not in left_alone and value.args[0] in quantised:
-            array = None if value.args[1] in weights else constants.value(value.args[1])
+        elif operator in OUTPUT_AXIS and name not in left_alone:
+            left = operator == "relax.matmul" and value.args[1] in quantised
+            if not (left or value.args[0] in quantised):
+                continue
+            side = 0 if left else 1
+            array = None if value.args[side] in weights else constants.value(value.args[side])
             if array is None or array.dtype != np.float32 or array.ndim < 2:
                 continue
-            found = grid_of(array, OUTPUT_AXIS[operator] % array.ndim)
+            # The rows of a matrix on the left are its outputs.
+            found = grid_of(array, (-2 if left else OUTPUT_AXIS[operator]) % array.ndim)
             if isinstance(found, NoMatch):
                 reasons[name] = found.reason
             else:
-                specs[binding.var] = array, found
+                specs[binding.var] = side, array, found
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         name = dataflow.name_of(var)
         if var in specs:
-            array, spec = specs[var]
-            recovered = scope.emit(fake_quant(literal(np.ascontiguousarray(array)), spec), f"{name}/weights")
-            value = type(value)(value.op, [value.args[0], recovered], attrs=value.attrs)
+            side, array, spec = specs[var]
+            args = list(value.args)
+            args[side] = scope.emit(fake_quant(literal(np.ascontiguousarray(array)), spec), f"{name}/weights")
+            value = type(value)(value.op, args, attrs=value.attrs)
         return dataflow.bind(value, name, scope)
 
     return notes.add(dataflow.rebuild(mod, visit), "off_grid", reasons)

@@ -101,7 +101,8 @@ class DotProblem:
     """Geometry, operand codes and epilogue of one low-bit convolution.
 
     Shapes: input ``(batch, height, width, channels)``, weights ``(out_channels, channels / groups, *kernel)``.
-    ``padding`` is (top, left, bottom, right). ``epilogue`` None means: write the int32 accumulators.
+    ``padding`` is (top, left, bottom, right); a padded position has the value 0, and a negative padding leaves out rows
+    or columns of the image. ``epilogue`` None means: write the int32 accumulators.
     """
 
     batch: int
@@ -120,8 +121,8 @@ class DotProblem:
 
     def __post_init__(self) -> None:
         sizes = (self.batch, self.height, self.width, self.channels, self.out_channels, self.groups)
-        if min(sizes + self.kernel + self.stride + self.dilation) < 1 or min(self.padding) < 0:
-            raise ValueError(f"sizes must be positive, padding not negative: {self}")
+        if min(sizes + self.kernel + self.stride + self.dilation) < 1:
+            raise ValueError(f"sizes must be positive: {self}")
         if self.channels % self.groups or self.out_channels % self.groups:
             raise ValueError(f"groups {self.groups} must divide {self.channels} and {self.out_channels} channels")
         if self.out_height < 1 or self.out_width < 1:
@@ -169,6 +170,11 @@ class DotProblem:
         """Whether the kernel must sum the activation codes of each patch (some weight offset is not 0)."""
         return self.w.offset_bound > 0
 
+    @property
+    def pads_without_code(self) -> bool:
+        """Whether padded positions stand for 0 and no activation code does."""
+        return max(self.padding) > 0 and self.a.zero_code is None
+
     def accumulator_bound(self) -> int:
         """Largest magnitude any partial sum of the correction formula can take (all operands at their extreme)."""
         return self.k * self.a.bound * self.w.bound
@@ -181,11 +187,9 @@ class DotProblem:
     def declines(self) -> str | None:
         """Why no technique can take this problem exactly, or None.
 
-        The sums are kept in int32, so ``k * max|a| * max|w|`` must fit; a padded position must have a code.
+        The sums are kept in int32, so ``k * max|a| * max|w|`` must fit.
         """
         if self.accumulator_bound() > INT32_MAX:
             bits = self.accumulator_bound().bit_length() + 1
             return f"the accumulator would need {bits} bits for {self.k} products of {self.name}; int32 holds 32"
-        if any(self.padding) and self.a.zero_code is None:
-            return "padding needs an activation code that stands for 0.0, and the quantiser has none"
         return None

@@ -37,8 +37,9 @@ def accumulate(
     p = problem
     a = p.a.multiplier * activations.astype(np.int64) + p.a.offset
     w = p.w.multiplier * weights.astype(np.int64) + weight_offset.astype(np.int64)[:, None, None, None]
-    top, left, bottom, right = p.padding
+    top, left, bottom, right = (max(side, 0) for side in p.padding)
     a = np.pad(a, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    a = a[:, max(-p.padding[0], 0) :, max(-p.padding[1], 0) :]  # what is cut off after the last tap is not read
     out = np.zeros((p.batch, p.out_height, p.out_width, p.out_channels), np.int64)
     for o in range(p.out_channels):
         first = o // p.group_out_channels * p.group_channels

@@ -10,6 +10,7 @@ from tvm import relax
 from relay_passes.coverage import Coverage, Spelling
 from relay_passes.ops import FAKE_QUANT, call
 from schedules.errors import LowbitError
+from tvm_lowbit import torch_moving
 
 
 def export_module(module: Any, example_inputs: tuple[Any, ...] | None) -> Any:
@@ -73,6 +74,7 @@ def _per_channel(node: Any, importer: Any) -> Any:
 
 
 _CONVERTERS = {
+    **torch_moving.CONVERTERS,
     "fake_quantize_per_tensor_affine.default": _per_tensor,
     "fake_quantize_per_tensor_affine.tensor_qparams": _per_tensor,
     "fake_quantize_per_tensor_affine_cachemask.default": lambda n, i: (_per_tensor(n, i), None),

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from tvm import relax, te, tirx
 
 from relay_passes.ops import call, register, shape_of
+from relay_passes.problem import Geometry
 
 CONV2D_TRANSPOSED = "tvm_lowbit.conv2d_input_multiplier"
 MAX_POOL_RESCALE = "tvm_lowbit.max_pool2d_input_multiplier"
 
 
-def conv2d_input_multiplier(g: Any, weight: Any, in_shape: tuple[int, ...], conv: Any) -> Any:
-    """Multipliers ``in_shape`` (NCHW) at a convolution's input from those at its output.
-
-    ``conv`` are the attributes of the ``relax.nn.conv2d``; any stride, padding, dilation and groups.
-    """
-    return call(
-        CONV2D_TRANSPOSED,
-        g,
-        weight,
-        in_shape=list(in_shape),
-        stride=[int(v) for v in conv.strides],
-        padding=[int(v) for v in conv.padding],
-        dilation=[int(v) for v in conv.dilation],
-        groups=int(conv.groups),
-    )
+def conv2d_input_multiplier(g: Any, weight: Any, in_shape: tuple[int, ...], at: Geometry) -> Any:
+    """Multipliers ``in_shape`` (NCHW) at the input of a convolution of OIHW weights from those at its output."""
+    places = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(at).items()}
+    return call(CONV2D_TRANSPOSED, g, weight, in_shape=list(in_shape), **places)
 
 
 def _typed(call_: Any, ctx: Any) -> Any:

@@ -37,12 +37,15 @@ class QuantPattern:
         matched expressions and returns `Found` or `NoMatch`.
     covers : Coverage, optional
         What the spelling can say, for the docs and for the matrix of tests.
+    of_inputs : bool
+        Whether the row is only for what depends on an input of the network, not for constants alone.
     """
 
     name: str
     help: str
     make: Callable[[], tuple[Any, Callable[[Match], Found | NoMatch]]]
     covers: Coverage | None = None
+    of_inputs: bool = False
 
 
 def same(a: Any, b: Any) -> bool:

@@ -15,6 +15,7 @@ from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.layout import Layout
+from schedules.padding import runs
 
 Array = npt.NDArray[Any]
 Knobs = Mapping[str, int]
@@ -97,16 +98,26 @@ def corrections(problem: DotProblem, weights: Array, weight_offset: Array) -> li
 
     With values ``ma a + oa`` and ``mw w + ow[c]``, the accumulator is
     ``ma mw sum(a w) + beta[c] sum(a) + gamma[c]`` where ``beta = ma ow`` and ``gamma = oa sum(mw w + ow)``.
+    Where padded positions count as code 0 though it is not 0.0, gamma sums over the taps inside the image only: they
+    differ from one of `padding.runs` to the next, and the other two terms are 0 outside by themselves.
 
     Returns
     -------
-    list of int32 ``(O,)``
-        beta and gamma.
+    beta : int32 ``(O,)``
+    gamma : int32 ``(runs of rows, runs of columns, O)``
     """
     if np.abs(weight_offset, dtype=np.int64).max() > problem.w.offset_bound:
         raise ValueError(f"weight offsets exceed the problem's bound {problem.w.offset_bound}")
-    sums = weights.reshape(problem.out_channels, -1).sum(axis=1, dtype=np.int64)
     offset = weight_offset.astype(np.int64)
     beta = problem.a.multiplier * offset
-    gamma = problem.a.offset * (problem.w.multiplier * sums + problem.k * offset)
+    sums = problem.w.multiplier * weights.sum(axis=1, dtype=np.int64)
+    sums += problem.group_channels * offset[:, None, None]
+    inside_rows, inside_columns = (np.array(along.inside, np.int64) for along in runs(problem))
+    gamma = problem.a.offset * np.einsum("ry,cx,oyx->rco", inside_rows, inside_columns, sums, optimize=True)
     return [beta.astype(np.int32), gamma.astype(np.int32)]
+
+
+def correction_shapes(problem: DotProblem) -> list[tuple[tuple[int, ...], str]]:
+    """Shapes and types of `corrections`."""
+    counts = (len(along.starts) for along in runs(problem))
+    return [((problem.out_channels,), "int32"), ((*counts, problem.out_channels), "int32")]

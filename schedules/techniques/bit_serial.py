@@ -19,7 +19,8 @@ from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, splat, uaddlp, vload, vstore
 from schedules.layout import Layout, pack_planes, plane_bytes
-from schedules.techniques.base import Array, Knobs, Technique, corrections, frame, rows
+from schedules.padding import runs
+from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
 
 # A uint16 lane takes the bits of two bytes each step, 16 at the most: 4095 steps fill it with 65520.
 MAX_STEPS = 65535 // 16
@@ -93,10 +94,14 @@ class BitSerial(Technique):
 
         def body(x: Any, constants: list[Any], epilogue: Epilogue) -> None:
             weights, beta, gamma = constants
+            row_runs, column_runs = runs(p)
 
             def block(n: Any, oy: Any, ox: Any, pixels: int) -> None:
                 sums = T.alloc_buffer((pixels, p.out_channels), "int32")
                 codes = epilogue.scratch()
+                column = T.alloc_buffer((pixels,), "int32")
+                for i in range(pixels):
+                    T.buffer_store(column, column_runs.at(ox + i), [i])
                 with T.serial(0, p.groups) as g:
                     patch = T.alloc_buffer((pixels, p.a.bits, row_bytes(p)), "uint8")
                     code_sum = T.alloc_buffer((pixels,), "int32")
@@ -110,7 +115,8 @@ class BitSerial(Technique):
                         for i in range(pixels):
                             for j in range(count):
                                 c = g * p.group_out_channels + o + j
-                                value = dots(i, j) * (p.a.multiplier * p.w.multiplier) + gamma[c]
+                                value = dots(i, j) * (p.a.multiplier * p.w.multiplier)
+                                value = value + gamma[row_runs.at(oy), column[i], c]
                                 if p.needs_code_sum:
                                     value = value + beta[c] * code_sum[i]
                                 T.buffer_store(sums, value, [i, c])
@@ -133,8 +139,7 @@ class BitSerial(Technique):
                     block(n, oy, const(whole * mr), rest)
 
         weight_shape = (p.groups, p.group_out_channels, p.w.bits, row_bytes(p))
-        per_channel = ((p.out_channels,), "int32")
-        return frame(p, self.in_layout(p), [(weight_shape, "uint8"), per_channel, per_channel], body)
+        return frame(p, self.in_layout(p), [(weight_shape, "uint8"), *correction_shapes(p)], body)
 
 
 def row_bytes(problem: DotProblem) -> int:

@@ -14,7 +14,8 @@ from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const
 from schedules.layout import Layout
-from schedules.techniques.base import Array, Knobs, Technique, corrections, frame, rows
+from schedules.padding import runs
+from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
 
 
 class Portable(Technique):
@@ -54,6 +55,7 @@ class Portable(Technique):
 
         def body(x: Any, constants: list[Any], epilogue: Epilogue) -> None:
             weights, beta, gamma = constants
+            row_runs, column_runs = runs(p)
             with rows(p, knobs) as row:
                 sums = T.alloc_buffer((p.out_channels,), "int32")
                 code_sum = T.alloc_buffer((p.groups,), "int32")
@@ -77,13 +79,15 @@ class Portable(Technique):
                                 product = code[0] * weights[g, ky, kx, c, o].astype("int32")
                                 T.buffer_store(sums, sums[first + o] + product, [first + o])
                     scale = p.a.multiplier * p.w.multiplier
+                    at = T.alloc_buffer((2,), "int32")
+                    for axis, run in enumerate((row_runs.at(oy), column_runs.at(ox))):
+                        T.buffer_store(at, run, [axis])
 
                     def accumulator(c: Any) -> Any:
                         group = c // p.group_out_channels
-                        return sums[c] * scale + beta[c] * code_sum[group] + gamma[c]
+                        return sums[c] * scale + beta[c] * code_sum[group] + gamma[at[0], at[1], c]
 
                     epilogue.write(accumulator, codes, n, oy, ox)
 
         shape = (p.groups, *p.kernel, p.group_channels, p.group_out_channels)
-        per_channel = ((p.out_channels,), "int32")
-        return frame(p, self.in_layout(p), [(shape, "uint8"), per_channel, per_channel], body)
+        return frame(p, self.in_layout(p), [(shape, "uint8"), *correction_shapes(p)], body)

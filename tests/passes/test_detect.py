@@ -109,6 +109,7 @@ SAMPLES = {
     "quantize_clip_dequantize": [Sample(qdq, 0, 255), Sample(qcdq, -4, 3, 1)],
     "sign": [Sample(ternary_sign, -1, 1, None, "sign"), Sample(bipolar_where, 0, 1, None, "at_least_zero")],
     "integer_weights": [Sample(stored_weights, -128, 127, 0), Sample(stored_clipped_weights, 0, 3)],
+    "scale_at_run_time": [],  # declines whatever it matches: see tests/e2e/test_bad_models.py
 }
 ROWS = [
     pytest.param(row, sample, id=f"{row}-{sample.make.__name__}") for row in QUANT_PATTERNS for sample in SAMPLES[row]
@@ -186,6 +187,18 @@ VECTOR, COLUMN = np.full((1, 3, 1, 1), 0.5), np.full((1, 1, 4, 1), 0.5)
 
 
 @pytest.mark.parametrize(
+    ("make", "numbers", "zero"),
+    [(raw_numbers, {"zeros": (5.0, 5.0)}, 5), (qdq_numbers, {"zeros": (5, 5), "clip": (0, 3)}, 5)],
+)
+def test_a_clip_may_leave_out_the_zero_point(make: Any, numbers: dict[str, Any], zero: float) -> None:
+    """Then no code stands for 0.0; it is a quantiser all the same."""
+    after = detect_quantizers(module(lambda emit, x: make(emit, x, **numbers), (1, *SHAPE)))
+    found = quant_spec(values(after)["q"])
+    assert found.zero_point == zero
+    assert found.operand.zero_code is None
+
+
+@pytest.mark.parametrize(
     ("make", "numbers", "reason"),
     [
         (raw_numbers, {"scales": (0.5, 0.25)}, "it divides by one scale and multiplies by another"),
@@ -198,10 +211,9 @@ VECTOR, COLUMN = np.full((1, 3, 1, 1), 0.5), np.full((1, 1, 4, 1), 0.5)
         (raw_numbers, {"clip": (1, 1)}, "holds fewer than two codes"),
         (raw_numbers, {"clip": (0, 511)}, "takes 9 bits; 1 to 8 are supported"),
         (raw_numbers, {"zeros": (0.25, 0.25)}, "its zero point is no multiple of 1/2"),
-        (raw_numbers, {"zeros": (5.0, 5.0)}, "its zero point lies outside its range -2..1"),
+        (raw_numbers, {"zeros": (4e4, 4e4)}, "its zero point lies more than 32768 steps from its codes -2..1"),
         (qdq_numbers, {"scales": (0.5, 0.25)}, "QuantizeLinear and DequantizeLinear differ in scale or zero point"),
         (qdq_numbers, {"zeros": (1, 2)}, "QuantizeLinear and DequantizeLinear differ in scale or zero point"),
-        (qdq_numbers, {"zeros": (5, 5), "clip": (0, 3)}, "its zero point lies outside its range 0..3"),
         (qdq_numbers, {"clip": (-0.5, 3)}, "its clip bounds -0.5..3 are no integers"),
     ],
 )

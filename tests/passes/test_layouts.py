@@ -33,7 +33,7 @@ def program(shape: tuple[int, ...], layout: Layout) -> Any:
     return builder.get()
 
 
-@pytest.mark.parametrize("shape", [(2, 27, 3, 2), (1, 3, 1, 1), (5, 24), (1, 9)])
+@pytest.mark.parametrize("shape", [(2, 27, 3, 2), (1, 3, 1, 1), (2, 9, 5), (5, 24), (1, 9)])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda v: f"{v.kind}{v.bits}x{v.groups}")
 def test_pack_and_back(shape: tuple[int, ...], layout: Layout) -> None:
     """The physical form is numpy's, and unpacking gives the codes again."""
@@ -42,7 +42,7 @@ def test_pack_and_back(shape: tuple[int, ...], layout: Layout) -> None:
     mod = program(shape, layout)
     packed, again = evaluate(mod, codes)
     n, h, w, c = layouts.nhwc_shape(shape)
-    nhwc = codes.transpose(0, 2, 3, 1) if len(shape) == 4 else codes.reshape(n, h, w, c)
+    nhwc = (np.moveaxis(codes, 1, -1) if len(shape) > 2 else codes).reshape(n, h, w, c)
     np.testing.assert_array_equal(packed, pack_numpy(np.ascontiguousarray(nhwc), layout))
     np.testing.assert_array_equal(again, codes)
 
@@ -59,3 +59,4 @@ def test_rows_of_a_dense_layer_are_pixels() -> None:
     """So that kernels block over them."""
     assert layouts.nhwc_shape((7, 5)) == (1, 1, 7, 5)
     assert layouts.nhwc_shape((2, 3, 4, 5)) == (2, 4, 5, 3)
+    assert layouts.nhwc_shape((2, 3, 5)) == (2, 1, 5, 3)

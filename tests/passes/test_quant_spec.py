@@ -26,7 +26,7 @@ settings.load_profile("passes")
 
 
 @st.composite
-def quantisers(draw: st.DrawFn, halves: bool = False) -> tuple[QuantSpec, Array]:
+def quantisers(draw: st.DrawFn, halves: bool = False, beyond: bool = False) -> tuple[QuantSpec, Array]:
     """A quantiser of 1 to 8 bits and values around all of its codes: ties, their neighbours, far beyond the range."""
     bits = draw(st.integers(1, 8))
     signed, narrow, channels = draw(st.booleans()), draw(st.booleans()), draw(st.booleans())
@@ -40,8 +40,10 @@ def quantisers(draw: st.DrawFn, halves: bool = False) -> tuple[QuantSpec, Array]
         np.float32
     )
     zero = random.integers(qmin, qmax + 1, count).astype(np.float32)
+    if beyond:  # a clip that leaves out 0.0
+        zero += np.float32(random.choice([-1, 1]) * random.integers(1 << bits, 1 << 12))
     if halves:
-        zero = np.minimum(zero, qmax - 1) + np.float32(0.5)
+        zero = (zero if beyond else np.minimum(zero, qmax - 1)) + np.float32(0.5)
     codes = random.integers(qmin - 3, qmax + 4, (CHANNELS, 40)).astype(np.float32)
     integers = codes - zero[:, None]
     ties = ((integers + np.float32(0.5)) * scale[:, None]).astype(np.float32)
@@ -118,10 +120,12 @@ def test_divide_equals_quantize_clip_dequantize(drawn: tuple[QuantSpec, Array]) 
 
 @pytest.mark.parametrize("kind", ["clip_first", "round_first"])
 @pytest.mark.parametrize("halves", [False, True])
+@pytest.mark.parametrize("beyond", [False, True])
 @given(data=st.data())
-def test_divide_shifted_equals_raw_arithmetic(kind: str, halves: bool, data: st.DataObject) -> None:
-    """ONNX Runtime's Div, Add, Clip, Round, Sub, Mul, Clip and Round in either order, zero points in halves too."""
-    q, x = data.draw(quantisers(halves))
+def test_divide_shifted_equals_raw_arithmetic(kind: str, beyond: bool, halves: bool, data: st.DataObject) -> None:
+    """ONNX Runtime's Div, Add, Clip, Round, Sub, Mul, Clip and Round in either order; any zero points."""
+    q, x = data.draw(quantisers(halves, beyond))
+    assert isinstance(q.checked("q"), QuantSpec)
     q = QuantSpec(q.scale, q.zero_point, q.qmin, q.qmax, q.axis, "divide_shifted")
     assert_equal(q, x, *by_onnx(kind, q, x))
 
@@ -233,8 +237,8 @@ def test_senseless_zero_points_are_errors(value: float) -> None:
         ({"qmin": 0, "qmax": 256}, "its range 0..256 takes 9 bits; 1 to 8 are supported"),
         ({"qmin": 0, "qmax": 65535}, "takes 16 bits"),
         ({"qmin": 0, "qmax": 7, "zero": 0.25}, "its zero point is no multiple of 1/2"),
-        ({"qmin": 0, "qmax": 7, "zero": 8.0}, "its zero point lies outside its range 0..7"),
-        ({"qmin": 0, "qmax": 7, "zero": -0.5}, "its zero point lies outside its range"),
+        ({"qmin": 0, "qmax": 7, "zero": 32769.0}, "its zero point lies more than 32768 steps from its codes 0..7"),
+        ({"qmin": 0, "qmax": 7, "zero": -1e30}, "its zero point lies more than 32768 steps"),
         ({"qmin": 0, "qmax": 7, "scale": [0.5, 0.25]}, "its scale varies along more than one axis"),
     ],
 )

@@ -23,7 +23,9 @@ BIPOLAR = Operand(1, 2, -1)
 ZERO_POINT = Operand(3, 1, -3)
 PER_CHANNEL = Operand(3, 1, 0, 9)
 
-# Padding needs a code for 0, which no bipolar quantiser of one bit has; one of two bits may: {-2, 0, 2, 4}.
+# Codes of which none stands for 0: what a padded position adds must be taken back.
+ABOVE, BELOW, ODD = Operand(2, 1, 5), Operand(3, 1, -20), Operand(2, 2, -3)
+
 FAMILIES: Mapping[str, tuple[DotProblem, ...]] = {
     "kernels": (
         DotProblem(1, 4, 5, 13, 7, PLAIN, PLAIN),
@@ -48,6 +50,27 @@ FAMILIES: Mapping[str, tuple[DotProblem, ...]] = {
         DotProblem(1, 2, 2, 24, 3, Operand(2, 2, -2), PER_CHANNEL, (5, 5), padding=(2, 2, 2, 2)),
         # Whole output pixels, not only borders, lie in the padding.
         DotProblem(1, 1, 1, 9, 2, Operand(8, 1, -255), PER_CHANNEL, padding=(2, 1, 0, 3)),
+    ),
+    "padding without a code": (
+        DotProblem(1, 5, 5, 10, 5, BIPOLAR, BIPOLAR, (3, 3), padding=(1, 1, 1, 1)),
+        DotProblem(2, 4, 6, 11, 5, ABOVE, PER_CHANNEL, (3, 3), padding=(2, 0, 1, 3)),
+        DotProblem(1, 7, 6, 9, 4, BIPOLAR, PER_CHANNEL, (3, 3), (2, 2), padding=(0, 1, 2, 0)),
+        DotProblem(1, 9, 7, 12, 3, BELOW, PLAIN, (3, 2), (2, 1), (3, 4), (2, 3, 1, 0)),
+        DotProblem(1, 4, 5, 27, 15, ODD, PER_CHANNEL, (3, 3), padding=(1, 1, 1, 1), groups=3),
+        # Depthwise.
+        DotProblem(1, 5, 7, 10, 10, BIPOLAR, PER_CHANNEL, (5, 3), padding=(2, 1, 2, 1), groups=10),
+        # No row or column sees all taps, and whole output pixels lie in the padding.
+        DotProblem(1, 2, 3, 24, 3, BIPOLAR, BIPOLAR, (5, 7), padding=(3, 4, 4, 3)),
+        DotProblem(1, 1, 1, 9, 2, ABOVE, PER_CHANNEL, padding=(2, 1, 0, 3)),
+        # Taps on both sides of the image and none inside it.
+        DotProblem(1, 2, 9, 5, 2, BELOW, PER_CHANNEL, (2, 2), (1, 2), (5, 3), (4, 2, 4, 0)),
+        DotProblem(1, 8, 6, 8, 4, BIPOLAR, PER_CHANNEL, (3, 3), padding=(1, 1, 1, 1)),
+        DotProblem(1, 1, 12, 17, 4, Operand(8, 1, -256), Operand(8, 1, 0, 255), (1, 4), (1, 3), padding=(0, 3, 0, 3)),
+    ),
+    "cropping": (
+        DotProblem(1, 6, 7, 9, 4, ZERO_POINT, PER_CHANNEL, (3, 3), (1, 2), padding=(-1, -2, -1, 0)),
+        DotProblem(1, 6, 7, 9, 4, PLAIN, PLAIN, (2, 2), padding=(1, -1, -2, 1)),
+        DotProblem(2, 6, 5, 9, 4, BIPOLAR, PER_CHANNEL, (2, 3), padding=(-2, 1, 1, -1)),
     ),
     "groups": (
         DotProblem(1, 4, 5, 20, 12, PLAIN, PER_CHANNEL, (3, 2), (2, 1), groups=4),

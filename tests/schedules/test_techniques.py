@@ -52,11 +52,9 @@ def test_missing_instructions_are_named() -> None:
 @pytest.mark.parametrize("name", TECHNIQUES)
 def test_a_technique_declines_what_the_problem_declines(name: str) -> None:
     too_large = DotProblem(1, 1, 1, INT32_MAX // 255**2 + 1, 1, Operand(8), Operand(8))
-    no_zero = DotProblem(1, 3, 3, 1, 1, Operand(1, 2, -1), Operand(1), padding=(1, 0, 0, 0))
-    for problem, words in ((too_large, "the accumulator would need"), (no_zero, "padding needs an activation code")):
-        reason = TECHNIQUES[name].declines(problem, CORES["cortex-a76"])
-        assert reason is not None
-        assert words in reason
+    reason = TECHNIQUES[name].declines(too_large, CORES["cortex-a76"])
+    assert reason is not None
+    assert "the accumulator would need" in reason
 
 
 @pytest.mark.parametrize("core", CORES)

@@ -21,7 +21,8 @@ from tvm_lowbit.cli.options import (
     model_argument,
     target_option,
 )
-from tvm_lowbit.cli.screen import progress, show
+from tvm_lowbit.cli.screen import show
+from tvm_lowbit.progress import display
 
 
 @click.command("build", epilog=TARGETS + examples("build net.onnx --explain deeplift --out bundle/"))
@@ -33,8 +34,16 @@ from tvm_lowbit.cli.screen import progress, show
 @batch_option
 @click.option("--technique", help=f"Kernels to use where they can: {', '.join(TECHNIQUES)}. Default: the fastest.")
 @exclude_option
+@click.option("--progress/--no-progress", default=None, help="Show steps on stderr. Default: on a terminal only.")
 def build_command(
-    model: Path, target: str, out: Path, explain: str | None, settings: Any, batch: int, **wished: Any
+    model: Path,
+    target: str,
+    out: Path,
+    explain: str | None,
+    settings: Any,
+    batch: int,
+    progress: bool | None,
+    **wished: Any,
 ) -> None:
     """Compile MODEL into a bundle for a board.
 
@@ -43,7 +52,7 @@ def build_command(
     if explain is None and settings:
         raise click.UsageError("--reference and --class say how to explain: add --explain deeplift")
     methods = [METHODS[explain](**settings)] if explain is not None else []
-    with progress("build") as (step, _):
+    with display("build", asked=progress) as step:
         artifact = build(model, target, explain=methods, batch=batch, progress=step, **wished)
         step("link")
         bundle = artifact.save(out)

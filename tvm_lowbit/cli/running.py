@@ -10,13 +10,14 @@ from tvm_lowbit import Artifact, DeepLift, LowbitError, build, load
 from tvm_lowbit.boards import Board
 from tvm_lowbit.cli.screen import progress
 from tvm_lowbit.images import read_inputs
+from tvm_lowbit.progress import display
 from tvm_lowbit.result import Result
 
 
 def artifact_of(model: Path, board: Board | None, methods: Sequence[DeepLift] = ()) -> Artifact:
     """A bundle as it is, or a model built for where it will run."""
     if not model.is_dir():
-        with progress("build") as (step, _):
+        with display("build") as step:
             return build(model, "host" if board is None else "arm_cpu", explain=methods, progress=step)
     artifact = load(model)
     if board is None and not artifact.is_host:

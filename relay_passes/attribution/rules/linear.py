@@ -12,7 +12,9 @@ from tvm import relax
 
 from relay_passes.attribution.kernels import conv2d_input_multiplier
 from relay_passes.attribution.rules.base import Context
+from relay_passes.integer_forms.products import wrong_layout
 from relay_passes.ops import shape_of
+from relay_passes.problem import Geometry
 
 
 def add(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
@@ -46,17 +48,61 @@ def divide(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
 
 
 def matmul(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
-    """``g W^T`` with weights that do not vary."""
-    if call.args[1] in context.active or call.args[0] not in context.active or len(shape_of(call.args[1])) != 2:
-        raise NotImplementedError("only a product with constant weights of two dimensions on the right has a rule yet")
-    return [context.emit(relax.op.matmul(g, context.emit(relax.op.permute_dims(call.args[1])))), None]
+    """``g W^T``, or ``W^T g`` where the weights stand on the left; they must not vary."""
+    left = call.args[0] not in context.active
+    x, weights = call.args[::-1] if left else call.args
+    if weights in context.active:
+        raise NotImplementedError("only a product with weights that do not depend on the input has a rule yet")
+    # Vectors are matrices of one column on the right, of one row on the left.
+    g = _unsqueezed(g, [a for a, e in ((-2, call.args[0]), (-1, call.args[1])) if len(shape_of(e)) == 1], context)
+    w = _unsqueezed(weights, [0 if left else -1] if len(shape_of(weights)) == 1 else [], context)
+    shape = shape_of(x) if len(shape_of(x)) > 1 else (*shape_of(x), 1) if left else (1, *shape_of(x))
+    turned = context.emit(relax.op.permute_dims(w, [*range(len(shape_of(w)) - 2), -1, -2]))
+    partial = context.sum_to(context.emit(relax.op.matmul(*((turned, g) if left else (g, turned)))), shape)
+    partial = _reshaped(partial, shape_of(x), context)
+    return [None, partial] if left else [partial, None]
 
 
-def conv2d(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
+def _unsqueezed(expr: Any, axes: list[int], context: Context) -> Any:
+    return context.emit(relax.op.expand_dims(expr, axes)) if axes else expr
+
+
+def _reshaped(expr: Any, shape: tuple[int, ...], context: Context) -> Any:
+    return expr if shape_of(expr) == shape else context.emit(relax.op.reshape(expr, relax.ShapeExpr(list(shape))))
+
+
+def _with_height(expr: Any, context: Context) -> Any:
+    """A tensor of one spatial axis as an image of height 1; others as they are."""
+    shape = shape_of(expr)
+    return _reshaped(expr, (*shape[:2], 1, *shape[2:]) if len(shape) == 3 else shape, context)
+
+
+def convolution(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     """The transposed convolution with the effective (dequantised) weights."""
-    if call.attrs.data_layout != "NCHW" or call.args[1] in context.active:
-        raise NotImplementedError("only NCHW convolutions with constant weights have a rule yet")
-    return [context.emit(conv2d_input_multiplier(g, call.args[1], shape_of(call.args[0]), call.attrs)), None]
+    _plain(call, context)
+    x = shape_of(call.args[0])
+    image = (*x[:2], 1, *x[2:]) if len(x) == 3 else x
+    g, weights = (_with_height(e, context) for e in (g, call.args[1]))
+    partial = context.emit(conv2d_input_multiplier(g, weights, image, Geometry.of(call.attrs)))
+    return [_reshaped(partial, x, context), None]
+
+
+def transposed(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
+    """The convolution that this one is the transpose of: its weights IOHW are that one's OIHW."""
+    _plain(call, context)
+    x, at = shape_of(call.args[0]), Geometry.of(call.attrs)
+    g, weights = (_with_height(e, context) for e in (g, call.args[1]))
+    back = relax.op.nn.conv2d(g, weights, strides=at.stride, padding=at.padding, dilation=at.dilation, groups=at.groups)
+    partial = context.emit(back)
+    return [_reshaped(partial, x, context), None]
+
+
+def _plain(call: Any, context: Context) -> None:
+    reason = wrong_layout(call)
+    if reason is not None:
+        raise NotImplementedError(reason.reason)
+    if call.args[1] in context.active:
+        raise NotImplementedError("only a convolution with weights that do not depend on the input has a rule yet")
 
 
 LINEAR = {
@@ -65,5 +111,8 @@ LINEAR = {
     "relax.multiply": multiply,
     "relax.divide": divide,
     "relax.matmul": matmul,
-    "relax.nn.conv2d": conv2d,
+    "relax.nn.conv1d": convolution,
+    "relax.nn.conv2d": convolution,
+    "relax.nn.conv1d_transpose": transposed,
+    "relax.nn.conv2d_transpose": transposed,
 }
