@@ -79,6 +79,8 @@ class Counts:
         Those that ended.
     bases : dict of str to int
         Where libraries were mapped, by path.
+    heap : int
+        Bytes of the heap that the job had taken at its end, less those at its beginning.
     apart : list of str or None
         For each process apart, how it failed.
     failure : str or None
@@ -87,18 +89,19 @@ class Counts:
 
     segments: dict[int, Segment] = field(default_factory=dict)
     bases: dict[str, int] = field(default_factory=dict)
+    heap: int = 0
     apart: list[str | None] = field(default_factory=list)
     failure: str | None = None
     _symbols: dict[str, Symbols] = field(default_factory=dict)
 
-    def function_at(self, address: int) -> str:
+    def function_at(self, address: int) -> tuple[Path, str]:
         """Library and function that an address belongs to."""
         base, path = max(((b, p) for p, b in self.bases.items() if b <= address), default=(0, ""))
         if path not in self._symbols:
             there = next((p for p in (Path(f"{SYSROOT}{path}"), Path(path)) if path and p.is_file()), None)
             self._symbols[path] = read_symbols(there) if there else Symbols((), ())
         name = self._symbols[path].name_at(address - base) or hex(address - base)
-        return f"{Path(path).name or 'runner'}:{name}"
+        return Path(path or "runner"), name
 
 
 def run_job(job: Job, core: CoreSpec, *, caches: bool = False, timeout: float = 600.0) -> Counts:
@@ -159,6 +162,8 @@ def _run(command: Sequence[str], timeout: float, counts: Counts) -> str | None:
         word, *rest = line.split(" ")
         if word == "base":
             counts.bases[" ".join(rest[:-1])] = int(rest[-1], 16)
+        elif word == "heap":
+            counts.heap = int(rest[0])
         elif word == "apart":
             counts.apart.append(_ending(int(rest[1]), said))
     return None if done.returncode == 0 else f"exit code {done.returncode}: {said}"

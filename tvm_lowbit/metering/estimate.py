@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 from tvm_lowbit.metering.counting import Block, Call, Counts, Segment, Traffic, total
 from tvm_lowbit.metering.decode import decode
-from tvm_lowbit.metering.price import price, throughput_cycles
+from tvm_lowbit.metering.price import price
 
-# Latencies are followed in blocks that take more than this share; the rest is priced by its units alone.
-_FOLLOWED = 2e-4
+# How many blocks an estimate names.
+HOTTEST = 8
 # What ends a block because the program says so.
 _ENDS = frozenset({"branch", "system"})
 _LONGEST = 4096
@@ -76,7 +77,9 @@ class Estimate:
     traffic: Traffic | None = None
 
 
-def estimate(counts: Counts, segment: Segment, calls: Sequence[Call], core: str, hottest: int = 8) -> Estimate:
+def estimate(
+    counts: Counts, segment: Segment, calls: Sequence[Call], core: str, kernel: tuple[Path, str] | None = None
+) -> Estimate:
     """Price what ran in some calls.
 
     Parameters
@@ -89,8 +92,8 @@ def estimate(counts: Counts, segment: Segment, calls: Sequence[Call], core: str,
         Some or all of the segment's.
     core : str
         Whose pipeline prices.
-    hottest : int
-        How many blocks to name.
+    kernel : (Path, str), optional
+        What all that ran in this library goes by: libraries are stripped of the names of their inner functions.
 
     Returns
     -------
@@ -102,36 +105,67 @@ def estimate(counts: Counts, segment: Segment, calls: Sequence[Call], core: str,
         For a core whose pipeline is not known.
     """
     runs = straighten(segment.blocks, total(calls))
-    bounds = {block: count * throughput_cycles(block.words, core) for block, count in runs.items()}
-    least = _FOLLOWED * sum(bounds.values())
-    rows = []
-    for block, count in runs.items():
-        # A block whose latencies could matter is one that runs often, however little its units have to do.
-        follow = bounds[block] > least or count * len(block.words) > least
-        rows.append((count * price(block.words, core).cycles if follow else bounds[block], block))
-    rows.sort(key=lambda row: (-row[0], row[1].address, row[1].words))
+
+    def name_of(block: Block) -> str:
+        library, function = counts.function_at(block.address)
+        return f"{library.name}:{kernel[1] if kernel is not None and library == kernel[0] else function}"
+
+    hot = [
+        HotBlock(name_of(block), block.address, block.words, count, count * cost.cycles, count * cost.throughput)
+        for block, count in runs.items()
+        for cost in (price(block.words, core),)
+    ]
     functions: dict[str, float] = {}
-    instructions = loaded = stored = 0
-    for cycles, block in rows:
-        count, name = runs[block], counts.function_at(block.address)
-        functions[name] = functions.get(name, 0.0) + cycles
-        instructions += count * len(block.words)
-        moved = _moved(block)
-        loaded, stored = loaded + count * moved[0], stored + count * moved[1]
+    for row in hot:
+        functions[row.function] = functions.get(row.function, 0.0) + row.cycles
+    moved = [(count, _moved(block)) for block, count in runs.items()]
     return Estimate(
         core=core,
-        cycles=math.fsum(cycles for cycles, _ in rows),
-        throughput=math.fsum(bounds.values()),
-        instructions=instructions,
-        loaded=loaded,
-        stored=stored,
-        functions=dict(sorted(functions.items(), key=lambda item: (-item[1], item[0]))),
-        hottest=[
-            HotBlock(counts.function_at(block.address), block.address, block.words, runs[block], cycles, bounds[block])
-            for cycles, block in rows[:hottest]
-        ],
-        traffic=_traffic(calls),
+        cycles=math.fsum(row.cycles for row in hot),
+        throughput=math.fsum(row.throughput for row in hot),
+        instructions=sum(row.count * len(row.words) for row in hot),
+        loaded=sum(count * loaded for count, (loaded, _) in moved),
+        stored=sum(count * stored for count, (_, stored) in moved),
+        functions=_most_first(functions),
+        hottest=_hottest(hot),
+        traffic=_traffic([call.traffic for call in calls]),
     )
+
+
+def combined(parts: Sequence[Estimate]) -> Estimate:
+    """The estimate of several things that run one after another, of which there is at least one."""
+    functions: dict[str, float] = {}
+    for part in parts:
+        for name, cycles in part.functions.items():
+            functions[name] = functions.get(name, 0.0) + cycles
+    blocks: dict[tuple[str, int, tuple[int, ...]], list[HotBlock]] = {}
+    for part in parts:
+        for row in part.hottest:
+            blocks.setdefault((row.function, row.address, row.words), []).append(row)
+    return Estimate(
+        core=parts[0].core,
+        cycles=math.fsum(part.cycles for part in parts),
+        throughput=math.fsum(part.throughput for part in parts),
+        instructions=sum(part.instructions for part in parts),
+        loaded=sum(part.loaded for part in parts),
+        stored=sum(part.stored for part in parts),
+        functions=_most_first(functions),
+        hottest=_hottest(
+            [
+                HotBlock(*key, *(sum(getattr(row, name) for row in rows) for name in ("count", "cycles", "throughput")))
+                for key, rows in blocks.items()
+            ]
+        ),
+        traffic=_traffic([part.traffic for part in parts]),
+    )
+
+
+def _most_first(functions: Mapping[str, float]) -> dict[str, float]:
+    return dict(sorted(functions.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _hottest(rows: Sequence[HotBlock]) -> list[HotBlock]:
+    return sorted(rows, key=lambda row: (-row.cycles, row.address, row.words))[:HOTTEST]
 
 
 def straighten(blocks: Mapping[int, Block], sums: Mapping[int, int]) -> dict[Block, int]:
@@ -170,9 +204,9 @@ def _moved(block: Block) -> tuple[int, int]:
     return sum(i.loaded for i in instructions), sum(i.stored for i in instructions)
 
 
-def _traffic(calls: Sequence[Call]) -> Traffic | None:
-    parts = [call.traffic for call in calls if call.traffic is not None]
-    if not parts:
+def _traffic(parts: Sequence[Traffic | None]) -> Traffic | None:
+    """The sum; lines touched are summed too, so they count again where two parts touch the same."""
+    known = [part for part in parts if part is not None]
+    if not known:
         return None
-    names = ("loads", "stores", "loaded", "stored", "l1_misses", "l2_misses", "lines")
-    return Traffic(**{name: sum(getattr(part, name) for part in parts) for name in names})
+    return Traffic(**{row.name: sum(getattr(part, row.name) for part in known) for row in fields(Traffic)})

@@ -17,9 +17,10 @@
  *   bases                             tell where libraries are mapped
  *
  * Written to standard output: ``base PATH ADDRESS`` for each mapped library, ``apart N STATUS`` when the N-th process
- * apart has ended (as waitpid tells it). */
+ * apart has ended (as waitpid tells it), and last ``heap BYTES``, what the job has taken from the heap. */
 #define _GNU_SOURCE
 #include <link.h>
+#include <malloc.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -165,6 +166,14 @@ static void obey(char* line, char* library) {
   else die(line, "no such command");
 }
 
+/* Bytes taken from the system's heap. */
+static size_t heap(void) {
+  struct mallinfo2 (*look)(void) = (struct mallinfo2(*)(void))dlsym(RTLD_DEFAULT, "mallinfo2");
+  if (look == NULL) return 0;
+  struct mallinfo2 now = look();
+  return now.uordblks + now.hblkhd;
+}
+
 /* Returns 0 in a new process, 1 in this one when the other has ended. The job file is read into memory by then: the
  * processes would share its position. */
 static int run_apart(unsigned seconds) {
@@ -202,11 +211,13 @@ int main(int argc, char** argv) {
   release = dlsym(RTLD_DEFAULT, "TVMFFIObjectDecRef");
   if (make_tensor == NULL || release == NULL) die("libtvm_ffi.so", "is its version the pinned one?");
   FILE* job = read_job(argv[2]);
+  size_t before = heap();
   for (int skips = 0; fgets(line, sizeof line, job) != NULL;) {
     line[strcspn(line, "\n")] = '\0';
     if (strncmp(line, "fork ", 5) == 0) skips = run_apart((unsigned)strtoul(line + 5, NULL, 10));
     else if (!skips) obey(line, library);
     else if (strcmp(line, "join") == 0) skips = 0;
   }
+  printf("heap %zu\n", heap() - before);
   return 0;
 }
