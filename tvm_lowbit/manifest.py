@@ -63,7 +63,8 @@ class Manifest(BaseModel):
     """Everything about a compiled library but its code.
 
     ``outputs`` are the model's own; the library returns them first, then contributions, multipliers, target and gap for
-    each explanation, then the codes of each probed quantiser. ``kernels`` are in the order they run. ``files`` maps the bundle's other files to their SHA-256.
+    each explanation, then the codes of each probed quantiser. ``kernels`` are in the order they run. ``files`` maps the
+    bundle's other files to their SHA-256.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
