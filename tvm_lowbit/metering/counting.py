@@ -1,4 +1,4 @@
-"""Running a `Job` under QEMU and reading how often each block ran."""
+"""Running a `Job` under QEMU, which counts how often each block runs."""
 
 from __future__ import annotations
 
@@ -6,102 +6,20 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from schedules.cores import CoreSpec
-from schedules.errors import LowbitError
 from tvm_lowbit.boards.aarch64_runtime import runtime_root
 from tvm_lowbit.boards.emulated import SYSROOT
-from tvm_lowbit.metering.elf import Symbols, read_symbols
+from tvm_lowbit.metering.counts import Block, Call, Counts, Segment, Traffic
+from tvm_lowbit.metering.exec_log import ITEMS, LogReader
 from tvm_lowbit.metering.job import Job
-from tvm_lowbit.metering.tools import PLUGIN_QEMU, plugin, require_tools, runner
+from tvm_lowbit.metering.tools import PLUGIN_QEMU, find_plugin, plain_qemu, require_tools, runner
 
 # The environment is part of what a program's addresses depend on; it is the same for every run.
 _ENVIRONMENT = {"TVM_NUM_THREADS": "1", "LD_BIND_NOW": "1"}
-OUTSIDE = -1
-
-
-@dataclass(frozen=True)
-class Block:
-    """Instructions that run one after another, at their address in the emulated process."""
-
-    address: int
-    words: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """What was read and written: accesses, bytes, lines that missed each cache, and lines touched at all."""
-
-    loads: int = 0
-    stores: int = 0
-    loaded: int = 0
-    stored: int = 0
-    l1_misses: int = 0
-    l2_misses: int = 0
-    lines: int = 0
-
-
-@dataclass
-class Call:
-    """Blocks that ran during one call of a kernel (an index; `OUTSIDE`: between the kernels)."""
-
-    kernel: int
-    counts: dict[int, int] = field(default_factory=dict)
-    traffic: Traffic | None = None
-
-
-@dataclass
-class Segment:
-    """One measured call.
-
-    Attributes
-    ----------
-    calls : list of Call
-        What it consisted of, in order.
-    blocks : dict of int to Block
-        By the number that counts refer to.
-    """
-
-    calls: list[Call] = field(default_factory=list)
-    blocks: dict[int, Block] = field(default_factory=dict)
-
-
-@dataclass
-class Counts:
-    """What one run counted.
-
-    Attributes
-    ----------
-    segments : dict of int to Segment
-        Those that ended.
-    bases : dict of str to int
-        Where libraries were mapped, by path.
-    heap : int
-        Bytes of the heap that the job had taken at its end, less those at its beginning.
-    apart : list of str or None
-        For each process apart, how it failed.
-    failure : str or None
-        How the run ended before its end.
-    """
-
-    segments: dict[int, Segment] = field(default_factory=dict)
-    bases: dict[str, int] = field(default_factory=dict)
-    heap: int = 0
-    apart: list[str | None] = field(default_factory=list)
-    failure: str | None = None
-    _symbols: dict[str, Symbols] = field(default_factory=dict)
-
-    def function_at(self, address: int) -> tuple[Path, str]:
-        """Library and function that an address belongs to."""
-        base, path = max(((b, p) for p, b in self.bases.items() if b <= address), default=(0, ""))
-        if path not in self._symbols:
-            there = next((p for p in (Path(f"{SYSROOT}{path}"), Path(path)) if path and p.is_file()), None)
-            self._symbols[path] = read_symbols(there) if there else Symbols((), ())
-        name = self._symbols[path].name_at(address - base) or hex(address - base)
-        return Path(path or "runner"), name
 
 
 def run_job(job: Job, core: CoreSpec, *, caches: bool = False, timeout: float = 600.0) -> Counts:
@@ -114,7 +32,7 @@ def run_job(job: Job, core: CoreSpec, *, caches: bool = False, timeout: float = 
     core : CoreSpec
         A core of Arm.
     caches : bool
-        Whether to follow each access through the core's caches too; takes about twice as long.
+        Whether to follow each access through the core's caches too, where QEMU takes plugins.
     timeout : float
         Seconds after which the emulator is stopped.
 
@@ -129,23 +47,35 @@ def run_job(job: Job, core: CoreSpec, *, caches: bool = False, timeout: float = 
         When something is not installed.
     """
     require_tools()
-    loaded = plugin()
+    plugin, counts = find_plugin(), Counts()
+    program = ["-cpu", core.name, "-seed", "1", "-L", str(SYSROOT)]
+    called = [str(runner()), str(runtime_root()), str(job.write())]
     with tempfile.TemporaryDirectory(prefix="tvm_lowbit-") as folder:
         out = Path(folder) / "counts"
-        command = ["-cpu", core.name, "-seed", "1", "-L", str(SYSROOT)]
-        if loaded is None:
-            raise LowbitError("metering", "qemu with plugins", "none")
-        options = f"{loaded},out={out}"
+        if plugin is None:
+            os.mkfifo(out)
+            with ThreadPoolExecutor(1) as pool:
+                reading = pool.submit(_read_log, out, counts)
+                command = [plain_qemu(), *program, "-d", ITEMS, "-D", str(out), *called]
+                counts.failure = _run(command, timeout, counts)
+                if not reading.done():
+                    # An emulator that never opened its log leaves the reader waiting for someone who does.
+                    os.close(os.open(out, os.O_RDWR | os.O_NONBLOCK))
+                reading.result()
+            return counts
+        options = f"{plugin},out={out}"
         if caches:
             options += f",l1={core.l1.size}:{core.l1.ways},l2={core.l2.size}:{core.l2.ways}"
-        command = [PLUGIN_QEMU, *command, "-plugin", options]
-        command += [str(runner()), str(runtime_root()), str(job.write())]
-        counts = Counts()
-        counts.failure = _run(command, timeout, counts)
+        counts.failure = _run([PLUGIN_QEMU, *program, "-plugin", options, *called], timeout, counts)
         if out.exists():
             with out.open() as lines:
                 _read(lines, counts)
     return counts
+
+
+def _read_log(path: Path, counts: Counts) -> None:
+    with path.open(errors="replace") as lines:
+        LogReader(counts).read(lines)
 
 
 def _run(command: Sequence[str], timeout: float, counts: Counts) -> str | None:
@@ -195,12 +125,3 @@ def _read(lines: Iterable[str], counts: Counts) -> None:
             segment.calls[-1].traffic = Traffic(*map(int, rest))
         elif kind == "T" and len(rest) > 2:
             segment.blocks[int(rest[0])] = Block(int(rest[1], 16), tuple(int(word, 16) for word in rest[2:]))
-
-
-def total(calls: Iterable[Call]) -> Mapping[int, int]:
-    """How often each block ran in all of these calls."""
-    sums: dict[int, int] = {}
-    for call in calls:
-        for block, count in call.counts.items():
-            sums[block] = sums.get(block, 0) + count
-    return sums

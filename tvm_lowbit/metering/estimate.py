@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from tvm_lowbit.metering.counting import Block, Call, Counts, Segment, Traffic, total
+from tvm_lowbit.metering.counts import Block, Call, Counts, Segment, Traffic, total
 from tvm_lowbit.metering.decode import decode
 from tvm_lowbit.metering.price import price
 

@@ -16,7 +16,8 @@ import tvm
 from schedules.cores import CoreSpec, find_core
 from schedules.errors import LowbitError
 from tvm_lowbit.linker import find_linker
-from tvm_lowbit.metering.counting import Counts, run_job
+from tvm_lowbit.metering.counting import run_job
+from tvm_lowbit.metering.counts import Counts
 from tvm_lowbit.metering.estimate import Estimate, estimate
 from tvm_lowbit.metering.job import Job
 from tvm_lowbit.metering.price import pipeline_of

@@ -15,7 +15,8 @@ from schedules.cores import CORES, CoreSpec
 from schedules.errors import LowbitError
 from tvm_lowbit.artifact import Artifact
 from tvm_lowbit.manifest import KernelRow
-from tvm_lowbit.metering.counting import OUTSIDE, Call, Counts, Segment, run_job
+from tvm_lowbit.metering.counting import run_job
+from tvm_lowbit.metering.counts import OUTSIDE, Call, Counts, Segment
 from tvm_lowbit.metering.elf import read_symbols
 from tvm_lowbit.metering.estimate import Estimate, combined, estimate
 from tvm_lowbit.metering.job import Job

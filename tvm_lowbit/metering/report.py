@@ -21,7 +21,7 @@ _HEADINGS = (
     *("bytes loaded", "stored", "touched", "L1 misses", "L2 misses"),
 )
 _LEFT = 3
-_COLOURS = ("#3b6ea5", "#c9d6e4", "#b04a3a")
+_COLOURS = ("#3b6ea5", "#c9d6e4", "#f2a71b")
 _INCHES_A_BAR, _DOTS_PER_INCH = 0.22, 150
 # Steps below this share of the whole are drawn as one bar.
 _SMALL = 0.002
@@ -147,8 +147,9 @@ class BenchReport:
         limits = [(place, step.limit / 1e6) for place, step in enumerate(bars) if step.limit is not None]
         axes.plot([x for _, x in limits], [y for y, _ in limits], "|", color=_COLOURS[2], ms=9, mew=2)
         axes.set_yticks(places, labels, fontsize=7)
+        axes.margins(y=0.01)
         axes.invert_yaxis()
-        axes.set_xlabel("million cycles (estimate; red: limit of the technique's arithmetic)")
+        axes.set_xlabel("million cycles (estimate; orange: limit of the technique's arithmetic)")
         total = f"{self.result.total.cycles / 1e6:,.1f} million cycles"
         axes.set_title(f"{self.model} on {self.board}: {total}, an estimate", loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)

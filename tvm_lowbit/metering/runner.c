@@ -115,12 +115,21 @@ static void add_tensor(char* text) {
   arguments[argument_count++] = (TVMFFIAny){.type_index = kTVMFFITensor, .v_obj = tensor};
 }
 
+static void mark(long what, long value, uint64_t address) {
+  const long mask = (1L << SPELL_BITS) - 1;
+  if (what != MARK_END) {
+    syscall(SPELL + (what << VALUE_BITS) + value);
+    for (int i = 0; i < 3; i++) syscall(SPELL + (long)(address >> i * SPELL_BITS & (uint64_t)mask));
+  }
+  syscall(MARKER, what, value, address);
+}
+
 static void measure(long segment) {
   TVMFFIAny warm = call(function.v_obj, arguments, argument_count, "the call");
   drop(&warm);
-  syscall(MARKER, MARK_BEGIN, segment, 0);
+  mark(MARK_BEGIN, segment, 0);
   TVMFFIAny result = call(function.v_obj, arguments, argument_count, "the call");
-  syscall(MARKER, MARK_END, segment, 0);
+  mark(MARK_END, segment, 0);
   drop(&result);
 }
 
@@ -145,7 +154,7 @@ static void add_entry(const char* library, char* text) {
   void* handle = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
   void* address = handle != NULL ? dlsym(handle, text + used + 1) : NULL;
   if (address == NULL) die(text, "not in the library");
-  syscall(MARKER, MARK_ENTRY, (long)number, address);
+  mark(MARK_ENTRY, number, (uint64_t)address);
 }
 
 static void obey(char* line, char* library) {

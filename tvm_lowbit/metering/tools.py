@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -22,6 +23,8 @@ from tvm_lowbit.boards.emulated import SYSROOT
 
 # The emulator that is linked dynamically loads plugins; the static one does not.
 PLUGIN_QEMU = "qemu-aarch64"
+# Set to anything, makes metering do without plugins, by QEMU's log.
+NO_PLUGIN = "TVM_LOWBIT_NO_PLUGIN"
 _HERE = Path(__file__).parent
 _RUNNER = ("runner.c", "markers.h", "../boards/board_runtime.h")
 _PLUGIN = ("count_blocks.c", "markers.h", "qemu_plugin.h")
@@ -95,12 +98,14 @@ def _host_compiler() -> tuple[str, ...] | None:
     return (sys.executable, "-m", "ziglang", "cc") if importlib.util.find_spec("ziglang") else None
 
 
-@functools.cache
-def plugin() -> Path | None:
+def find_plugin() -> Path | None:
     """The plugin that counts blocks, for this machine's QEMU; None where QEMU takes none or nothing compiles it."""
     qemu, compiler = shutil.which(PLUGIN_QEMU), _host_compiler()
-    if qemu is None or compiler is None:
-        return None
+    return None if os.environ.get(NO_PLUGIN) or qemu is None or compiler is None else _plugin_for(qemu, compiler)
+
+
+@functools.cache
+def _plugin_for(qemu: str, compiler: tuple[str, ...]) -> Path | None:
     told = subprocess.run([qemu, "--version"], capture_output=True, text=True, check=False).stdout
     helped = subprocess.run([qemu, "-h"], capture_output=True, text=True, check=False).stdout
     version = re.search(r"version (\d+)\.", told)
@@ -109,3 +114,8 @@ def plugin() -> Path | None:
     # The interface was raised to version 2 in QEMU 9; what count_blocks.c uses of it is the same.
     interface = f"-DPLUGIN_VERSION={1 if int(version[1]) < 9 else 2}"
     return _compiled("count_blocks.so", _PLUGIN, compiler, ("-shared", "-fPIC", "-fvisibility=hidden", interface))
+
+
+def plain_qemu() -> str:
+    """The emulator to run without plugins, whichever there is."""
+    return PLAIN_QEMU if shutil.which(PLAIN_QEMU) else PLUGIN_QEMU
