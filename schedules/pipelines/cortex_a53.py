@@ -40,6 +40,7 @@ _VECTOR = {
     "across_s": _whole(3),
     "shift": _neon(2),
     "shift_acc": _neon(3),
+    "shift_acc_round": _whole(4, cycles=2),
     "shift_sat": _neon(4),
     "shift_insert": _neon(2),
     "shift_reg": _neon(2),

@@ -23,6 +23,7 @@ _VECTOR = {
     "across_s": same(3, F1=1, F=1),
     "shift": same(3, F1=1, F=1),
     "shift_acc": same(4, F1=1, F=1),
+    "shift_acc_round": same(4, F1=1, F=1),
     "shift_sat": same(4, F1=1, F=1),
     "shift_insert": halved(3, F1=2, F=2),
     "shift_reg": halved(3, F1=2, F=2),

@@ -22,6 +22,7 @@ _VECTOR = {
     "across_s": same(3, V1=1, V=1),
     "shift": same(2, V1=1, V=1),
     "shift_acc": same(4, V1=1, V=1),
+    "shift_acc_round": same(4, V1=1, V=1),
     "shift_sat": same(4, V1=1, V=1),
     "shift_insert": same(2, V1=1, V=1),
     "shift_reg": same(2, V1=1, V=1),

@@ -26,6 +26,7 @@ VECTOR_KINDS = frozenset(
         "across_s",
         "shift",
         "shift_acc",
+        "shift_acc_round",
         "shift_sat",
         "shift_insert",
         "shift_reg",

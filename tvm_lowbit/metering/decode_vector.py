@@ -118,7 +118,7 @@ _SHIFTS = _table("""
 - 00000 shift
 - 00010 shift_acc +
 - 00100 shift_sat
-- 00110 aba +
+- 00110 shift_acc_round +
 1 01000 shift_insert +
 0 01010 shift
 1 01010 shift_insert +
@@ -169,7 +169,7 @@ def _build(word: int, row: _Row, sources: tuple[int, ...]) -> Instruction:
     rd = vector(bits(word, 4, 0))
     wide = bool(bits(word, 30, 30)) if row.wide is None else row.wide
     if row.adds:
-        return Instruction(row.kind, wide, 1, sources + rd, rd, rd[0])
+        return Instruction(row.kind, wide, 1, sources, rd, rd[0])
     keeps = rd if row.wide is False and bits(word, 30, 30) else ()  # XTN2 and its kin keep the lower half
     return Instruction(row.kind, wide, 1, sources + keeps, rd)
 
@@ -246,7 +246,7 @@ def _floating(word: int) -> Instruction:
     rd, rn, rm = bits(word, 4, 0), bits(word, 9, 5), bits(word, 20, 16)
     if bits(word, 24, 24):  # FMADD and its kin
         addend = vector(bits(word, 14, 10))
-        return Instruction("fma", False, 1, vector(rn) + vector(rm) + addend, vector(rd), addend[0])
+        return Instruction("fma", False, 1, vector(rn) + vector(rm), vector(rd), addend[0])
     if not bits(word, 21, 21):  # fixed point
         return _transfer("fconv", bits(word, 18, 16), rd, rn)
     if bits(word, 15, 10) == 0:

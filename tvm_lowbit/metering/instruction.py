@@ -23,7 +23,7 @@ class Instruction:
     reads, writes : tuple of int
         Registers.
     accumulates : int or None
-        The register among ``writes`` that it adds to, which it also reads.
+        The register that it adds to; among ``reads`` only if it is an operand too.
     updates : int or None
         The address register that a load or store changes.
     loaded, stored : int

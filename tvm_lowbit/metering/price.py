@@ -114,14 +114,14 @@ class _Registers:
 
     def earliest(self, instruction: Instruction) -> float:
         """When all that the instruction reads is there."""
-        time = 0.0
-        for register in instruction.reads:
-            ready = self._ready.get(register, 0.0)
-            if register == instruction.accumulates and self._maker.get(register) == instruction.kind:
-                cost = self._pipeline.costs[instruction.kind]
-                ready -= cost.latency - (cost.chain or cost.latency)
-            time = max(time, ready)
-        return time
+        time = max((self._ready.get(register, 0.0) for register in instruction.reads), default=0.0)
+        if instruction.accumulates is None:
+            return time
+        ready = self._ready.get(instruction.accumulates, 0.0)
+        if self._maker.get(instruction.accumulates) == instruction.kind:
+            cost = self._pipeline.costs[instruction.kind]
+            ready -= cost.latency - (cost.chain or cost.latency)
+        return max(time, ready)
 
     def write(self, instruction: Instruction, time: float) -> None:
         """The instruction starts at this time."""

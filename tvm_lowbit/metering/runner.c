@@ -96,7 +96,7 @@ static size_t size_of(const DLTensor* tensor) {
 }
 
 static void add_tensor(char* text) {
-  int code, bits, rank, used = 0;
+  int code = 0, bits = 0, rank = 0, used = 0;
   if (argument_count == ARGUMENTS || sscanf(text, "%d %d %d%n", &code, &bits, &rank, &used) != 3 || rank > RANK)
     die("tensor", text);
   DLManagedTensor* managed = calloc(1, sizeof *managed);
