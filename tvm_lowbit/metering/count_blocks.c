@@ -115,16 +115,17 @@ static void note_line(uint64_t line) {
 
 static void accessed(unsigned vcpu, qemu_plugin_meminfo_t info, uint64_t address, void* data) {
   (void)vcpu, (void)data;
-  if (!counting) return;
   uint64_t size = UINT64_C(1) << qemu_plugin_mem_size_shift(info);
+  for (uint64_t line = address >> LINE_SHIFT; line <= (address + size - 1) >> LINE_SHIFT; line++) {
+    /* Followed outside of segments too, so that a segment finds the caches as the call before it left them. */
+    int in_l1 = touch_line(&l1, line), in_l2 = in_l1 || touch_line(&l2, line);
+    if (!counting) continue;
+    note_line(line);
+    l1_misses += !in_l1, l2_misses += !in_l2;
+  }
+  if (!counting) return;
   if (qemu_plugin_mem_is_store(info)) stores++, store_bytes += size;
   else loads++, load_bytes += size;
-  for (uint64_t line = address >> LINE_SHIFT; line <= (address + size - 1) >> LINE_SHIFT; line++) {
-    note_line(line);
-    if (touch_line(&l1, line)) continue;
-    l1_misses++;
-    l2_misses += !touch_line(&l2, line);
-  }
 }
 
 static enum ending ending_of(uint32_t word) {
