@@ -108,21 +108,28 @@ class Cost:
     wide, narrow : mapping of str to float
         Cycles of each unit, for the 128-bit form and for shorter ones.
     latency : int
-        Cycles until the result can be read.
+        Cycles until the result can be read; of several registers loaded, the first.
     chain : int or None
         Cycles until the result can be accumulated onto by the same class; None: as ``latency``.
+    narrow_latency : int or None
+        ``latency`` of shorter forms where it differs.
     """
 
     wide: Mapping[str, float]
     narrow: Mapping[str, float]
     latency: int
     chain: int | None = None
+    narrow_latency: int | None = None
 
     def __post_init__(self) -> None:
         if self.latency < 1 or (self.chain is not None and not 1 <= self.chain <= self.latency):
             raise ValueError(f"latencies must be positive, and a chain no slower than a result: {self}")
         if any(amount < 0 for amount in (*self.wide.values(), *self.narrow.values())):
             raise ValueError(f"units cannot be used for negative times: {self}")
+
+    def latency_of(self, wide: bool) -> int:
+        """Cycles until the result of this form can be read."""
+        return self.latency if wide or self.narrow_latency is None else self.narrow_latency
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def test_what_is_counted_is_what_the_kernel_does():
     (row,) = meter_kernels([(increment(SIZE), arguments(SIZE))], "cortex-a72")
     assert row.failure is None and np.array_equal(row.output, arguments(SIZE)[0] + np.uint8(1))
     e = row.estimate
-    # Beside the array, some hundred bytes of arguments are read. An add for each 16 bytes; loads and stores move up to 32.
+    # Beside the array, some hundred bytes of arguments are read. An add for each 16 bytes, a load and a store for 32.
     assert SIZE <= e.loaded < SIZE + 1024 and SIZE <= e.stored < SIZE + 1024
     assert 2 * SIZE / 16 <= e.instructions < SIZE
     # A 128-bit store takes the store unit two cycles.

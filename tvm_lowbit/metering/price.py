@@ -130,7 +130,7 @@ class _Registers:
         # Registers of one load arrive one after another.
         gap = max(units.values(), default=0.0) if instruction.count > 1 else 0.0
         for i, register in enumerate(instruction.writes):
-            self._ready[register] = time + cost.latency + gap * i
+            self._ready[register] = time + cost.latency_of(instruction.wide) + gap * i
             self._maker[register] = instruction.kind
         if instruction.updates is not None:
             self._ready[instruction.updates] = time + 1
