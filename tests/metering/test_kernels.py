@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from emulator import require
 from metering.small_kernels import arguments, calling, increment
 
+from schedules.cores import CORES
 from schedules.errors import LowbitError
-from tvm_lowbit.metering import tools
+from schedules.pipelines import PIPELINES
+from tvm_lowbit.metering import price, tools
 from tvm_lowbit.metering.kernels import meter_kernel, meter_kernels
 from tvm_lowbit.metering.listing import listing, unit_use
 
@@ -79,6 +82,13 @@ def test_a_kernel_that_crashes_or_hangs_costs_only_itself():
     assert "Aborted" in rows[1].failure and "no end" in rows[2].failure
     with pytest.raises(LowbitError, match=r"a call that ends.*Aborted"):
         meter_kernel(*bad[0], "cortex-a72")
+
+
+def test_a_core_of_ones_own(monkeypatch):
+    pipeline = dataclasses.replace(PIPELINES["cortex-a53"], source="a test")
+    monkeypatch.setattr(price, "PIPELINES", {**PIPELINES, "cortex-a35": pipeline})
+    core = dataclasses.replace(CORES["cortex-a53"], name="cortex-a35", mcpu="cortex-a35")
+    assert meter_kernel(increment(64), arguments(64), core).core == "cortex-a35"
 
 
 @pytest.mark.parametrize("core", ["cortex-a9000", "x86-64"])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schedules.cores import CORES, CoreSpec
+from schedules.cores import CoreSpec, find_core
 from schedules.errors import LowbitError
 from tvm_lowbit.artifact import Artifact
 from tvm_lowbit.manifest import KernelRow
@@ -128,7 +128,7 @@ def meter_model(
     manifest = artifact.manifest
     if not manifest.mtriple.startswith("aarch64"):
         raise LowbitError("estimate", "a library for aarch64", manifest.mtriple, "build it for a board: --target rpi4")
-    core = core or CORES[manifest.core]
+    core = core or find_core(manifest.core)
     pipeline_of(core.name)
     library = artifact.library()
     symbols = [name for name in read_symbols(library).names if name.startswith(ENTRY) and name not in _NOT_KERNELS]
