@@ -5,8 +5,11 @@ A dense layer is the 1x1 convolution over a 1x1 image; everything below is a con
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
 
 from schedules.layout import Layout
 
@@ -23,13 +26,15 @@ class Operand:
     """How the unsigned codes of one side stand for integers: ``value = multiplier * code + offset``.
 
     ``multiplier`` is 2 for bipolar codes ({-1, +1} = 2 u - 1), 1 otherwise. ``offset_bound`` is the largest
-    ``|offset|``; weights may carry one offset per output channel, activations carry exactly ``offset``.
+    ``|offset|``; weights may carry one offset per output channel, unless ``uniform``: then all carry ``offset``, as
+    activations always do.
     """
 
     bits: int
     multiplier: int = 1
     offset: int = 0
     offset_bound: int = 0
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:
@@ -43,6 +48,12 @@ class Operand:
     def max_code(self) -> int:
         """The largest code, 2**bits - 1."""
         return (1 << self.bits) - 1
+
+    @property
+    def values(self) -> tuple[int, int]:
+        """The least and the largest value a code can stand for."""
+        span = self.multiplier * self.max_code
+        return (self.offset, self.offset + span) if self.uniform else (-self.offset_bound, self.offset_bound + span)
 
     @property
     def bound(self) -> int:
@@ -164,6 +175,13 @@ class DotProblem:
     def name(self) -> str:
         """The model's widths, weights first: W2A2."""
         return f"W{self.w.bits}A{self.a.bits}"
+
+    def knowing(self, weight_offset: npt.NDArray[np.int32]) -> DotProblem:
+        """The problem with what the offsets of the weights, ``(O,)``, tell: whether all channels have the same one."""
+        low, high = int(weight_offset.min()), int(weight_offset.max())
+        if low != high:
+            return self
+        return replace(self, w=replace(self.w, offset=low, uniform=True))
 
     @property
     def needs_code_sum(self) -> bool:

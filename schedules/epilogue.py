@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.dot_problem import DotProblem, Thresholds
-from schedules.intrinsics import const
+from schedules.intrinsics import const, splat, vload, vstore
 from schedules.layout import Layout
+from schedules.pack_codes import pack_pixel, store_codes
 
 # Up to here one comparison per threshold, which vectorises over channels, beats a binary search, which does not.
 LINEAR_LEVELS = 15
@@ -67,6 +70,98 @@ class Epilogue:
             count_reached(self.spec, self.tables, accumulators(c), row, c, codes, [c])
         store_codes(self.spec.out, self.out, codes, n, y, x, channels)
 
+    def write_tile(self, accumulators: Any, place: Any, pixels: int, exists: Any = None) -> None:
+        """Emit the writing of some pixels, vectors of channels at a time.
+
+        Parameters
+        ----------
+        accumulators : callable
+            ``(pixel, group, channel of the group, lanes, dtype)`` to the accumulators of neighbouring channels.
+        place : callable
+            Pixel to its batch, row and column.
+        pixels : int
+            How many.
+        exists : callable, optional
+            Pixel to whether it lies in the output; the others are not written.
+        """
+        p = self.problem
+        codes = None if self.spec is None else T.alloc_buffer((pixels, p.out_channels), "uint8")
+
+        def chunk(group: Any, first: Any, lanes: int) -> None:
+            # Pixels innermost: the tables of these channels stay in registers.
+            with T.serial(0, pixels) as i:
+                self._write_channels(accumulators, codes, place, exists, i, group, first, lanes)
+
+        with T.serial(0, p.groups) as group:
+            done = 0
+            for lanes in (16, 8, 1) if self._vectorises() else (1,):
+                count = (p.group_out_channels - done) // lanes
+                if count:
+                    with T.serial(0, count) as index:
+                        chunk(group, done + index * lanes, lanes)
+                done += count * lanes
+        if self.spec is not None:
+            with T.serial(0, pixels) as i, guard(exists, i):
+                pack_pixel(self.spec.out, self.out, codes, i, *place(i), p.out_channels)
+
+    def _vectorises(self) -> bool:
+        """Whether thresholds are counted one by one, in the same row for every channel."""
+        spec = self.spec
+        return spec is None or (spec.side is None and max(spec.levels, spec.falls) <= LINEAR_LEVELS)
+
+    def _write_channels(
+        self, accumulators: Any, codes: Any, place: Any, exists: Any, i: Any, group: Any, first: Any, lanes: int
+    ) -> None:
+        p = self.problem
+        c = group * p.group_out_channels + first
+        if self.spec is None:
+            value = accumulators(i, group, first, lanes, "int32")
+            with guard(exists, i):
+                if lanes == 1:
+                    T.buffer_store(self.out, value, [*place(i), c])
+                else:
+                    vstore(T, self.out, value, [*place(i), c], lanes)
+        elif lanes == 1:
+            row: Any = const(0)
+            if self.spec.side is not None:
+                at = lambda *j: tirx.BufferLoad(self.side, list(j))  # noqa: E731 - a view of one buffer
+                row = self.spec.side.load(at, *place(i), c, p.out_channels).astype("int32")
+            with guard(exists, i):
+                count_reached(self.spec, self.tables, accumulators(i, group, first, 1, "int32"), row, c, codes, [i, c])
+        else:
+            value = accumulators(i, group, first, lanes, p.threshold_dtype)
+            vstore(T, codes, count_vector(self.spec, self.tables, value, c, lanes), [i, c], lanes)
+
+
+@contextmanager
+def guard(exists: Any, i: Any) -> Iterator[None]:
+    """Emit what follows only for pixels that exist."""
+    if exists is None:
+        yield
+    else:
+        with T.If(exists(i)), T.Then():
+            yield
+
+
+def count_vector(spec: Thresholds, tables: list[Any], accumulators: Any, channel: Any, lanes: int) -> Any:
+    """Codes of neighbouring channels from a vector of accumulators in the type of the thresholds."""
+    wide = str(accumulators.ty.dtype) if hasattr(accumulators, "ty") else str(accumulators.dtype)
+    value = T.alloc_buffer((lanes,), wide.partition("x")[0], scope="local")
+    vstore(T, value, accumulators, [0], lanes)
+
+    def reached(table: Any, count: int) -> Any:
+        hits: list[Any] = []
+        for level in range(count):
+            hits.append((vload(value, [0], lanes) >= vload(table, [0, level, channel], lanes)).astype(wide))
+        return sum(hits[1:], hits[0])
+
+    total = reached(tables[0], spec.levels)
+    if spec.falls:
+        total = total - reached(tables[2], spec.falls)
+    code = total.astype(f"uint8x{lanes}")
+    flip = vload(tables[1], [channel], lanes) != splat(const(0, "uint8"), lanes)
+    return tirx.Select(flip, splat(const(spec.levels, "uint8"), lanes) - code, code)
+
 
 def declare_tables(spec: Thresholds, channels: int, dtype: str) -> list[Any]:
     """Declare the parameters thresholds, flip and, if there are any, falling thresholds."""
@@ -110,28 +205,3 @@ def _reached(table: Any, count: int, accumulator: Any, row: Any, channel: Any) -
         T.buffer_store(position, position[0] + tirx.Select(hit, const(step), const(0)), [0])
         step >>= 1
     return position[0]
-
-
-def store_codes(layout: Layout, out: Any, codes: Any, n: Any, y: Any, x: Any, channels: int) -> None:
-    """Emit the writing of one pixel's codes ``(channels,)`` in a physical layout."""
-    if layout.kind == "nhwc":
-        with T.serial(0, channels) as c:
-            T.buffer_store(out, codes[c], [n, y, x, c])
-        return
-    per_group = channels // layout.groups
-    whole, rest = divmod(per_group, 8)
-
-    def byte(group: Any, plane: int, index: Any, bits: int) -> None:
-        value: Any = const(0, "uint8")
-        for bit in range(bits):
-            code = codes[group * per_group + index * 8 + bit]
-            value = value | (((code >> const(plane, "uint8")) & const(1, "uint8")) << const(bit, "uint8"))
-        T.buffer_store(out, value, [n, y, x, group, plane, index])
-
-    with T.serial(0, layout.groups) as group:
-        for plane in range(layout.bits):
-            if whole:
-                with T.serial(0, whole) as index:
-                    byte(group, plane, index, 8)
-            if rest:
-                byte(group, plane, whole, rest)

@@ -13,10 +13,11 @@ from schedules.techniques.base import Technique
 from schedules.techniques.bit_serial import BitSerial
 from schedules.techniques.portable import Portable
 from schedules.techniques.reference import Reference
+from schedules.techniques.winograd import Winograd, WinogradSdot
 
 __all__ = ["TECHNIQUES", "Choice", "Technique", "register", "select"]
 
-_ROWS: tuple[Technique, ...] = (BitSerial(), Portable(), Reference())
+_ROWS: tuple[Technique, ...] = (BitSerial(), Winograd(), WinogradSdot(), Portable(), Reference())
 _TABLE: dict[str, Technique] = {}
 TECHNIQUES: Mapping[str, Technique] = MappingProxyType(_TABLE)
 

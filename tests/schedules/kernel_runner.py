@@ -26,6 +26,9 @@ from tvm_lowbit.linker import find_linker
 
 Array = npt.NDArray[Any]
 
+# The techniques that take any shape; the others have tests of their own.
+GENERAL = tuple(name for name in TECHNIQUES if not name.startswith("winograd"))
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -109,8 +112,8 @@ def random_operands(problem: DotProblem) -> Operands:
     p, random = problem, generator(problem)
     activations = random.integers(0, p.a.max_code, (p.batch, p.height, p.width, p.channels), np.uint8, endpoint=True)
     weights = random.integers(0, p.w.max_code, (p.out_channels, p.group_channels, *p.kernel), np.uint8, endpoint=True)
-    bound = p.w.offset_bound
-    operands = Operands(activations, weights, random.integers(-bound, bound, p.out_channels, np.int32, endpoint=True))
+    low, high = (p.w.offset,) * 2 if p.w.uniform else (-p.w.offset_bound, p.w.offset_bound)
+    operands = Operands(activations, weights, random.integers(low, high, p.out_channels, np.int32, endpoint=True))
     return operands if p.epilogue is None else with_tables(problem, p.epilogue, operands)
 
 
