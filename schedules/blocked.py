@@ -29,6 +29,12 @@ def padded_channels(problem: DotProblem, nr: int) -> int:
     return -(-problem.group_out_channels // nr) * nr
 
 
+def tile(problem: DotProblem) -> int:
+    """Pixels to a tile: a row, or fewer so that the sums of all channels take 16 KiB, in steps of 8."""
+    fitting = 4096 // problem.out_channels // 8 * 8
+    return min(problem.out_width, max(8, fitting))
+
+
 @dataclass(frozen=True)
 class Dots:
     """What a technique computes.
@@ -40,14 +46,20 @@ class Dots:
     multiply : callable
         ``(panel, g, channel, first pixel, pixels) -> vectors``: emits one block's products; sums of ``pixels x nr``
         outputs, channels innermost.
-    sum_codes : callable
-        ``(panel, pixel) -> int32`` expression: emits the sum of a patch's codes.
+    sum_codes : callable or None
+        ``(panel, pixel) -> int32`` expression: emits the sum of a patch's codes. None if no channel needs it.
+    scale : int
+        What a sum is multiplied with first.
+    centred : bool
+        Whether gamma is more than the offset of the activations.
     """
 
     dtype: str
     lanes: int
     multiply: Callable[..., list[Any]]
-    sum_codes: Callable[[Panel, Any], Any]
+    sum_codes: Callable[[Panel, Any], Any] | None
+    scale: int
+    centred: bool = False
 
 
 class Scratch:
@@ -58,7 +70,7 @@ class Scratch:
         self.problem, self.dots, self.nr = p, dots, nr
         self.beta, self.gamma = beta, gamma
         self.sums = T.alloc_buffer((pixels, p.groups * padded_channels(p, nr)), dots.dtype)
-        self.code_sums = T.alloc_buffer((pixels, p.groups), p.threshold_dtype) if p.needs_code_sum else None
+        self.code_sums = T.alloc_buffer((pixels, p.groups), p.threshold_dtype) if dots.sum_codes else None
         self.row_runs, self.column_runs = runs(p)
         self.where: tuple[Any, Any] = (const(0), const(0))
 
@@ -79,12 +91,11 @@ class Scratch:
             return value if lanes == 1 else splat(value, lanes)
 
         value = read(self.sums, [pixel, g * padded_channels(p, self.nr) + channel])
-        scale = p.a.multiplier * p.w.multiplier
-        if scale != 1:
-            value = value * spread(const(scale, dtype))
+        if self.dots.scale != 1:
+            value = value * spread(const(self.dots.scale, dtype))
         c = g * p.group_out_channels + channel
         oy, ox = self.where
-        if p.a.offset:
+        if p.a.offset or self.dots.centred:
             value = value + read(self.gamma, [self.row_runs.at(oy), self.column_runs.at(ox + pixel), c])
         if self.code_sums is not None:
             value = value + read(self.beta, [c]) * spread(self.code_sums[pixel, g].astype(dtype))
@@ -105,7 +116,15 @@ def store_block(
 
 
 def blocked(
-    problem: DotProblem, mr: int, nr: int, tile: int, source: Source, dots: Dots, corrected: tuple[Any, Any], epilogue: Epilogue
+    problem: DotProblem,
+    mr: int,
+    nr: int,
+    tile: int,
+    source: Source,
+    dots: Dots,
+    corrected: tuple[Any, Any],
+    epilogue: Epilogue,
+    unit: int = 8,
 ) -> Callable[[Any, Any], None]:
     """What emits all pixels of an output row ``(n, oy)``."""
     p = problem
@@ -114,9 +133,9 @@ def blocked(
         scratch = Scratch(p, dots, pixels, nr, *corrected)
         scratch.where = (oy, ox)
         with T.serial(0, p.groups) as g:
-            panel = Panel(p, source, pixels)
+            panel = Panel(p, source, pixels, unit)
             panel.fill(n, oy, ox, g, pixels)
-            if scratch.code_sums is not None:
+            if dots.sum_codes is not None:
                 with T.serial(0, pixels) as i:
                     total = dots.sum_codes(panel, i)
                     T.buffer_store(scratch.code_sums, total.astype(p.threshold_dtype), [i, g])

@@ -2,7 +2,8 @@
 
 - ``smlal``: SMULL, SMLAL2 into eight 16-bit lanes, reduced over lanes and added to 32-bit sums every ``every`` steps, so
   that a lane never holds more than ``2 every`` products; or never reduced (``every`` 0), where the sum of all is known to
-  fit 16 bits (sums wrap on the way, which is harmless: addition modulo 2**16).
+  fit 16 bits (sums wrap on the way, which is harmless: addition modulo 2**16). Two products of two signed 8-bit
+  operands do not fit; such are widened (SADALP) one by one, ``every`` being negative.
 - ``sdot``: SDOT with four bytes of a pixel against four channels, into 32-bit lanes, one a channel: nothing to reduce.
 """
 
@@ -18,14 +19,17 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.intrinsics import const
-from schedules.registers import Registers
-from schedules.vectors import Vectors, part, transpose_sums
+from schedules.intrinsics import const
+from schedules.registers import Registers, held
+from schedules.vectors import Vectors, part, through_general, transpose_sums
 
 STEP = 16
 CHANNELS = 4
+# Up to here the steps are written out, so that the reduction after them runs beside the multiplications.
+UNROLL = 8
 
-LoadA = Callable[[int, Any], Any]
-LoadW = Callable[[int, Any, int], Any]
+LoadA = Callable[[int, Any, int], Any]
+LoadW = Callable[[int, Any, int, int, int], Any]
 
 
 def pack_rows(form: str, rows: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
@@ -79,6 +83,7 @@ class ByteDot:
     steps: int
     nr: int
     every: int = 0
+    split: bool = False
 
     @property
     def dtype(self) -> str:
@@ -93,43 +98,96 @@ class ByteDot:
     def multiply(self, load_a: LoadA, load_w: LoadW, pixels: int) -> list[Any]:
         """Emit a block's products; returns vectors of sums, channels innermost.
 
-        ``load_a(pixel, byte)`` gives 16 bytes of a pixel; ``load_w(block of four channels, step, part)`` 16 bytes of
-        weights: for ``smlal`` those of channel ``part``, for ``sdot`` the part's four bytes of each channel.
+        ``load_a(pixel, byte, count)`` gives bytes of a pixel; ``load_w(block of four channels, step, part, byte, count)``
+        some of 16 bytes of weights: for ``smlal`` those of channel ``part``, for ``sdot`` the part's four bytes of each
+        channel.
         """
         if self.form == "sdot":
             return self._sdot(load_a, load_w, pixels)
         outputs = [(i, j) for i in range(pixels) for j in range(self.nr)]
         if not self.every:
-            return transpose_sums(self.v, self._smlal(load_a, load_w, outputs, 0, self.steps), "int16", 8)
+            sums = Registers(outputs, "int16", 8)
+            self._smlal(load_a, load_w, sums, const(0), self.steps)
+            return transpose_sums(self.v, sums.vectors(), "int16", 8)
+        if self.every < 0:
+            return transpose_sums(self.v, self._each(load_a, load_w, outputs), "int32", 4)
         total = Registers([(r, 0) for r in range(-(-len(outputs) // 4))], "int32", 4)
-        for first in range(0, self.steps, self.every):
-            sums = self._smlal(load_a, load_w, outputs, first, min(self.every, self.steps - first))
-            wide = [self.v.widen_pairs(value, "int32", 4) for value in sums]
+
+        def chunk(first: Any, steps: int) -> None:
+            sums = Registers(outputs, "int16", 8)
+            self._smlal(load_a, load_w, sums, first, steps)
+            wide = [self.v.widen_pairs(value, "int32", 4) for value in sums.vectors()]
             for r, vector in enumerate(transpose_sums(self.v, wide, "int32", 4)):
                 total[r, 0] = total[r, 0] + vector
+
+        # Chunks of like length: the multiplications of one hide the reduction of another.
+        length = -(-self.steps // -(-self.steps // self.every))
+        whole, rest = divmod(self.steps, length)
+        with T.serial(0, whole) as index:
+            chunk(index * length, length)
+        if rest:
+            chunk(const(whole * length), rest)
         return total.vectors()
 
-    def _smlal(self, load_a: LoadA, load_w: LoadW, outputs: list[tuple[int, int]], first: int, steps: int) -> list[Any]:
-        sums = Registers(outputs, "int16", 8)
-        pixels = len(outputs) // self.nr
-        with T.serial(0, steps) as index:
-            step = first + index
-            a = [load_a(i, step * STEP) for i in range(pixels)]
+    def _smlal(self, load_a: LoadA, load_w: LoadW, sums: Registers, first: Any, steps: int) -> None:
+        pixels = len(sums.buffers) // self.nr
+
+        def emit(step: Any, fresh: bool) -> None:
+            a = [self._halves(lambda b, n: load_a(i, step * STEP + b, n)) for i in range(pixels)]  # noqa: B023
             for j in range(self.nr):
-                w = load_w(j // CHANNELS, step, j % CHANNELS)
-                for half in (0, 8):
-                    wide = part(w, half, 8).astype("int16x8")
+                w = self._halves(lambda b, n: load_w(j // CHANNELS, step, j % CHANNELS, b, n))  # noqa: B023
+                for half in (0, 1):
                     for i in range(pixels):
-                        sums[i, j] = sums[i, j] + part(a[i], half, 8).astype("int16x8") * wide
+                        product = a[i][half].astype("int16x8") * w[half].astype("int16x8")
+                        sums[i, j] = product if fresh and not half else sums[i, j] + product
+
+        if not self.split:
+            with (T.unroll if steps <= UNROLL else T.serial)(0, steps) as index:
+                emit(first + index, False)
+            return
+        # Where all instructions take their turn, the first step saves the zeroing of the sums.
+        emit(first, True)
+        if steps > 1:
+            with T.serial(0, steps - 1) as index:
+                emit(first + 1 + index, False)
+
+    def _each(self, load_a: LoadA, load_w: LoadW, outputs: list[tuple[int, int]]) -> list[Any]:
+        sums = Registers(outputs, "int32", 4)
+        pixels = len(outputs) // self.nr
+        with T.serial(0, self.steps) as step:
+            a = [self._halves(lambda b, n: load_a(i, step * STEP + b, n)) for i in range(pixels)]  # noqa: B023
+            for j in range(self.nr):
+                w = self._halves(lambda b, n: load_w(j // CHANNELS, step, j % CHANNELS, b, n))  # noqa: B023
+                for half in (0, 1):
+                    for i in range(pixels):
+                        product = a[i][half].astype("int16x8") * w[half].astype("int16x8")
+                        sums[i, j] = sums[i, j] + self.v.widen_pairs(product, "int32", 4)
         return sums.vectors()
+
+    def sum_bytes(self, load_a: LoadA) -> Any:
+        """Emit the sum of all bytes of pixel 0 as int32."""
+        total = Registers([(0, 0)], "int32", 4)
+        with T.serial(0, self.steps) as step:
+            pairs = self.v.widen_pairs(load_a(0, step * STEP, STEP), "int16", 8)
+            total[0, 0] = total[0, 0] + self.v.widen_pairs(pairs, "int32", 4)
+        (sums,) = transpose_sums(self.v, [total[0, 0]], "int32", 4)
+        return tirx.Shuffle([sums], [0])
+
+    def _halves(self, load: Callable[[int, int], Any]) -> tuple[Any, Any]:
+        """Both halves of 16 bytes."""
+        if self.split:
+            # Held, not written twice: LLVM would move it over at each use.
+            return load(0, 8), held(through_general(load(8, 8), "int8x8"), "int8", 8)
+        whole = load(0, STEP)
+        return part(whole, 0, 8), part(whole, 8, 8)
 
     def _sdot(self, load_a: LoadA, load_w: LoadW, pixels: int) -> list[Any]:
         blocks = self.nr // CHANNELS
         sums = Registers([(i, b) for i in range(pixels) for b in range(blocks)], "int32", 4)
         with T.serial(0, self.steps) as step:
-            a = [load_a(i, step * STEP) for i in range(pixels)]
+            a = [load_a(i, step * STEP, STEP) for i in range(pixels)]
             for quarter in range(4):
-                w = [load_w(b, step, quarter) for b in range(blocks)]
+                w = [load_w(b, step, quarter, 0, STEP) for b in range(blocks)]
                 for i in range(pixels):
                     four = tirx.Shuffle([tirx.reinterpret("int32x4", a[i])], [quarter] * 4)
                     four = tirx.reinterpret("int8x16", four)

@@ -16,6 +16,8 @@ from schedules.pack_codes import pack_pixel, store_codes
 
 # Up to here one comparison per threshold, which vectorises over channels, beats a binary search, which does not.
 LINEAR_LEVELS = 15
+# From here on a vector searches by halves, selecting the next threshold, instead of comparing with all.
+SEARCH_LEVELS = 7
 
 
 class Epilogue:
@@ -94,7 +96,7 @@ class Epilogue:
 
         with T.serial(0, p.groups) as group:
             done = 0
-            for lanes in (16, 8, 1) if self._vectorises() else (1,):
+            for lanes in self._widths():
                 count = (p.group_out_channels - done) // lanes
                 if count:
                     with T.serial(0, count) as index:
@@ -104,10 +106,16 @@ class Epilogue:
             with T.serial(0, pixels) as i, guard(exists, i):
                 pack_pixel(self.spec.out, self.out, codes, i, *place(i), p.out_channels)
 
-    def _vectorises(self) -> bool:
-        """Whether thresholds are counted one by one, in the same row for every channel."""
+    def _widths(self) -> tuple[int, ...]:
+        """Channels to a vector, the widest first; a search wants its thresholds in registers, a vector of each."""
         spec = self.spec
-        return spec is None or (spec.side is None and max(spec.levels, spec.falls) <= LINEAR_LEVELS)
+        if spec is None:
+            return (16, 8, 1)
+        if spec.side is not None or max(spec.levels, spec.falls) > LINEAR_LEVELS:
+            return (1,)
+        if max(spec.levels, spec.falls) >= SEARCH_LEVELS:
+            return (4, 1) if self.problem.threshold_dtype == "int32" else (8, 1)
+        return (16, 8, 1)
 
     def _write_channels(
         self, accumulators: Any, codes: Any, place: Any, exists: Any, i: Any, group: Any, first: Any, lanes: int
@@ -146,10 +154,13 @@ def guard(exists: Any, i: Any) -> Iterator[None]:
 def count_vector(spec: Thresholds, tables: list[Any], accumulators: Any, channel: Any, lanes: int) -> Any:
     """Codes of neighbouring channels from a vector of accumulators in the type of the thresholds."""
     wide = str(accumulators.ty.dtype) if hasattr(accumulators, "ty") else str(accumulators.dtype)
-    value = T.alloc_buffer((lanes,), wide.partition("x")[0], scope="local")
+    value = T.alloc_buffer((lanes,), wide.partition("x")[0])
     vstore(T, value, accumulators, [0], lanes)
 
     def reached(table: Any, count: int) -> Any:
+        if count >= SEARCH_LEVELS:
+            rows = [vload(table, [0, level, channel], lanes) for level in range(count)]
+            return _search(vload(value, [0], lanes), rows, wide, lanes)
         hits: list[Any] = []
         for level in range(count):
             hits.append((vload(value, [0], lanes) >= vload(table, [0, level, channel], lanes)).astype(wide))
@@ -161,6 +172,29 @@ def count_vector(spec: Thresholds, tables: list[Any], accumulators: Any, channel
     code = total.astype(f"uint8x{lanes}")
     flip = vload(tables[1], [channel], lanes) != splat(const(0, "uint8"), lanes)
     return tirx.Select(flip, splat(const(spec.levels, "uint8"), lanes) - code, code)
+
+
+def _search(value: Any, rows: list[Any], kind: str, lanes: int) -> Any:
+    """How many sorted thresholds a vector reaches: one comparison a bit, each picking the thresholds of the next."""
+    depth = len(rows).bit_length()
+    # Missing ones repeat the last, and what they count too much is taken back by the minimum.
+    table: list[Any] = [*rows, *[rows[-1]] * ((1 << depth) - 1 - len(rows))]
+
+    def keep(buffer_value: Any) -> Any:
+        held = T.alloc_buffer((lanes,), kind.partition("x")[0])
+        vstore(T, held, buffer_value, [0], lanes)
+        return vload(held, [0], lanes)
+
+    total: Any = None
+    while table:
+        middle = len(table) // 2
+        hit = value >= table[middle]
+        bit = hit.astype(kind)
+        total = keep(bit if total is None else total + total + bit)
+        table = [keep(tirx.Select(hit, above, below)) for below, above in zip(table[:middle], table[middle + 1 :], strict=True)]
+    if len(rows) + 1 < 1 << depth:
+        total = tirx.min(total, splat(const(len(rows), kind.partition("x")[0]), lanes))
+    return total
 
 
 def declare_tables(spec: Thresholds, channels: int, dtype: str) -> list[Any]:

@@ -48,13 +48,13 @@ class Source:
 class Panel:
     """Patches of up to ``pixels`` neighbouring output pixels of one row and one group.
 
-    Rows are ``row_bytes`` long, a multiple of 8, zero past the patch.
+    Rows are ``row_bytes`` long, a multiple of ``unit``, zero past the patch.
     """
 
-    def __init__(self, problem: DotProblem, source: Source, pixels: int) -> None:
+    def __init__(self, problem: DotProblem, source: Source, pixels: int, unit: int = NARROW) -> None:
         self.problem, self.source = problem, source
         self.used = problem.kernel[0] * problem.kernel[1] * source.size
-        self.row_bytes = -(-self.used // NARROW) * NARROW
+        self.row_bytes = -(-self.used // unit) * unit
         p = problem
         plain = p.kernel == (1, 1) and p.stride == (1, 1) and p.out_width == p.width and p.out_height == p.height
         self.direct = plain and not any(p.padding) and self.used == self.row_bytes and source.shift == 0

@@ -1,4 +1,7 @@
-"""``Registers``: a vector accumulator for each output of a block, in local memory that LLVM keeps in registers."""
+"""``Registers``: a vector accumulator for each output of a block, in small buffers that LLVM keeps in registers.
+
+Their scope is the default one: of any other scope TVM makes calls to the runtime's allocator.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ class Registers:
 
     def __init__(self, outputs: list[tuple[int, int]], dtype: str, lanes: int) -> None:
         self.dtype, self.lanes = dtype, lanes
-        self.buffers = {ij: T.alloc_buffer((lanes,), dtype, scope="local") for ij in outputs}
+        self.buffers = {ij: T.alloc_buffer((lanes,), dtype) for ij in outputs}
         self.clear()
 
     def clear(self) -> None:
@@ -36,3 +39,10 @@ class Registers:
     def vectors(self) -> list[Any]:
         """All values, in order."""
         return [self[ij] for ij in self.buffers]
+
+
+def held(value: Any, dtype: str, lanes: int) -> Any:
+    """A value computed once where this is called, for expressions that use it more than once."""
+    buffer = T.alloc_buffer((lanes,), dtype)
+    vstore(T, buffer, value, [0], lanes)
+    return vload(buffer, [0], lanes)

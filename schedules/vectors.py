@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from tvm import tirx
+from tvm.script.ir_builder import tirx as T
 
 from schedules.cores import CoreSpec
+from schedules.intrinsics import const
 
 
 class Vectors:
@@ -63,3 +66,27 @@ def transpose_sums(v: Vectors, sums: Sequence[Any], dtype: str, lanes: int) -> l
     while len(level) * lanes > len(sums) + rest:
         level = [v.add_pairs(a, b, dtype, lanes) for a, b in zip(level[::2], level[1::2], strict=True)]
     return level
+
+
+# A value that LLVM must hold in a general register: the assembly is empty.
+_THROUGH_GENERAL = """
+define internal i64 @lowbit_through_general(i64 %x) alwaysinline nounwind memory(none) {
+  %y = call i64 asm "", "=r,0"(i64 %x)
+  ret i64 %y
+}
+"""
+
+
+def assembly(used: bool) -> Any:
+    """Around a kernel's loops: what `through_general` calls, or nothing."""
+    return T.attr(const(0), "pragma_import_llvm", _THROUGH_GENERAL) if used else nullcontext()
+
+
+def through_general(eight: Any, kind: str) -> Any:
+    """Eight loaded bytes that reach the vector unit from a general register.
+
+    Cortex-A53's vector unit stands still for each 64 bits that it loads itself, but not while the integer side loads;
+    moving them over takes half a slot (ncnn, docs/developer-guide/arm-a53-a55-dual-issue.md).
+    """
+    moved = tirx.call_extern("int64", "lowbit_through_general", tirx.reinterpret("int64", eight))
+    return tirx.reinterpret(kind, moved)

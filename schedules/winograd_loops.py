@@ -83,11 +83,11 @@ class Winograd:
     def _product(
         self, wide: Any, products: Any, position: Any, block: Any, part: Any, tile: Any, tiles: int
     ) -> None:
-        def load_a(i: int, byte: Any) -> Any:
-            return vload(wide, [position, tile + i, byte], STEP).astype(f"int8x{STEP}")
+        def load_a(i: int, byte: Any, count: int) -> Any:
+            return vload(wide, [position, tile + i, byte], count).astype(f"int8x{count}")
 
-        def load_w(j: int, step: Any, row: int) -> Any:
-            return vload(self.weights, [position, (block + part) // CHANNELS + j, step, row, 0], STEP)
+        def load_w(j: int, step: Any, row: int, byte: int, count: int) -> Any:
+            return vload(self.weights, [position, (block + part) // CHANNELS + j, step, row, byte], count)
 
         vectors = self.dot.multiply(load_a, load_w, tiles)
         store_block(products, lambda i, j: [position, tile + i, part + j], vectors, self.dot.lanes, tiles, self.dot.nr)

@@ -14,7 +14,7 @@ import numpy as np
 from tvm import tirx
 
 from schedules.bit_dot import STEP, BitDot
-from schedules.blocked import CHANNEL_BLOCK, Dots, blocked, padded_channels
+from schedules.blocked import CHANNEL_BLOCK, Dots, blocked, padded_channels, tile
 from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
@@ -105,7 +105,8 @@ class BitSerial(Technique):
             weights, beta, gamma = constants
             width = knobs["bytes"]
             dot = BitDot(vectors(core), p.a.bits, p.w.bits, row_bytes(p), nr, form(p, width), width, weights)
-            dots = Dots(dot.dtype(), dot.lanes(), dot.multiply, dot.sum_codes)
+            sum_codes = dot.sum_codes if p.needs_code_sum else None
+            dots = Dots(dot.dtype(), dot.lanes(), dot.multiply, sum_codes, p.a.multiplier * p.w.multiplier)
             row = blocked(p, knobs["mr"], nr, knobs["tile"], source(p, x), dots, (beta, gamma), epilogue)
             with rows(p, knobs) as index:
                 row(index // p.out_height, index % p.out_height)
@@ -134,13 +135,6 @@ def form(problem: DotProblem, width: int) -> str:
     if full > 65535 or problem.a.bits * problem.w.bits > MAX_PAIRS:
         return "uint32"
     return "bytes" if width else "uint16"
-
-
-def tile(problem: DotProblem) -> int:
-    """Pixels to a tile: a row, or fewer so that the sums of all channels take 16 KiB."""
-    return max(8, min(problem.out_width, 16384 // (4 * problem.out_channels)) // 8 * 8) if problem.out_width > 8 else (
-        problem.out_width
-    )
 
 
 def source(problem: DotProblem, x: Any) -> Source:

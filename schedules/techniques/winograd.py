@@ -25,7 +25,7 @@ from schedules.epilogue import Epilogue
 from schedules.intrinsics import const
 from schedules.layout import Layout
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame
-from schedules.vectors import vectors
+from schedules.vectors import assembly, vectors
 from schedules.winograd_loops import Winograd as Loops
 from schedules.winograd_transform import POSITIONS, input_range, restore_weights, transform_weights, weight_range
 
@@ -76,6 +76,7 @@ class Winograd(Technique):
         run = tiles_to_run(problem)
         mr = next((m for m in (8, 7, 6) if run % m == 0), 8) if dotprod else 4
         blocks = {"mr": min(mr, run), "nr": 8 if dotprod else 4, "tile": run}
+        blocks["split"] = int(self.form == "smlal" and core.throughput["ldr"] < 1)
         return {**super().knobs(problem, core), **blocks}
 
     def in_layout(self, problem: DotProblem) -> Layout:
@@ -125,11 +126,12 @@ class Winograd(Technique):
         """See `Technique.build`."""
         p = problem
         every = 0 if fits16(p) else flush_every(p)
-        dot = ByteDot(vectors(core), self.form, steps(p), knobs["nr"], every)
+        dot = ByteDot(vectors(core), self.form, steps(p), knobs["nr"], every, bool(knobs["split"]))
 
         def body(x: Any, constants: list[Any], epilogue: Epilogue) -> None:
             loops = Loops(p, dot, x, *constants, epilogue, knobs["mr"], knobs["tile"], CHANNEL_PAD, centre_of(p))
-            with (T.parallel if knobs["parallel"] else T.serial)(0, p.batch * loops.runs) as run:
+            loop = T.parallel if knobs["parallel"] else T.serial
+            with assembly(dot.split), loop(0, p.batch * loops.runs) as run:
                 loops.emit(run // loops.runs, run % loops.runs)
 
         shape = (POSITIONS, padded(p) // CHANNELS, steps(p), CHANNELS, STEP)

@@ -199,8 +199,7 @@ def test_one_more_product_is_declined(technique: str, machines: Machines) -> Non
         assert "the accumulator would need 33 bits" in reason
 
 
-# The 8 bytes past the last whole step go through the tail, not through the 16-bit lanes.
-LONGEST = DotProblem(1, 1, 1, (MAX_STEPS * 16 + 8) * 8, 1, Operand(1), Operand(1))
+LONGEST = DotProblem(1, 1, 1, MAX_STEPS * 16 * 8, 1, Operand(1), Operand(1))
 
 
 @pytest.mark.parametrize("core", [*GRID_CORES, *SAMPLE_CORES])

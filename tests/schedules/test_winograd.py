@@ -84,7 +84,7 @@ def test_the_width_of_the_sums_follows_the_operands() -> None:
         ({"groups": 2}, "without dilation or groups"),
         ({"w": Operand(2, 1, 0, 2)}, "the output channels' weights have different offsets"),
         ({"w": signed(5)}, "transformed weights lie in [-144, 139], outside a signed byte"),
-        ({"a": Operand(7)}, "transformed activations lie in [-256, 252], outside a signed byte"),
+        ({"a": Operand(7)}, "transformed activations lie in [-256, 254], outside a signed byte"),
     ],
 )
 def test_what_does_not_fit_is_declined(change: dict[str, object], words: str) -> None:
