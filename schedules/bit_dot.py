@@ -20,8 +20,8 @@ from tvm.script.ir_builder import tirx as T
 from schedules.blocked import CHANNEL_BLOCK
 from schedules.intrinsics import const, splat, vload
 from schedules.panel import Panel
-from schedules.registers import Registers
-from schedules.vectors import Vectors, transpose_sums
+from schedules.registers import Registers, held
+from schedules.vectors import Vectors, load_through_general, transpose_sums
 
 STEP = 16
 MAX_BYTE_STEPS = 255 // 8
@@ -45,8 +45,14 @@ class BitDot:
         ``uint16``, ``bytes`` or ``uint32``.
     width : int
         Bytes to a vector in the form ``bytes``: 16, or 8.
-    combine : callable
-        What is counted, of the vectors ``(a, w)``.
+    large : bool
+        Whether a whole sum may not fit 16 bits, though its lanes do.
+    signs : bool
+        Weights are two planes, signs and a mask, of one weight: what is counted is ``(a XOR sign) AND mask``.
+    differ : bool
+        What is counted is ``a XOR w``.
+    split : bool
+        Load the upper half of 16 bytes through a general register: see `vectors.through_general`.
     """
 
     v: Vectors
@@ -57,7 +63,15 @@ class BitDot:
     form: str
     width: int
     weights: Any
-    combine: Callable[[Any, list[Any]], Any] = lambda a, w: a & w[0]
+    large: bool = False
+    signs: bool = False
+    differ: bool = False
+    split: bool = False
+
+    @property
+    def w_planes(self) -> int:
+        """Planes that a plane of activations is combined with in turn."""
+        return 1 if self.signs else self.w_bits
 
     @property
     def steps(self) -> int:
@@ -66,11 +80,19 @@ class BitDot:
 
     def dtype(self) -> str:
         """Type of the sums."""
-        return "uint32" if self.form == "uint32" else "uint16"
+        return "uint32" if self.form == "uint32" or self.large else "uint16"
 
     def lanes(self) -> int:
         """Sums to a result vector."""
-        return {"uint32": 4, "uint16": 8, "bytes": self.width // 2}[self.form]
+        narrow = {"uint32": 8, "uint16": 8, "bytes": self.width // 2}[self.form]
+        return narrow if self.dtype() == "uint16" else narrow // 2
+
+    def reduce(self, sums: list[Any], lanes: int) -> list[Any]:
+        """Sums over the ``lanes`` 16-bit lanes of each vector, in 32 bits where all of them together need that."""
+        if not self.large:
+            return transpose_sums(self.v, sums, "uint16", lanes)
+        wide = [self.v.widen_pairs(value, "uint32", lanes // 2) for value in sums]
+        return transpose_sums(self.v, wide, "uint32", lanes // 2)
 
     def multiply(self, panel: Panel, g: Any, channel: Any, pixel: Any, pixels: int) -> list[Any]:
         """See `blocked.Dots`."""
@@ -119,10 +141,10 @@ class _Block:
         """Yield each output with its counted bits; one weight vector is live at a time, all activations are."""
         step = at // STEP if not isinstance(at, int) else const(at // STEP)
 
-        def weight(j: int) -> Any:
+        def weight(j: int, q: Any) -> Any:
             def load(byte: Any, lanes: int) -> Any:
                 block = self.channel // CHANNEL_BLOCK + j // CHANNEL_BLOCK
-                where = [self.g, block, q, step, j % CHANNEL_BLOCK, half]
+                where = [self.g, block, q, step, j % CHANNEL_BLOCK, half + (byte - at)]
                 return vload(self.dot.weights, where, lanes)
 
             return load
@@ -131,16 +153,23 @@ class _Block:
             return lambda byte, lanes: self.panel.load(self.pixel + i, plane, byte + half, lanes)
 
         def read(load: Any) -> Any:
+            if self.dot.split and size == width == STEP:
+                return held(load_through_general(lambda byte, lanes: load(at + byte, lanes)), "uint8", STEP)
             return load(at, width) if width < STEP else _load(load, at, size)
 
         a = [read(patch(i)) for i in range(self.pixels)]
-        w = [read(weight(j)) for j in range(self.dot.nr)]
+        w = [read(weight(j, q)) for j in range(self.dot.nr)]
+        if self.dot.signs:
+            mask = [read(weight(j, const(1))) for j in range(self.dot.nr)]
+            for i, j in self.outputs:
+                yield (i, j), tirx.popcount((a[i] ^ w[j]) & mask[j])
+            return
         for i, j in self.outputs:
-            yield (i, j), tirx.popcount(a[i] & w[j])
+            yield (i, j), tirx.popcount(a[i] ^ w[j] if self.dot.differ else a[i] & w[j])
 
     def classes(self) -> Iterator[list[tuple[int, int]]]:
         """Pairs of planes of equal weight, the heaviest first."""
-        a, w = self.dot.a_bits, self.dot.w_bits
+        a, w = self.dot.a_bits, self.dot.w_planes
         for total in reversed(range(a + w - 1)):
             yield [(p, total - p) for p in range(a) if 0 <= total - p < w]
 
@@ -154,13 +183,13 @@ class _Block:
                 for at, size in _steps(self.dot.row_bytes):
                     for ij, ones in self.counts(plane, q, at, size):
                         sums[ij] = sums[ij] + self.dot.v.widen_pairs(ones, "uint16", 8)
-        return transpose_sums(self.dot.v, sums.vectors(), "uint16", 8)
+        return self.dot.reduce(sums.vectors(), 8)
 
     def bytewise(self) -> list[Any]:
         """Byte lanes; Horner order in them where the sums fit, else in 16-bit lanes."""
         dot, width = self.dot, self.dot.width
         halves = range(0, STEP, width)
-        full = 8 * dot.steps * len(halves) * ((1 << dot.a_bits) - 1) * ((1 << dot.w_bits) - 1)
+        full = 8 * dot.steps * len(halves) * ((1 << dot.a_bits) - 1) * ((1 << dot.w_planes) - 1)
         bytes_ = Registers(self.outputs, "uint8", width)
         sums = None if full <= 255 else Registers(self.outputs, "uint16", width // 2)
 
@@ -186,15 +215,15 @@ class _Block:
                     if sums is not None:
                         flush()
         if sums is not None:
-            return transpose_sums(dot.v, sums.vectors(), "uint16", width // 2)
+            return dot.reduce(sums.vectors(), width // 2)
         widened = [dot.v.widen_pairs(value, "uint16", width // 2) for value in bytes_.vectors()]
-        return transpose_sums(dot.v, widened, "uint16", width // 2)
+        return dot.reduce(widened, width // 2)
 
     def wide(self) -> list[Any]:
         """A loop over all pairs of planes, each flushed to 32-bit lanes."""
         dot = self.dot
         sums = Registers(self.outputs, "uint32", 4)
-        with T.grid(dot.a_bits, dot.w_bits) as (plane, q):
+        with T.grid(dot.a_bits, dot.w_planes) as (plane, q):
             shift = splat((plane + q).astype("uint32"), 4)
             pair = Registers(self.outputs, "uint16", 8)
             for at, size in _steps(dot.row_bytes):

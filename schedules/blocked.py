@@ -125,6 +125,7 @@ def blocked(
     corrected: tuple[Any, Any],
     epilogue: Epilogue,
     unit: int = 8,
+    rolled: bool = False,
 ) -> Callable[[Any, Any], None]:
     """What emits all pixels of an output row ``(n, oy)``."""
     p = problem
@@ -151,7 +152,7 @@ def blocked(
                         group_of(index * mr, mr)
                 if rest:
                     group_of(const(whole * mr), rest)
-        epilogue.write_tile(scratch.accumulators, lambda i: (n, oy, ox + i), pixels)
+        epilogue.write_tile(scratch.accumulators, lambda i: (n, oy, ox + i), pixels, rolled=rolled)
 
     def row(n: Any, oy: Any) -> None:
         whole, rest = divmod(p.out_width, tile)

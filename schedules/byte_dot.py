@@ -2,8 +2,8 @@
 
 - ``smlal``: SMULL, SMLAL2 into eight 16-bit lanes, reduced over lanes and added to 32-bit sums every ``every`` steps, so
   that a lane never holds more than ``2 every`` products; or never reduced (``every`` 0), where the sum of all is known to
-  fit 16 bits (sums wrap on the way, which is harmless: addition modulo 2**16). Two products of two signed 8-bit
-  operands do not fit; such are widened (SADALP) one by one, ``every`` being negative.
+  fit 16 bits (sums wrap on the way, which is harmless: addition modulo 2**16). Where that is needed often, each step is
+  widened into 32-bit lanes (SADALP); where even the two products of a step may not fit, ``every`` being negative, each.
 - ``sdot``: SDOT with four bytes of a pixel against four channels, into 32-bit lanes, one a channel: nothing to reduce.
 """
 
@@ -19,14 +19,15 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.intrinsics import const
-from schedules.intrinsics import const
 from schedules.registers import Registers, held
-from schedules.vectors import Vectors, part, through_general, transpose_sums
+from schedules.vectors import Vectors, part, through_general, transpose_sums, transpose_widening
 
 STEP = 16
 CHANNELS = 4
 # Up to here the steps are written out, so that the reduction after them runs beside the multiplications.
 UNROLL = 8
+# Lanes that would have to be reduced within fewer steps than this are widened each step.
+OFTEN = 4
 
 LoadA = Callable[[int, Any, int], Any]
 LoadW = Callable[[int, Any, int, int, int], Any]
@@ -109,15 +110,16 @@ class ByteDot:
             sums = Registers(outputs, "int16", 8)
             self._smlal(load_a, load_w, sums, const(0), self.steps)
             return transpose_sums(self.v, sums.vectors(), "int16", 8)
-        if self.every < 0:
+        if self.every < OFTEN:
             return transpose_sums(self.v, self._each(load_a, load_w, outputs), "int32", 4)
         total = Registers([(r, 0) for r in range(-(-len(outputs) // 4))], "int32", 4)
 
         def chunk(first: Any, steps: int) -> None:
             sums = Registers(outputs, "int16", 8)
             self._smlal(load_a, load_w, sums, first, steps)
-            wide = [self.v.widen_pairs(value, "int32", 4) for value in sums.vectors()]
-            for r, vector in enumerate(transpose_sums(self.v, wide, "int32", 4)):
+            # What a lane may hold after `every` steps fits; after fewer, sums of two or four lanes do as well.
+            levels = min(2, (self.every // steps).bit_length() - 1)
+            for r, vector in enumerate(transpose_widening(self.v, sums.vectors(), levels)):
                 total[r, 0] = total[r, 0] + vector
 
         # Chunks of like length: the multiplications of one hide the reduction of another.
@@ -158,9 +160,9 @@ class ByteDot:
             a = [self._halves(lambda b, n: load_a(i, step * STEP + b, n)) for i in range(pixels)]  # noqa: B023
             for j in range(self.nr):
                 w = self._halves(lambda b, n: load_w(j // CHANNELS, step, j % CHANNELS, b, n))  # noqa: B023
-                for half in (0, 1):
-                    for i in range(pixels):
-                        product = a[i][half].astype("int16x8") * w[half].astype("int16x8")
+                for i in range(pixels):
+                    low, high = (a[i][half].astype("int16x8") * w[half].astype("int16x8") for half in (0, 1))
+                    for product in (low, high) if self.every < 0 else (low + high,):
                         sums[i, j] = sums[i, j] + self.v.widen_pairs(product, "int32", 4)
         return sums.vectors()
 
@@ -196,5 +198,3 @@ class ByteDot:
                             "int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", sums[i, b], w[b], four
                         )
         return sums.vectors()
-
-

@@ -27,7 +27,7 @@ class Operand:
 
     ``multiplier`` is 2 for bipolar codes ({-1, +1} = 2 u - 1), 1 otherwise. ``offset_bound`` is the largest
     ``|offset|``; weights may carry one offset per output channel, unless ``uniform``: then all carry ``offset``, as
-    activations always do.
+    activations always do. ``span``, where it is known, holds the least and the largest code that occurs.
     """
 
     bits: int
@@ -35,6 +35,7 @@ class Operand:
     offset: int = 0
     offset_bound: int = 0
     uniform: bool = False
+    span: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:
@@ -50,10 +51,16 @@ class Operand:
         return (1 << self.bits) - 1
 
     @property
+    def one_offset(self) -> bool:
+        """Whether all channels are known to have the offset ``offset``."""
+        return self.uniform or self.offset_bound == 0
+
+    @property
     def values(self) -> tuple[int, int]:
-        """The least and the largest value a code can stand for."""
-        span = self.multiplier * self.max_code
-        return (self.offset, self.offset + span) if self.uniform else (-self.offset_bound, self.offset_bound + span)
+        """The least and the largest value that occurs, as far as that is known."""
+        least, most = (self.multiplier * code for code in self.span or (0, self.max_code))
+        low, high = (self.offset,) * 2 if self.one_offset else (-self.offset_bound, self.offset_bound)
+        return least + low, most + high
 
     @property
     def bound(self) -> int:
@@ -176,12 +183,11 @@ class DotProblem:
         """The model's widths, weights first: W2A2."""
         return f"W{self.w.bits}A{self.a.bits}"
 
-    def knowing(self, weight_offset: npt.NDArray[np.int32]) -> DotProblem:
-        """The problem with what the offsets of the weights, ``(O,)``, tell: whether all channels have the same one."""
+    def knowing(self, weights: npt.NDArray[np.uint8], weight_offset: npt.NDArray[np.int32]) -> DotProblem:
+        """The problem with what the weights' codes and offsets ``(O,)`` tell: which occur, and whether one serves all."""
+        w = replace(self.w, span=(int(weights.min()), int(weights.max())))
         low, high = int(weight_offset.min()), int(weight_offset.max())
-        if low != high:
-            return self
-        return replace(self, w=replace(self.w, offset=low, uniform=True))
+        return replace(self, w=replace(w, offset=low, uniform=True) if low == high else w)
 
     @property
     def needs_code_sum(self) -> bool:

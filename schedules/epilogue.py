@@ -11,13 +11,17 @@ from tvm.script.ir_builder import tirx as T
 
 from schedules.dot_problem import DotProblem, Thresholds
 from schedules.intrinsics import const, splat, vload, vstore
-from schedules.layout import Layout
-from schedules.pack_codes import pack_pixel, store_codes
+from schedules.pack_codes import load_vector, loads_vectors, pack_pixel, store_codes
+from schedules.registers import held
+from schedules.vectors import keep_rolled
 
 # Up to here one comparison per threshold, which vectorises over channels, beats a binary search, which does not.
 LINEAR_LEVELS = 15
 # From here on a vector searches by halves, selecting the next threshold, instead of comparing with all.
 SEARCH_LEVELS = 7
+# Up to here a vector selects each threshold among the rows of all the second operand's codes.
+SIDE_THRESHOLDS = 64
+SIDE_LANES = 8
 
 
 class Epilogue:
@@ -72,7 +76,7 @@ class Epilogue:
             count_reached(self.spec, self.tables, accumulators(c), row, c, codes, [c])
         store_codes(self.spec.out, self.out, codes, n, y, x, channels)
 
-    def write_tile(self, accumulators: Any, place: Any, pixels: int, exists: Any = None) -> None:
+    def write_tile(self, accumulators: Any, place: Any, pixels: int, exists: Any = None, rolled: bool = False) -> None:
         """Emit the writing of some pixels, vectors of channels at a time.
 
         Parameters
@@ -85,6 +89,8 @@ class Epilogue:
             How many.
         exists : callable, optional
             Pixel to whether it lies in the output; the others are not written.
+        rolled : bool
+            See `vectors.keep_rolled`.
         """
         p = self.problem
         codes = None if self.spec is None else T.alloc_buffer((pixels, p.out_channels), "uint8")
@@ -92,6 +98,7 @@ class Epilogue:
         def chunk(group: Any, first: Any, lanes: int) -> None:
             # Pixels innermost: the tables of these channels stay in registers.
             with T.serial(0, pixels) as i:
+                keep_rolled(rolled)
                 self._write_channels(accumulators, codes, place, exists, i, group, first, lanes)
 
         with T.serial(0, p.groups) as group:
@@ -111,8 +118,12 @@ class Epilogue:
         spec = self.spec
         if spec is None:
             return (16, 8, 1)
-        if spec.side is not None or max(spec.levels, spec.falls) > LINEAR_LEVELS:
+        if max(spec.levels, spec.falls) > LINEAR_LEVELS:
             return (1,)
+        if spec.side is not None:
+            few = spec.rows * max(spec.levels, spec.falls) <= SIDE_THRESHOLDS
+            whole = self.problem.groups == 1 or self.problem.group_out_channels % SIDE_LANES == 0
+            return (SIDE_LANES, 1) if few and whole and loads_vectors(spec.side, self.problem.out_channels) else (1,)
         if max(spec.levels, spec.falls) >= SEARCH_LEVELS:
             return (4, 1) if self.problem.threshold_dtype == "int32" else (8, 1)
         return (16, 8, 1)
@@ -138,7 +149,11 @@ class Epilogue:
                 count_reached(self.spec, self.tables, accumulators(i, group, first, 1, "int32"), row, c, codes, [i, c])
         else:
             value = accumulators(i, group, first, lanes, p.threshold_dtype)
-            vstore(T, codes, count_vector(self.spec, self.tables, value, c, lanes), [i, c], lanes)
+            with guard(exists, i):
+                side = None
+                if self.spec.side is not None:
+                    side = load_vector(self.spec.side, self.side, *place(i), c, p.out_channels)
+                vstore(T, codes, count_vector(self.spec, self.tables, value, side, c, lanes), [i, c], lanes)
 
 
 @contextmanager
@@ -151,19 +166,32 @@ def guard(exists: Any, i: Any) -> Iterator[None]:
             yield
 
 
-def count_vector(spec: Thresholds, tables: list[Any], accumulators: Any, channel: Any, lanes: int) -> Any:
-    """Codes of neighbouring channels from a vector of accumulators in the type of the thresholds."""
+def count_vector(spec: Thresholds, tables: list[Any], accumulators: Any, side: Any, channel: Any, lanes: int) -> Any:
+    """Codes of neighbouring channels from a vector of accumulators in the type of the thresholds.
+
+    ``side`` are the codes that pick a row of thresholds for each channel; None if there is but one row.
+    """
     wide = str(accumulators.ty.dtype) if hasattr(accumulators, "ty") else str(accumulators.dtype)
-    value = T.alloc_buffer((lanes,), wide.partition("x")[0])
-    vstore(T, value, accumulators, [0], lanes)
+    kind = wide.partition("x")[0]
+    value = held(accumulators, kind, lanes)
+    picks = (
+        []
+        if side is None
+        else [held(side.astype(wide) & splat(const(1 << b, kind), lanes), kind, lanes) for b in range(spec.side_bits)]
+    )
+
+    def threshold(table: Any, level: int) -> Any:
+        rows = [vload(table, [row, level, channel], lanes) for row in range(spec.rows)]
+        for pick in picks:
+            odd = pick != splat(const(0, kind), lanes)
+            rows = [held(tirx.Select(odd, b, a), kind, lanes) for a, b in zip(rows[::2], rows[1::2], strict=True)]
+        return rows[0]
 
     def reached(table: Any, count: int) -> Any:
+        rows = [threshold(table, level) for level in range(count)]
         if count >= SEARCH_LEVELS:
-            rows = [vload(table, [0, level, channel], lanes) for level in range(count)]
-            return _search(vload(value, [0], lanes), rows, wide, lanes)
-        hits: list[Any] = []
-        for level in range(count):
-            hits.append((vload(value, [0], lanes) >= vload(table, [0, level, channel], lanes)).astype(wide))
+            return _search(value, rows, wide, lanes)
+        hits = [(value >= row).astype(wide) for row in rows]
         return sum(hits[1:], hits[0])
 
     total = reached(tables[0], spec.levels)
@@ -176,24 +204,20 @@ def count_vector(spec: Thresholds, tables: list[Any], accumulators: Any, channel
 
 def _search(value: Any, rows: list[Any], kind: str, lanes: int) -> Any:
     """How many sorted thresholds a vector reaches: one comparison a bit, each picking the thresholds of the next."""
-    depth = len(rows).bit_length()
+    depth, element = len(rows).bit_length(), kind.partition("x")[0]
     # Missing ones repeat the last, and what they count too much is taken back by the minimum.
     table: list[Any] = [*rows, *[rows[-1]] * ((1 << depth) - 1 - len(rows))]
-
-    def keep(buffer_value: Any) -> Any:
-        held = T.alloc_buffer((lanes,), kind.partition("x")[0])
-        vstore(T, held, buffer_value, [0], lanes)
-        return vload(held, [0], lanes)
 
     total: Any = None
     while table:
         middle = len(table) // 2
         hit = value >= table[middle]
         bit = hit.astype(kind)
-        total = keep(bit if total is None else total + total + bit)
-        table = [keep(tirx.Select(hit, above, below)) for below, above in zip(table[:middle], table[middle + 1 :], strict=True)]
+        total = held(bit if total is None else total + total + bit, element, lanes)
+        halves = zip(table[:middle], table[middle + 1 :], strict=True)
+        table = [held(tirx.Select(hit, above, below), element, lanes) for below, above in halves]
     if len(rows) + 1 < 1 << depth:
-        total = tirx.min(total, splat(const(len(rows), kind.partition("x")[0]), lanes))
+        total = tirx.min(total, splat(const(len(rows), element), lanes))
     return total
 
 

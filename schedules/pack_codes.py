@@ -48,6 +48,25 @@ def pack_pixel(layout: Layout, out: Any, codes: Any, i: Any, n: Any, y: Any, x: 
             _planes(layout, out, codes, n, y, x, i, group, channels // layout.groups)
 
 
+def loads_vectors(layout: Layout, channels: int) -> bool:
+    """Whether eight neighbouring channels are eight bytes, or a byte of each plane."""
+    return layout.kind == "nhwc" or channels // layout.groups % 8 == 0
+
+
+def load_vector(layout: Layout, codes: Any, n: Any, y: Any, x: Any, channel: Any, channels: int) -> Any:
+    """The codes of eight neighbouring channels, the first a multiple of eight, as uint8."""
+    if layout.kind == "nhwc":
+        return vload(codes, [n, y, x, channel], 8)
+    per_group = channels // layout.groups
+    total: Any = None
+    for plane in range(layout.bits):
+        byte = codes[n, y, x, channel // per_group, plane, channel % per_group // 8]
+        hit = (splat(byte, 8) & _places(8)) != splat(const(0, "uint8"), 8)
+        code = tirx.Select(hit, splat(const(1 << plane, "uint8"), 8), splat(const(0, "uint8"), 8))
+        total = code if total is None else total | code
+    return total
+
+
 class _Row:
     """One pixel's codes."""
 
@@ -94,9 +113,7 @@ def _planes(layout: Layout, out: Any, codes: Any, n: Any, y: Any, x: Any, i: Any
 def _bits(codes: Any, i: Any, channel: Any, plane: int, lanes: int) -> Any:
     """``lanes / 8`` bytes of one plane."""
     width = min(lanes, 16)
-    kind = f"uint8x{width}"
-    place = tirx.Ramp(const(0, "int32"), const(1, "int32"), width).astype(kind) & splat(const(7, "uint8"), width)
-    weight = splat(const(1, "uint8"), width) << place
+    weight = _places(width)
     parts: list[Any] = []
     for start in range(0, lanes, width):
         vector = vload(codes, [i, channel + start], width) & splat(const(1 << plane, "uint8"), width)
@@ -108,6 +125,12 @@ def _bits(codes: Any, i: Any, channel: Any, plane: int, lanes: int) -> Any:
     if lanes == 8:
         return tirx.Shuffle([parts[0]], [0])
     return part(parts[0], 0, lanes // 8)
+
+
+def _places(width: int) -> Any:
+    """1, 2, 4 to 128, and again: the bits of a byte in as many lanes."""
+    place = tirx.Ramp(const(0, "int32"), const(1, "int32"), width).astype(f"uint8x{width}")
+    return splat(const(1, "uint8"), width) << (place & splat(const(7, "uint8"), width))
 
 
 def _add_pairs(a: Any, b: Any, width: int) -> Any:

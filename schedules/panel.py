@@ -20,6 +20,14 @@ from schedules.intrinsics import const, splat, vload, vstore
 WIDE, NARROW = 16, 8
 
 
+def copy_instructions(problem: DotProblem, planes: int, size: int) -> float:
+    """Loads and stores (as many of each) that build all panels, ``size`` bytes of a position in each plane."""
+    p = problem
+    whole, rest = divmod(size, WIDE)
+    moves = whole + rest // NARROW + rest % NARROW
+    return p.batch * p.out_height * p.out_width * p.groups * p.kernel[0] * p.kernel[1] * planes * moves
+
+
 @dataclass(frozen=True)
 class Source:
     """Where the bytes of one kernel position come from.

@@ -61,25 +61,54 @@ def _every(step: int, start: int, parts: Sequence[Any], lanes: int) -> Any:
 
 def transpose_sums(v: Vectors, sums: Sequence[Any], dtype: str, lanes: int) -> list[Any]:
     """Each vector's sum over its lanes, in order, as vectors of ``lanes`` sums; the last is filled by repetition."""
-    rest = -len(sums) % lanes
-    level = [*sums, *[sums[-1]] * rest]
-    while len(level) * lanes > len(sums) + rest:
-        level = [v.add_pairs(a, b, dtype, lanes) for a, b in zip(level[::2], level[1::2], strict=True)]
+    level = [*sums, *[sums[-1]] * (-len(sums) % lanes)]
+    for _ in range(lanes.bit_length() - 1):
+        level = _halve(v, level, dtype, lanes)
     return level
 
 
-# A value that LLVM must hold in a general register: the assembly is empty.
-_THROUGH_GENERAL = """
+def transpose_widening(v: Vectors, sums: Sequence[Any], levels: int) -> list[Any]:
+    """The same of vectors of eight int16, as vectors of four int32; ``levels`` (up to 2) additions still fit int16."""
+    level = [*sums, *[sums[-1]] * (-len(sums) % 4)]
+    for _ in range(levels):
+        level = _halve(v, level, "int16", 8)
+    level = [v.widen_pairs(value, "int32", 4) for value in level]
+    for _ in range(2 - levels):
+        level = _halve(v, level, "int32", 4)
+    return level
+
+
+def _halve(v: Vectors, level: Sequence[Any], dtype: str, lanes: int) -> list[Any]:
+    return [v.add_pairs(a, b, dtype, lanes) for a, b in zip(level[::2], level[1::2], strict=True)]
+
+
+# Empty assembly: a value that LLVM must hold in a general register, and a loop that it will not unroll.
+_ASSEMBLY = """
 define internal i64 @lowbit_through_general(i64 %x) alwaysinline nounwind memory(none) {
   %y = call i64 asm "", "=r,0"(i64 %x)
   ret i64 %y
 }
+define internal i32 @lowbit_keep_rolled() alwaysinline nounwind willreturn memory(inaccessiblemem: readwrite) {
+  call void asm sideeffect "", ""() nounwind willreturn memory(inaccessiblemem: readwrite)
+  ret i32 0
+}
 """
 
 
+def in_order(core: CoreSpec) -> bool:
+    """Whether the core is one (Cortex-A53) whose vector unit stands still while it loads, and issues in order."""
+    return core.is_arm and core.throughput["ldr"] < 1
+
+
 def assembly(used: bool) -> Any:
-    """Around a kernel's loops: what `through_general` calls, or nothing."""
-    return T.attr(const(0), "pragma_import_llvm", _THROUGH_GENERAL) if used else nullcontext()
+    """Around a kernel's loops: what `through_general` and `keep_rolled` call, or nothing."""
+    return T.attr(const(0), "pragma_import_llvm", _ASSEMBLY) if used else nullcontext()
+
+
+def keep_rolled(used: bool) -> None:
+    """Emit, in a loop's body, what keeps LLVM from unrolling it: for in-order cores it does until registers spill."""
+    if used:
+        T.evaluate(tirx.call_extern("int32", "lowbit_keep_rolled"))
 
 
 def through_general(eight: Any, kind: str) -> Any:
@@ -90,3 +119,10 @@ def through_general(eight: Any, kind: str) -> Any:
     """
     moved = tirx.call_extern("int64", "lowbit_through_general", tirx.reinterpret("int64", eight))
     return tirx.reinterpret(kind, moved)
+
+
+def load_through_general(load: Any) -> Any:
+    """16 bytes as uint8, the upper half as in `through_general`; ``load(byte, count)`` reads."""
+    low = tirx.reinterpret("int64", load(0, 8))
+    moved = tirx.call_extern("int64", "lowbit_through_general", tirx.reinterpret("int64", load(8, 8)))
+    return tirx.reinterpret("uint8x16", tirx.Shuffle([low, moved], [0, 1]))

@@ -13,6 +13,7 @@ from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, splat, vload, vstore
 from schedules.padding import runs
+from schedules.vectors import keep_rolled
 from schedules.winograd_transform import POSITIONS, TILE, transform_input, transform_output
 
 
@@ -34,6 +35,7 @@ class Winograd:
     ) -> None:
         self.p, self.dot, self.x, self.weights, self.gamma = problem, dot, x, weights, gamma
         self.epilogue, self.mr, self.tile, self.channels, self.centre = epilogue, mr, tile, channels, centre
+        self.rolled = dot.split
         self.columns = -(-problem.out_width // 2)
         self.total = -(-problem.out_height // 2) * self.columns
         self.runs = -(-self.total // tile)
@@ -78,11 +80,9 @@ class Winograd:
                 read = read * (const(2, dtype) if lanes == 1 else splat(const(2, dtype), lanes))
             return read + rest
 
-        self.epilogue.write_tile(accumulators, place, tile * 4, exists)
+        self.epilogue.write_tile(accumulators, place, tile * 4, exists, self.rolled)
 
-    def _product(
-        self, wide: Any, products: Any, position: Any, block: Any, part: Any, tile: Any, tiles: int
-    ) -> None:
+    def _product(self, wide: Any, products: Any, position: Any, block: Any, part: Any, tile: Any, tiles: int) -> None:
         def load_a(i: int, byte: Any, count: int) -> Any:
             return vload(wide, [position, tile + i, byte], count).astype(f"int8x{count}")
 
@@ -95,6 +95,7 @@ class Winograd:
     def _transform_output(self, products: Any, sums: Any, block: Any) -> None:
         lanes = self.channels
         with T.serial(0, self.tile) as tile:
+            keep_rolled(self.rolled)
             m = [[vload(products, [i * TILE + j, tile, 0], lanes) for j in range(TILE)] for i in range(TILE)]
             for dy, row in enumerate(transform_output(m)):
                 for dx, value in enumerate(row):
@@ -142,6 +143,7 @@ class Winograd:
 
     def _transform(self, wide: Any, tile: Any, read: Any) -> None:
         with T.serial(0, self.dot.steps) as step:
+            keep_rolled(self.rolled)
             c = step * STEP
             d = transform_input([[read(dy, dx, c) for dx in range(TILE)] for dy in range(TILE)])
             for i, row in enumerate(d):

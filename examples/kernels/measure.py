@@ -60,7 +60,10 @@ def with_widths(problem: DotProblem, widths: str) -> DotProblem:
     w, a = (2, 2) if widths == TERNARY else (int(bits) for bits in widths[1:].split("A"))
     weights = Operand(1, 2, -1, uniform=True) if w == 1 else Operand(w, 1, -1 << (w - 1), uniform=True)
     if widths == TERNARY:
-        weights = Operand(2, 1, -1, uniform=True)
+        weights = Operand(2, 1, -1, uniform=True, span=(0, 2))
+    elif w == 8:
+        # Symmetric, as 8-bit weights usually are.
+        weights = Operand(8, 1, -128, uniform=True, span=(1, 255))
     return replace(problem, a=Operand(a), w=weights, epilogue=Thresholds(a, (1 << a) - 1))
 
 
@@ -68,12 +71,14 @@ def arguments(problem: DotProblem, technique: Any) -> tuple[list[Array], Array]:
     """Random arguments of the kernel, and what it must write."""
     p, random = problem, np.random.default_rng(7)
     codes = random.integers(0, p.a.max_code, (p.batch, p.height, p.width, p.channels), np.uint8, endpoint=True)
-    top = p.w.max_code - int(p.w.bits == 2 and p.w.offset_bound == 1)
-    weights = random.integers(0, top, (p.out_channels, p.group_channels, *p.kernel), np.uint8, endpoint=True)
+    least, most = p.w.span or (0, p.w.max_code)
+    weights = random.integers(least, most, (p.out_channels, p.group_channels, *p.kernel), np.uint8, endpoint=True)
     offset = np.full(p.out_channels, p.w.offset, np.int32)
     assert p.epilogue is not None
     sums = reference.accumulate(p, codes, weights, offset)
-    levels = np.quantile(sums.reshape(-1, p.out_channels), np.arange(1, p.epilogue.levels + 1) / (1 << p.a.bits), axis=0)
+    levels = np.quantile(
+        sums.reshape(-1, p.out_channels), np.arange(1, p.epilogue.levels + 1) / (1 << p.a.bits), axis=0
+    )
     thresholds = levels.astype(p.threshold_dtype)[None]
     flip = random.integers(0, 2, p.out_channels, np.uint8)
     expected = pack(reference.count_thresholds(sums, thresholds, flip), p.epilogue.out)
@@ -117,7 +122,9 @@ def program(function: Any, core: CoreSpec, arrays: Sequence[Array], folder: Path
     for i, array in enumerate(arrays):
         (folder / f"a{i}.bin").write_bytes(array.tobytes())
         section = f'.balign 64\\na{i}: .incbin \\"{folder}/a{i}.bin\\"\\n'
-        text.append(f'__asm__(".data\\n{section}.text"); extern char a{i}[]; int64_t s{i}[] = {{{", ".join(map(str, array.shape))}}};')
+        text.append(
+            f'__asm__(".data\\n{section}.text"); extern char a{i}[]; int64_t s{i}[] = {{{", ".join(map(str, array.shape))}}};'
+        )
         code, bits = _C_TYPES[str(array.dtype)]
         tensors.append(f"{{a{i}, 1, 0, {array.ndim}, {code}, {bits}, 1, s{i}, 0, 0}}")
     filled = {"count": len(arrays), "arrays": "\n".join(text), "tensors": ", ".join(tensors), "size": arrays[-1].nbytes}
@@ -137,7 +144,13 @@ def program(function: Any, core: CoreSpec, arrays: Sequence[Array], folder: Path
 
 
 def measure(
-    meter: Any, problem: DotProblem, technique: str, core: CoreSpec, knobs: Mapping[str, int], model: str, keep: Path | None
+    meter: Any,
+    problem: DotProblem,
+    technique: str,
+    core: CoreSpec,
+    knobs: Mapping[str, int],
+    model: str,
+    keep: Path | None,
 ) -> float:
     """Estimated cycles of one call.
 

@@ -20,9 +20,9 @@ from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const
 from schedules.layout import Layout, pack_planes, plane_bytes
-from schedules.panel import Source
+from schedules.panel import Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
-from schedules.vectors import vectors
+from schedules.vectors import assembly, in_order, vectors
 
 # A uint16 lane takes the bits of two bytes each step, 16 at the most: 4095 steps fill it with 65520.
 MAX_STEPS = 65535 // 16
@@ -34,6 +34,8 @@ class BitSerial(Technique):
     """Blocks of ``mr`` pixels x ``nr`` channels held in registers, 128 bits of K a step."""
 
     name = "bit_serial"
+    # Whether weights are signs and a mask; see `ternary`.
+    signs = False
 
     def declines(self, problem: DotProblem, core: CoreSpec) -> str | None:
         """K must fit the 16-bit lanes."""
@@ -42,18 +44,28 @@ class BitSerial(Technique):
         return super().declines(problem, core)
 
     def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
-        """Per output and pair of planes: AND, CNT, UADALP each 128 bits, half a load, and three steps to flush."""
-        outputs = problem.macs / problem.k
-        pairs = problem.a.bits * problem.w.bits
-        step = core.cycles({"and": 1, "cnt": 1, "uadalp": 1, "ldr": 0.5})
-        flush = core.cycles({"uadalp": 1, "and": 1})
-        return outputs * pairs * (steps(problem) * step + flush)
+        """The steps of all pairs of planes, a fixed part of each output, and the copies of the patches."""
+        p = problem
+        outputs = p.batch * p.out_height * p.out_width * p.groups * padded_channels(p, CHANNEL_BLOCK)
+        step = self.step(core)
+        pairs = p.a.bits * (1 if self.signs else p.w.bits)
+        flush = core.cycles({"uadalp": 1, "and": 1}) if pairs > MAX_PAIRS else 0.5
+        moves = copy_instructions(p, p.a.bits, plane_bytes(p.group_channels))
+        fixed = 4 / core.vector_issue
+        copies = moves * core.cycles({"ldr": 1, "str": 1})
+        return outputs * (pairs * (steps(p) * core.cycles(step) + flush) + fixed) + copies
+
+    def step(self, core: CoreSpec) -> dict[str, float]:
+        """Instructions for 128 bits of an output: loads are shared by a block's outputs, or moved from the integer side."""
+        if in_order(core):
+            return {"and": 2.5 + self.signs, "cnt": 1}
+        return {"and": 1 + self.signs, "cnt": 1, "uadalp": 1, "ldr": 0.5}
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """``bytes`` is the vector width of byte accumulators, 0 for 16-bit ones; x86 has half the registers."""
         mr = 4 if core.is_arm else 2
-        bytes_ = 8 if core.name == "cortex-a53" else 0
-        limits = {"mr": min(mr, problem.out_width), "nr": 4, "tile": tile(problem), "bytes": bytes_}
+        slow = int(in_order(core))
+        limits = {"mr": min(mr, problem.out_width), "nr": 4, "tile": tile(problem), "bytes": 16 * slow, "split": slow}
         return {**super().knobs(problem, core), **limits}
 
     def in_layout(self, problem: DotProblem) -> Layout:
@@ -63,6 +75,14 @@ class BitSerial(Technique):
     def constants(self, problem: DotProblem, weights: Array, weight_offset: Array) -> list[Array]:
         """Weight planes ``(groups, blocks, bits, steps, 4, 16)``, K as kernel positions outside, channels inside."""
         p = problem
+        beta, gamma = corrections(p, weights, weight_offset)
+        if bipolar(p):
+            gamma += (weights.sum(axis=(1, 2, 3), dtype=np.int64) * p.a.max_code * p.a.multiplier).astype(gamma.dtype)
+        return [self.pack(p, weights), beta, gamma]
+
+    def pack(self, problem: DotProblem, weights: Array) -> Array:
+        """Codes ``(O, C / groups, kh, kw)`` to blocked planes."""
+        p = problem
         grouped = weights.reshape(p.groups, p.group_out_channels, p.group_channels, *p.kernel)
         planes = pack_planes(grouped.transpose(0, 1, 3, 4, 2), p.w.bits).transpose(0, 1, 4, 2, 3, 5)
         planes = planes.reshape(p.groups, p.group_out_channels, p.w.bits, -1)
@@ -70,7 +90,7 @@ class BitSerial(Technique):
         pad = steps(p) * STEP - planes.shape[-1]
         planes = np.pad(planes, ((0, 0), (0, channels), (0, 0), (0, pad)))
         blocks = planes.reshape(p.groups, -1, CHANNEL_BLOCK, p.w.bits, steps(p), STEP)
-        return [np.ascontiguousarray(blocks.transpose(0, 1, 3, 4, 2, 5)), *corrections(p, weights, weight_offset)]
+        return np.ascontiguousarray(blocks.transpose(0, 1, 3, 4, 2, 5))
 
     def unpack_weights(self, problem: DotProblem, constant: Array) -> Array:
         """The codes again, from their planes."""
@@ -103,12 +123,18 @@ class BitSerial(Technique):
 
         def body(x: Any, constants: list[Any], epilogue: Epilogue) -> None:
             weights, beta, gamma = constants
-            width = knobs["bytes"]
-            dot = BitDot(vectors(core), p.a.bits, p.w.bits, row_bytes(p), nr, form(p, width), width, weights)
-            sum_codes = dot.sum_codes if p.needs_code_sum else None
-            dots = Dots(dot.dtype(), dot.lanes(), dot.multiply, sum_codes, p.a.multiplier * p.w.multiplier)
-            row = blocked(p, knobs["mr"], nr, knobs["tile"], source(p, x), dots, (beta, gamma), epilogue)
-            with rows(p, knobs) as index:
+            planes = 1 if self.signs else p.w.bits
+            differ = not self.signs and bipolar(p)
+            kind = form(p, planes, knobs["bytes"])
+            block = (row_bytes(p), nr, kind, knobs["bytes"], weights, large(p, planes), self.signs, differ)
+            dot = BitDot(vectors(core), p.a.bits, p.w.bits, *block, bool(knobs["split"]))
+            constant = self.signs or differ
+            sum_codes = dot.sum_codes if p.needs_code_sum and not constant else None
+            scale = p.a.multiplier * (-1 if differ else 1 if self.signs else p.w.multiplier)
+            dots = Dots(dot.dtype(), dot.lanes(), dot.multiply, sum_codes, scale, centred=constant)
+            args = (source(p, x), dots, (beta, gamma), epilogue)
+            row = blocked(p, knobs["mr"], nr, knobs["tile"], *args, rolled=dot.split)
+            with assembly(dot.split), rows(p, knobs) as index:
                 row(index // p.out_height, index % p.out_height)
 
         return frame(p, self.in_layout(p), [(shape, "uint8"), *correction_shapes(p)], body)
@@ -116,6 +142,20 @@ class BitSerial(Technique):
 
 # The widest block of channels that the packed weights are padded for.
 NR_LIMIT = 8
+
+
+def large(problem: DotProblem, planes: int) -> bool:
+    """Whether a sum of products of codes, of weights with this many planes, may exceed 16 bits."""
+    return problem.k * problem.a.max_code * ((1 << planes) - 1) > 65535
+
+
+def bipolar(problem: DotProblem) -> bool:
+    """Whether weights are -1 and +1: then ``popcount(a XOR u)`` is the number of +1 less ``sum(a w)``.
+
+    What is left of the sum is a constant, where AND would need the sum of the patch's codes.
+    """
+    w = problem.w
+    return w.bits == 1 and w.one_offset and w.multiplier == 2 and w.offset == -1
 
 
 def row_bytes(problem: DotProblem) -> int:
@@ -129,10 +169,10 @@ def steps(problem: DotProblem) -> int:
     return -(-row_bytes(problem) // STEP)
 
 
-def form(problem: DotProblem, width: int) -> str:
-    """The narrowest accumulators that are exact; see `bit_dot`."""
-    full = STEP * steps(problem) * problem.a.max_code * problem.w.max_code
-    if full > 65535 or problem.a.bits * problem.w.bits > MAX_PAIRS:
+def form(problem: DotProblem, planes: int, width: int) -> str:
+    """The narrowest accumulators that are exact for this many planes of weights; see `bit_dot`."""
+    full = STEP * steps(problem) * problem.a.max_code * ((1 << planes) - 1)
+    if full > 65535 or problem.a.bits * planes > MAX_PAIRS:
         return "uint32"
     return "bytes" if width else "uint16"
 

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from schedules.blocked import Dots, blocked, padded_channels, tile
-from schedules.byte_dot import CHANNELS, STEP, ByteDot, pack_rows, row_place, unpack_rows
+from schedules.byte_dot import CHANNELS, OFTEN, STEP, ByteDot, pack_rows, row_place, unpack_rows
 from schedules.cores import CoreSpec
 from schedules.dot_problem import INT32_MAX, DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, vload
 from schedules.layout import Layout
-from schedules.panel import Panel, Source
+from schedules.panel import Panel, Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
-from schedules.vectors import assembly, vectors
+from schedules.vectors import assembly, in_order, vectors
 
 # The widest block of channels that the packed weights are padded for.
 NR_LIMIT = 8
@@ -35,7 +35,6 @@ class Smlal(Technique):
     """Blocks of ``mr`` pixels x ``nr`` channels held in registers, 16 products of each output a step."""
 
     name = "smlal"
-    needs = frozenset({"asimd"})
     form = "smlal"
 
     def declines(self, problem: DotProblem, core: CoreSpec) -> str | None:
@@ -46,15 +45,26 @@ class Smlal(Technique):
         return reason
 
     def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
-        """Two multiplications and half a load for 16 products, and a fixed part of each output."""
+        """The steps, a fixed part of each output, and the copies of the patches."""
         p = problem
-        outputs = p.batch * p.out_height * p.out_width * p.groups * padded_channels(p, 4)
-        each = {"widen": 2.0, "ldr": 0.5} | ({"uadalp": 2.0} if every(p) < 0 else {})
-        return outputs * (steps(p) * core.cycles(each) + 6 / core.vector_issue)
+        outputs = p.batch * p.out_height * p.out_width * p.groups * padded_channels(p, self.padding)
+        fixed = 6 / core.vector_issue
+        copies = copy_instructions(p, 1, p.group_channels) * core.cycles({"ldr": 1, "str": 1})
+        return outputs * (steps(p) * self.step(problem, core) + fixed) + copies
+
+    padding = 4
+
+    def step(self, problem: DotProblem, core: CoreSpec) -> float:
+        """Cycles for 16 products of an output: two multiplications, loads, and additions that are needed each step."""
+        often = every(problem) < OFTEN and every(problem) != 0
+        widen = (2.0 if every(problem) < 0 else 1.0) * often
+        if in_order(core):
+            return core.cycles({"widen": 2, "and": 0.5, "uadalp": widen})
+        return max(core.cycles({"widen": 2}), core.cycles({"and": 2.5 + widen, "uadalp": widen}))
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """``split``: see `vectors.through_general`."""
-        split = int(core.throughput["ldr"] < 1)
+        split = int(in_order(core))
         limits = {"mr": min(4, problem.out_width), "nr": 4, "tile": tile(problem), "split": split}
         return {**super().knobs(problem, core), **limits}
 
@@ -118,9 +128,9 @@ class Smlal(Technique):
             def sum_codes(panel: Panel, pixel: Any) -> Any:
                 return dot.sum_bytes(reader(panel, pixel)) + const(p.k * centre_of(p))
 
-            needed = sum_codes if p.needs_code_sum and not holds_values(p) else None
+            needed = None if holds_values(p) else sum_codes
             dots = Dots(dot.dtype, dot.lanes, multiply, needed, scale_of(p), centre_of(p) != 0)
-            args = (source(p, x), dots, (beta, gamma), epilogue, STEP)
+            args = (source(p, x), dots, (beta, gamma), epilogue, STEP, dot.split)
             row = blocked(p, knobs["mr"], nr, knobs["tile"], *args)
             with assembly(dot.split), rows(p, knobs) as index:
                 row(index // p.out_height, index % p.out_height)
@@ -135,11 +145,11 @@ class Sdot(Smlal):
     needs = frozenset({"asimd", "dotprod"})
     form = "sdot"
 
-    def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
-        """One SDOT for 16 products and a fixed part of each output."""
-        p = problem
-        outputs = p.batch * p.out_height * p.out_width * p.groups * padded_channels(p, 8)
-        return outputs * (steps(p) * core.cycles({"and": 1.05}) + 5 / core.vector_issue)
+    padding = 8
+
+    def step(self, problem: DotProblem, core: CoreSpec) -> float:
+        """One SDOT, which starts as often as AND does."""
+        return core.cycles({"and": 1.05})
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """A result vector has four channels, so blocks may be larger."""
@@ -159,7 +169,7 @@ def centre_of(problem: DotProblem) -> int:
 def holds_values(problem: DotProblem) -> bool:
     """Whether the stored weights are the values they stand for."""
     low, high = problem.w.values
-    return problem.w.uniform and low >= -128 and high <= 127
+    return problem.w.one_offset and low >= -128 and high <= 127
 
 
 def stored(problem: DotProblem) -> tuple[int, int]:
@@ -177,7 +187,7 @@ def scale_of(problem: DotProblem) -> int:
 def largest_product(problem: DotProblem) -> int:
     """The largest magnitude of one stored product."""
     multiplier, offset = stored(problem)
-    weight = max(abs(offset), abs(multiplier * problem.w.max_code + offset))
+    weight = max(abs(multiplier * code + offset) for code in problem.w.span or (0, problem.w.max_code))
     return weight * (128 if centre_of(problem) else problem.a.max_code)
 
 
@@ -193,5 +203,9 @@ def source(problem: DotProblem, x: Any) -> Source:
     p = problem
     zero = const(p.a.zero_code or 0, "uint8")
     return Source(
-        1, p.group_channels, lambda n, y, ix, g, plane: (x, [n, y, ix, g * p.group_channels]), lambda *_: zero, centre_of(p)
+        1,
+        p.group_channels,
+        lambda n, y, ix, g, plane: (x, [n, y, ix, g * p.group_channels]),
+        lambda *_: zero,
+        centre_of(p),
     )

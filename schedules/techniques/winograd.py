@@ -25,7 +25,7 @@ from schedules.epilogue import Epilogue
 from schedules.intrinsics import const
 from schedules.layout import Layout
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame
-from schedules.vectors import assembly, vectors
+from schedules.vectors import assembly, in_order, vectors
 from schedules.winograd_loops import Winograd as Loops
 from schedules.winograd_transform import POSITIONS, input_range, restore_weights, transform_weights, weight_range
 
@@ -37,7 +37,6 @@ class Winograd(Technique):
     """Tiles of 2x2 outputs; ``mr`` tiles x ``nr`` channels in registers."""
 
     name = "winograd"
-    needs = frozenset({"asimd"})
     form = "smlal"
 
     def declines(self, problem: DotProblem, core: CoreSpec) -> str | None:
@@ -48,7 +47,7 @@ class Winograd(Technique):
             return reason
         if p.kernel != (3, 3) or p.stride != (1, 1) or p.dilation != (1, 1) or p.groups != 1:
             return "only for 3x3 convolutions of stride 1, without dilation or groups"
-        if not p.w.uniform:
+        if not p.w.one_offset:
             return "the output channels' weights have different offsets"
         for what, ranges in (("activations", input_range(centred(p))), ("weights", weight_range(p.w.values))):
             low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
@@ -59,16 +58,20 @@ class Winograd(Technique):
         return None
 
     def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
-        """16 products of C for a tile and channel, and what transforms, packing and epilogue take."""
+        """16 products of C for a tile and channel, their reduction over lanes, transforms, and the epilogue."""
         p = problem
         tiles = p.batch * (-(-p.out_height // 2)) * (-(-p.out_width // 2))
-        steps = tiles * 16 * padded(p) * -(-p.channels // STEP)
+        products = tiles * POSITIONS * padded(p)
+        wide = 1 if self.form == "smlal" and fits16(p) else 2
         if self.form == "sdot":
-            each = core.cycles({"and": 1}) * 1.05
+            each, reduction = core.cycles({"and": 1.05}), 0.0
+        elif in_order(core):
+            each, reduction = core.cycles({"widen": 2, "and": 0.5}), 0.7 + 0.6 * wide
         else:
-            each = core.cycles({"widen": 2, "ldr": 0.5})
-        transforms = tiles * (-(-p.channels // 16) * 50 + padded(p) / 8 * 110) / core.vector_issue
-        return steps * each + transforms
+            each, reduction = core.cycles({"widen": 2}), 0.4 + 0.5 * wide
+        transforms = tiles * (steps(p) * 80 + padded(p) / 8 * wide * 50) / core.vector_issue
+        outputs = products / 4 * 2 * wide / core.vector_issue
+        return products * (steps(p) * each + reduction) + transforms + outputs
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """Blocks of the products and tiles to a run."""
@@ -76,7 +79,7 @@ class Winograd(Technique):
         run = tiles_to_run(problem)
         mr = next((m for m in (8, 7, 6) if run % m == 0), 8) if dotprod else 4
         blocks = {"mr": min(mr, run), "nr": 8 if dotprod else 4, "tile": run}
-        blocks["split"] = int(self.form == "smlal" and core.throughput["ldr"] < 1)
+        blocks["split"] = int(self.form == "smlal" and in_order(core))
         return {**super().knobs(problem, core), **blocks}
 
     def in_layout(self, problem: DotProblem) -> Layout:
