@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from relay_passes import ops
+from relay_passes.moved import Moved
 from relay_passes.quant_spec import NoMatch, QuantSpec
 from relay_passes.requantize import find_thresholds
 from relay_passes.turning import find_turning_thresholds
@@ -147,4 +148,4 @@ def channel_vector(array: npt.NDArray[Any], shape: tuple[int, ...], axis: int) -
     return array.astype(np.float32).reshape(-1)
 
 
-Known = Quantised | Accumulated | InRegisters
+Known = Quantised | Accumulated | InRegisters | Moved

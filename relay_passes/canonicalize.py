@@ -11,8 +11,10 @@ from tvm import relax
 from relay_passes import dataflow
 from relay_passes.clips import simplified
 from relay_passes.ops import constant, literal, op_name, shape_of
+from relay_passes.rearrange import rearranged
 
-# Operators that only rearrange a constant. Arithmetic on constants is left alone: it may be a weight's quantiser.
+# Operators that only rearrange a constant, or flip its sign. Other arithmetic on constants is left alone: it may be a
+# weight's quantiser.
 REARRANGE: Mapping[str, Callable[[Any, Any], Any]] = {
     "relax.reshape": lambda x, call: x.reshape([int(d) for d in call.ty.shape]),
     "relax.permute_dims": lambda x, call: x.transpose([int(a) for a in call.attrs.axes] if call.attrs.axes else None),
@@ -20,6 +22,7 @@ REARRANGE: Mapping[str, Callable[[Any, Any], Any]] = {
     "relax.astype": lambda x, call: x.astype(str(call.attrs.dtype)),
     "relax.squeeze": lambda x, call: x.reshape([int(d) for d in call.ty.shape]),
     "relax.broadcast_to": lambda x, call: np.broadcast_to(x, [int(d) for d in call.ty.shape]),
+    "relax.negative": lambda x, call: np.negative(x),
 }
 
 
@@ -36,7 +39,8 @@ def canonicalize(mod: Any) -> Any:
 
     Batch normalisation (inference) becomes ``x * a + b`` with ``a = gamma / sqrt(var + eps)``, ``b = beta - mean a``,
     both in float32 as ONNX Runtime folds them; in training it stays, as it takes the batch's own statistics.
-    Rearranged constants become constants; minimum, maximum and nested clips become one clip. Dead code goes.
+    Rearranged constants become constants; minimum, maximum and nested clips become one clip; entries of a split become
+    slices. Dead code goes.
     """
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
@@ -47,7 +51,8 @@ def canonicalize(mod: Any) -> Any:
             return literal(np.full(shape_of(value), CREATE[name](value), str(value.ty.dtype)))
         if name in REARRANGE and constant(value.args[0]) is not None:
             typed = scope.builder.normalize(value)
-            return literal(np.ascontiguousarray(REARRANGE[name](constant(value.args[0]), typed)))
+            return literal(np.require(REARRANGE[name](constant(value.args[0]), typed), requirements="C"))
+        value = rearranged(value, scope.builder.lookup_binding)
         return dataflow.keep(var, simplified(value, scope.builder.lookup_binding), scope)
 
     return dataflow.rebuild(mod, visit)

@@ -57,7 +57,6 @@ OPERATORS: Mapping[str, Callable[..., Array]] = MappingProxyType(
         "relax.round": _plain(np.rint),
         "relax.sign": _plain(np.sign),
         "relax.abs": _plain(np.abs),
-        "relax.negative": _plain(np.negative),
         "relax.tanh": _plain(np.tanh),
         "relax.sqrt": _plain(np.sqrt),
         "relax.nn.relu": _plain(lambda x: np.maximum(x, np.zeros((), x.dtype))),
@@ -86,6 +85,10 @@ class Constants:
                 continue
             if all(constant(a) is not None or a in self._calls for a in tensors):
                 self._calls[binding.var] = value
+
+    def __contains__(self, var: Any) -> bool:
+        """Whether a bound variable depends on constants only."""
+        return var in self._calls
 
     def value(self, expr: Any) -> Any:
         """The array that an expression stands for, or None if it depends on an input or an unknown operator."""

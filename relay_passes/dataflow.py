@@ -26,9 +26,18 @@ def bindings(function: Any) -> Iterator[Any]:
             yield binding
 
 
+# TVM's builder turns the dots of names into underscores; this, which looks like a dot in a printed program, it leaves.
+_DOT = "\u2024"
+
+
+def hint(name: str) -> str:
+    """What a builder must be given for a variable to have this name; see `name_of`."""
+    return name.replace(".", _DOT)
+
+
 def name_of(var: Any) -> str:
-    """The name a variable shows in the program: by this project's convention, the layer's name."""
-    return str(var.name)
+    """The name of a variable: by this project's convention, the layer's name as the model has it, dots included."""
+    return str(var.name).replace(_DOT, ".")
 
 
 def variables(expr: Any) -> list[Any]:
@@ -67,7 +76,7 @@ class Scope:
 
     def emit(self, expr: Any, name: str = "") -> Any:
         """Bind an expression and return its variable."""
-        return self.builder.emit(expr, name_hint=name)
+        return self.builder.emit(expr, name_hint=hint(name))
 
     def new(self, old: Any) -> Any:
         """What an expression of the old program has become."""
@@ -75,6 +84,12 @@ class Scope:
 
 
 Visit = Callable[[Any, Any, Scope], Any]
+# Told the layers that a pass comes to: name, number from 1, how many.
+Each = Callable[[str, int, int], None]
+
+
+def no_layers(layer: str, number: int, total: int) -> None:
+    """An `Each` that tells nobody."""
 
 
 def bind(value: Any, name: str, scope: Scope) -> Any:

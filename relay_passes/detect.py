@@ -21,7 +21,8 @@ def detect_quantizers(mod: Any) -> Any:
     """Apply the pass. What looks like a quantiser and is none leaves its reason in the module's notes."""
     function = mod["main"]
     var_to_value = relax.analysis.get_var2val(function)
-    rows = [(row.name, *row.make()) for row in QUANT_PATTERNS.values()]
+    rows = [(row, *row.make()) for row in QUANT_PATTERNS.values()]
+    constants = Constants(function)
     found: dict[Any, Found] = {}
     reasons: dict[str, str] = {}
     for binding in dataflow.bindings(function):
@@ -34,16 +35,14 @@ def detect_quantizers(mod: Any) -> Any:
             _checked(name, Found(binding.value.args[0], quant_spec(binding.value)))
         for row, pattern, to_spec in rows:
             match = pattern.extract_matched_expr(binding.value, var_to_value)
-            if match is None:
+            if match is None or (row.of_inputs and binding.var in constants):
                 continue
             result = _checked(name, to_spec(match))
             if isinstance(result, Found):
                 found[binding.var] = result
                 reasons.pop(name, None)
                 break
-            reasons[name] = f"looks like a quantiser ({row}), but {result.reason}"
-
-    constants = Constants(function)
+            reasons[name] = f"looks like a quantiser ({row.name}), but {result.reason}"
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         if var in found:
@@ -54,6 +53,7 @@ def detect_quantizers(mod: Any) -> Any:
             return scope.emit(fake_quant(x, found[var].spec), dataflow.name_of(var))
         return dataflow.keep(var, value, scope)
 
+    reasons |= notes.read(mod).get("declined", {})  # what a front end found knows more
     return notes.add(fold_weight_transposes(dataflow.rebuild(mod, visit)), "declined", reasons)
 
 

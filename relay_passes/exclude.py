@@ -17,7 +17,7 @@ def exclude_layers(mod: Any, names: Sequence[str]) -> Any:
     """Apply the pass: notes under the topic ``excluded``, layer name to reason.
 
     A layer may be called by its node's name where the node became several operators: ``conv1`` stands for
-    ``conv1/conv2d`` and the addition of its bias.
+    the convolution and ``conv1/add``, the addition of its bias.
 
     Raises
     ------

@@ -35,7 +35,9 @@ class _Plan:
         return self.choice.technique.in_layout(self.problem)
 
 
-def lower_lowbit(mod: Any, core: CoreSpec, technique: str | None = None) -> Any:
+def lower_lowbit(
+    mod: Any, core: CoreSpec, technique: str | None = None, each: dataflow.Each = dataflow.no_layers
+) -> Any:
     """Apply the pass.
 
     Parameters
@@ -46,21 +48,23 @@ def lower_lowbit(mod: Any, core: CoreSpec, technique: str | None = None) -> Any:
         Which core to choose techniques for.
     technique : str, optional
         Use this technique wherever it does not decline.
+    each : callable, optional
+        Told the layers, one for each kernel.
 
     Returns
     -------
     IRModule
         Kernels are PrimFuncs called by ``call_tir``. Notes: topic ``layers`` gains technique, why, and bytes.
     """
-    lowering = _Lowering(mod, core, technique)
+    lowering = _Lowering(mod, core, technique, each)
     return notes.add(dataflow.rebuild(mod, lowering.visit), "layers", lowering.layers)
 
 
 class _Lowering:
     """The state of one run."""
 
-    def __init__(self, mod: Any, core: CoreSpec, technique: str | None) -> None:
-        self.core = core
+    def __init__(self, mod: Any, core: CoreSpec, technique: str | None, each: dataflow.Each) -> None:
+        self.core, self.each, self.kernels = core, each, 0
         self.layers: dict[str, dict[str, Any]] = notes.read(mod).get("layers", {})
         self.readers = dataflow.readers(mod["main"])
         self.values = {b.var: b.value for b in dataflow.bindings(mod["main"])}
@@ -112,6 +116,8 @@ class _Lowering:
 
     def _kernel(self, plan: _Plan, dot: Any, requantize: Any, var: Any, name: str, scope: dataflow.Scope) -> Any:
         technique, problem = plan.choice.technique, plan.problem
+        self.kernels += 1
+        self.each(plan.layer, self.kernels, len(self.plans))
         args = [self._in_layout(dot.args[0], plan.layout, plan.layer, scope), *map(literal, plan.constants)]
         shape = tuple(int(d) for d in dot.attrs["out_shape"])
         layout, dtype, size = Layout(), "int32", sum(c.nbytes for c in plan.constants)

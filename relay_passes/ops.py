@@ -24,7 +24,6 @@ DEQUANTIZE = "tvm_lowbit.dequantize"
 DOT = "tvm_lowbit.dot"
 SCALE_ACCUMULATORS = "tvm_lowbit.scale_accumulators"
 REQUANTIZE = "tvm_lowbit.requantize"
-SUM_POOL = "tvm_lowbit.sum_pool2d"
 
 Infer = Callable[[Any, Any], Any]
 
@@ -235,40 +234,3 @@ def requantize(
 
 
 register(REQUANTIZE, -1, _like("uint8"))
-
-
-def sum_pool2d(codes: Any, offset: int, multiplier: int, **geometry: Any) -> Any:
-    """Sums of the integers ``multiplier * code + offset`` over pooling windows (NCHW, int32); padding counts as 0."""
-    return call(SUM_POOL, codes, offset=offset, multiplier=multiplier, **geometry)
-
-
-def _sum_pool_shape(call_: Any) -> list[int]:
-    a, (n, c, *extents) = call_.attrs, shape_of(call_.args[0])
-    sizes = []
-    for axis, extent in enumerate(extents):
-        padded = extent + int(a["padding"][axis]) + int(a["padding"][axis + 2])
-        sizes.append((padded - int(a["kernel"][axis])) // int(a["stride"][axis]) + 1)
-    return [n, c, *sizes]
-
-
-def _legalize_sum_pool(bb: Any, call_: Any) -> Any:
-    a = call_.attrs
-    kernel, stride, padding = ([int(v) for v in a[key]] for key in ("kernel", "stride", "padding"))
-    multiplier, offset = int(a["multiplier"]), int(a["offset"])
-
-    def compute(codes: Any) -> Any:
-        _, _, h, w = codes.shape
-        ky, kx = te.reduce_axis((0, kernel[0]), "ky"), te.reduce_axis((0, kernel[1]), "kx")
-
-        def element(n: Any, c: Any, y: Any, x: Any) -> Any:
-            iy, ix = y * stride[0] - padding[0] + ky, x * stride[1] - padding[1] + kx
-            inside = tirx.all(iy >= 0, iy < h, ix >= 0, ix < w)
-            value = codes[n, c, iy, ix].astype("int32") * multiplier + offset
-            return te.sum(tirx.if_then_else(inside, value, tirx.const(0, "int32")), axis=[ky, kx])
-
-        return te.compute(_sum_pool_shape(call_), element, name="sum_pool2d")
-
-    return bb.call_te(compute, *call_.args, primfunc_name_hint="sum_pool2d")
-
-
-register(SUM_POOL, 1, lambda c, ctx: relax.TensorType(_sum_pool_shape(c), "int32"), _legalize_sum_pool)

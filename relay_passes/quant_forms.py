@@ -67,26 +67,70 @@ def _half_to_zero(m: Maths, v: Any) -> Any:
     return m.choose(v, m.ceil(v - m.number(0.5)), m.floor(v + m.number(0.5)))
 
 
+# QONNX's Trunc quantises by an inner step, drops digits, and rounds again; its forms are written `truncation` here.
+TRUNCATION = "truncate"
+
+
+def truncation(rounding: str, digits: int, ratio: float, keeps_zero: bool) -> str:
+    """The form ``round(rint(x / s' + z') / 2**digits)`` with ``s' = s / ratio``, rounded to float32.
+
+    Parameters
+    ----------
+    rounding : str
+        The form that the second rounding is taken from: ``"floor"``, ``"divide_shifted"`` ...
+    digits : int
+        How many binary digits are dropped (negative: added).
+    ratio : float
+        The step over the inner step.
+    keeps_zero : bool
+        Whether ``z'`` is the zero point itself; else it is ``2**digits`` times that.
+    """
+    return f"{TRUNCATION} {rounding} {digits} {float(ratio).hex()} {'kept' if keeps_zero else 'scaled'}"
+
+
+def _truncation(form: str) -> Form:
+    _, rounding, digits, ratio, zero = form.split()
+    again, divisor = FORMS[rounding], 2.0 ** int(digits)
+
+    def code(m: Maths, x: Any, s: Any, z: Any) -> Any:
+        z = z if zero == "kept" else z * m.number(divisor)
+        inner = m.rint(x / (s / m.number(float.fromhex(ratio))) + z)
+        return again(m, inner / m.number(divisor), m.number(1), m.number(0))
+
+    return code
+
+
+class _Forms(dict[str, Form]):
+    """The rows; those of `truncation` are made when they are asked for."""
+
+    def __missing__(self, form: str) -> Form:
+        if not form.startswith(f"{TRUNCATION} "):
+            raise KeyError(form)
+        return _truncation(form)
+
+
 # Spellings differ in the last bit and at ties.
 FORMS: Mapping[str, Form] = MappingProxyType(
-    {
-        "divide": lambda m, x, s, z: m.rint(x / s) + z,  # ONNX QuantizeLinear
-        "reciprocal": lambda m, x, s, z: m.rint(x * (m.number(1) / s)) + z,  # torch.fake_quantize
-        "divide_shifted": _shifted(lambda m, v: m.rint(v)),
-        "floor": _shifted(lambda m, v: m.floor(v)),
-        "ceil": _shifted(lambda m, v: m.ceil(v)),
-        "to_zero": _shifted(lambda m, v: m.choose(v, m.floor(v), m.ceil(v))),
-        "away": _shifted(lambda m, v: m.choose(v, m.ceil(v), m.floor(v))),
-        "half_away": _shifted(_half_away),
-        "half_to_zero": _shifted(_half_to_zero),
-        # A graph that stores both the step and its reciprocal rounds them apart: 1 / s is then the float beside.
-        "reciprocal_above": _beside_reciprocal(1),
-        "reciprocal_below": _beside_reciprocal(-1),
-        # Signs: the scale says what a code is worth, not where codes change.
-        "sign": lambda m, x, s, z: _at_least_zero(m, x) - _at_least_zero(m, -x) + z,  # -1, 0, 1
-        "at_least_zero": lambda m, x, s, z: _at_least_zero(m, x),  # 0, 1
-        "above_zero": lambda m, x, s, z: m.number(1) - _at_least_zero(m, -x),  # 0, 1
-        # The same of x divided by the bipolar value, which is s / 2: a tiny negative x divides to -0.0 and counts as 0.
-        "sign_scaled": lambda m, x, s, z: m.choose(x / (s * m.number(0.5)), m.number(1), m.number(0)),
-    }
+    _Forms(
+        {
+            "divide": lambda m, x, s, z: m.rint(x / s) + z,  # ONNX QuantizeLinear
+            "reciprocal": lambda m, x, s, z: m.rint(x * (m.number(1) / s)) + z,  # torch.fake_quantize
+            "divide_shifted": _shifted(lambda m, v: m.rint(v)),
+            "floor": _shifted(lambda m, v: m.floor(v)),
+            "ceil": _shifted(lambda m, v: m.ceil(v)),
+            "to_zero": _shifted(lambda m, v: m.choose(v, m.floor(v), m.ceil(v))),
+            "away": _shifted(lambda m, v: m.choose(v, m.ceil(v), m.floor(v))),
+            "half_away": _shifted(_half_away),
+            "half_to_zero": _shifted(_half_to_zero),
+            # A graph that stores both the step and its reciprocal rounds them apart: 1 / s is then the float beside.
+            "reciprocal_above": _beside_reciprocal(1),
+            "reciprocal_below": _beside_reciprocal(-1),
+            # Signs: the scale says what a code is worth, not where codes change.
+            "sign": lambda m, x, s, z: _at_least_zero(m, x) - _at_least_zero(m, -x) + z,  # -1, 0, 1
+            "at_least_zero": lambda m, x, s, z: _at_least_zero(m, x),  # 0, 1
+            "above_zero": lambda m, x, s, z: m.number(1) - _at_least_zero(m, -x),  # 0, 1
+            # The same of x divided by the bipolar value, s / 2: a tiny negative x divides to -0.0 and counts as 0.
+            "sign_scaled": lambda m, x, s, z: m.choose(x / (s * m.number(0.5)), m.number(1), m.number(0)),
+        }
+    )
 )

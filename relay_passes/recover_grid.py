@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from relay_passes import dataflow, notes
 from relay_passes.constants import Constants
+from relay_passes.coverage import Coverage, Spelling
 from relay_passes.exclude import excluded
 from relay_passes.ops import FAKE_QUANT, fake_quant, literal, op_name
 from relay_passes.quant_spec import NoMatch, QuantSpec
@@ -47,11 +48,11 @@ OUTPUT_AXIS = {
 }
 
 
-def recover_grid(mod: Any) -> Any:
+def recover_grid(mod: Any, each: dataflow.Each = dataflow.no_layers) -> Any:
     """Apply the pass to layers whose input is quantised and whose weights depend on constants only.
 
-    A weight may deviate from its grid by 1e-5 of the step and 4 float32 roundings of itself. Notes: topic ``off_grid``
-    holds, for each layer whose weights lie on no grid, the reason.
+    A weight may deviate from its grid by 1e-5 of the step and 4 float32 roundings of itself. ``each`` is told the
+    layers. Notes: topic ``off_grid`` holds, for each layer whose weights lie on no grid, the reason.
     """
     function = mod["main"]
     constants, left_alone = Constants(function), excluded(mod)
@@ -59,9 +60,14 @@ def recover_grid(mod: Any) -> Any:
     specs: dict[Any, tuple[int, npt.NDArray[np.float32], QuantSpec]] = {}
     reasons: dict[str, str] = {}
     weights: set[Any] = set()
+    layers = sum(op_name(binding.value) in OUTPUT_AXIS for binding in dataflow.bindings(function))
+    number = 0
     for binding in dataflow.bindings(function):
         value, operator = binding.value, op_name(binding.value)
         name = dataflow.name_of(binding.var)
+        if operator in OUTPUT_AXIS:
+            number += 1
+            each(name, number, layers)
         if operator == FAKE_QUANT:
             (quantised if constants.value(value.args[0]) is None else weights).add(binding.var)
         elif operator in MOVES and value.args[0] in quantised:
@@ -163,3 +169,13 @@ def _excess(values: npt.NDArray[np.float64], step: Any, offset: float) -> tuple[
     deviation = np.abs(scaled - np.rint(scaled))
     allowed = STEP_TOLERANCE + ROUNDINGS * np.abs(scaled - offset)
     return (deviation - allowed).max(-1), deviation.max(-1)
+
+
+SPELLINGS = (
+    Spelling(
+        "recover_grid",
+        "weights that an exporter folded to floats: multiples, or odd multiples of half, of one step a channel",
+        Coverage(("ONNX", "torch", "Relax"), activations=(), signs=()),
+        grid_of,
+    ),
+)

@@ -14,7 +14,7 @@ from tvm import relax
 from relay_passes import dataflow, notes, ops
 from relay_passes.abstract import Accumulated, InRegisters, Known, Quantised
 from relay_passes.exclude import excluded
-from relay_passes.integer_forms import ELEMENTWISE, INTEGER_FORMS, MOVING, MULTIPLYING, Layers, Taken
+from relay_passes.integer_forms import ELEMENTWISE, MOVING, MULTIPLYING, Layers, Taken, integer_form
 from relay_passes.ops import constant, literal, op_name, quant_spec
 from relay_passes.quant_spec import NoMatch
 from schedules.dot_problem import INT32_MAX
@@ -35,10 +35,11 @@ def rewrite_lowbit(mod: Any) -> Any:
     layers = Layers(dict(said.get("declined", {})), explanation, said.get("off_grid", {}), excluded(mod))
 
     readers = dataflow.readers(mod["main"])
+    calls = {binding.var for binding in dataflow.bindings(mod["main"]) if op_name(binding.value)}
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         own = [r for r in readers.get(var, []) if r is None or dataflow.name_of(r) not in explanation]
-        return _visit(layers, dataflow.name_of(var), value, scope, len(own) == 1 and own[0] is not None)
+        return _visit(layers, dataflow.name_of(var), value, scope, len(own) == 1 and own[0] in calls)
 
     return notes.add(dataflow.rebuild(mod, visit), "layers", layers.rows)
 
@@ -59,7 +60,7 @@ def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope, read_on
         layers.declined[name] = f"is no quantiser of 1 to 8 bits: {why}"
         return _named(layers, scope.emit(value, name), name)
     wished = layers.excluded.get(name)
-    result = NoMatch(wished) if wished else _taken(layers, name, value, scope)
+    result = NoMatch(wished) if wished else integer_form(layers, name, value, scope)
     if not isinstance(result, Taken):
         if not wished and operator in ELEMENTWISE and read_once and layers.reads_only_known(value):
             first = next((r for a in value.args if (r := layers.why_in_registers(a))), result)
@@ -77,11 +78,6 @@ def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope, read_on
         result = Taken(Quantised(codes, spec), ops.dequantize(codes, spec))
     var = scope.emit(value if result.value is None else result.value, name)
     return _named(layers, var, name, result.known)
-
-
-def _taken(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Taken | NoMatch:
-    form = INTEGER_FORMS.get(op_name(value))
-    return NoMatch("it has no integer form here") if form is None else form(layers, name, value, scope)
 
 
 def _too_wide(name: str, value: Any) -> str:

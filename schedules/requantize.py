@@ -25,7 +25,7 @@ def requantize_kernel(shape: tuple[int, ...], dtype: str, axis: int, spec: Thres
         side = T.arg("side", T.buffer(shape, "uint8")) if spec.side_bits else None
         out = T.arg("out", T.buffer(shape, "uint8"))
         with T.grid(*shape) as index:
-            at = list(index)
+            at = list(index) if len(shape) > 1 else [index]
             row: Any = const(0) if side is None else side[tuple(at)].astype("int32")
             value = accumulators[tuple(at)].astype("int32")
             count_reached(spec, tables, value, row, at[axis], out, at)

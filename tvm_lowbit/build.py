@@ -19,6 +19,7 @@ from tvm_lowbit.boards.rows import BuildTarget, resolve
 from tvm_lowbit.frontend import import_model
 from tvm_lowbit.manifest import ExplanationRow, LayerRow, Manifest, TensorRow
 from tvm_lowbit.pipeline import Options, run_phases
+from tvm_lowbit.progress import Step, told
 from tvm_lowbit.report import Report
 
 
@@ -32,7 +33,7 @@ def build(
     technique: str | None = None,
     exclude: Sequence[str] = (),
     probe: bool = False,
-    progress: Callable[[str], None] = lambda step: None,
+    progress: bool | Callable[[str], None] = False,
 ) -> Artifact:
     """Compile a fake-quantised network into a low-bit library.
 
@@ -54,8 +55,9 @@ def build(
         Names of layers, as the report shows them or as the model's nodes have them, that stay float.
     probe : bool
         Also return the integer codes of every activation quantiser (``result.codes``).
-    progress : callable, optional
-        Called with the name of each step as it begins.
+    progress : bool or callable
+        True shows steps and layers on stderr. A callable is told each `progress.Step`, a ``str``, as it begins: first
+        the step, then its layers, as in ``lower: conv1 (3 of 21)``.
 
     Returns
     -------
@@ -67,13 +69,23 @@ def build(
         If the model, the target or an explanation cannot be served; the message says where, expected, got and a hint.
     """
     destination = resolve(target)
-    progress("import")
-    imported = import_model(model, example_inputs, batch)
-    options = Options(destination.core, tuple(explain), probe, technique, _names(exclude))
-    lowered = run_phases(imported, options, after=lambda phase, mod: progress(phase.name))
-    manifest = _manifest(imported, lowered, destination)
-    progress("compile")
-    return Artifact(manifest, compile_module(lowered, destination.tvm_target()))
+    phase = "import"
+
+    def step(name: str) -> None:
+        nonlocal phase
+        phase = name
+        tell(Step(name))
+
+    def each(layer: str, number: int, total: int) -> None:
+        tell(Step(phase, layer, number, total))
+
+    with told(progress) as tell:
+        step("import")
+        imported = import_model(model, example_inputs, batch)
+        options = Options(destination.core, tuple(explain), probe, technique, _names(exclude), each)
+        lowered = run_phases(imported, options, before=lambda phase: step(phase.name))
+        manifest = _manifest(imported, lowered, destination)
+        return Artifact(manifest, compile_module(lowered, destination.tvm_target(), step))
 
 
 def inspect(
@@ -112,6 +124,10 @@ def _manifest(imported: Any, lowered: Any, destination: BuildTarget) -> Manifest
     batches = {row.shape[0] if row.shape else 0 for row in inputs}
     if len(batches) != 1 or 0 in batches:
         raise LowbitError("inputs", "one batch size, first in every shape", str([row.shape for row in inputs]))
+    results = tuple(_tensor(name, ty) for name, ty in zip(names, outputs, strict=True))
+    for row in results:
+        if not row.shape:
+            raise LowbitError(f"output {row.name}", "a tensor whose first dimension is the batch", "a single number")
     core = destination.core
     return Manifest(
         tvm=tvm.__version__,
@@ -121,7 +137,7 @@ def _manifest(imported: Any, lowered: Any, destination: BuildTarget) -> Manifest
         mcpu=core.mcpu,
         batch=batches.pop(),
         inputs=inputs,
-        outputs=tuple(_tensor(name, ty) for name, ty in zip(names, outputs, strict=True)),
+        outputs=results,
         explanations=tuple(ExplanationRow(**row) for row in explanations),
         probes=tuple(probes),
         layers=_layers(lowered),

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from relay_passes import dataflow
+from relay_passes.coverage import Coverage, Spelling
 from relay_passes.ops import constant, fake_quant, literal, shape_of
 from relay_passes.quant_spec import QuantSpec
 from schedules.errors import LowbitError
@@ -62,11 +64,20 @@ class MultiThreshold(onnx_frontend.OnnxOpConverter):  # type: ignore[misc]
         spec.checked(node)  # names a senseless scale or bias
         if steps > 1:
             value = relax.op.multiply(_count(bb, x, thresholds, axis), literal(scale))
-            return fake_quant(bb.emit(relax.op.add(value, literal(bias)), f"{node}/count"), spec)
+            return fake_quant(bb.emit(relax.op.add(value, literal(bias)), dataflow.hint(f"{node}/count")), spec)
         if np.any(thresholds):
             shape = [-1 if i == axis else 1 for i in range(rank)]
-            x = bb.emit(relax.op.subtract(x, literal(thresholds.reshape(shape))), f"{node}/shifted")
+            x = bb.emit(relax.op.subtract(x, literal(thresholds.reshape(shape))), dataflow.hint(f"{node}/shifted"))
         return fake_quant(x, spec)
 
 
 CONVERTERS: Mapping[str, Any] = MappingProxyType({"MultiThreshold": MultiThreshold})
+SPELLINGS = (
+    Spelling(
+        "finn_multithreshold",
+        "FINN MultiThreshold",
+        Coverage(("ONNX",), weights=(), grains=(), signs=("unsigned", "signed", "asymmetric", "bipolar")),
+        MultiThreshold._impl_v1,
+        ("MultiThreshold",),
+    ),
+)

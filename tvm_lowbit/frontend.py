@@ -13,7 +13,8 @@ from tvm import relax
 from relay_passes import dataflow
 from relay_passes.ops import op_name
 from schedules.errors import LowbitError
-from tvm_lowbit.onnx_import import checked, import_onnx, read_onnx
+from tvm_lowbit.onnx_import import import_onnx
+from tvm_lowbit.onnx_read import checked, read_onnx
 from tvm_lowbit.torch_import import export_module, import_torch
 
 
@@ -80,6 +81,12 @@ def _normalized(mod: Any, batch: int) -> Any:
     for param in mod["main"].params:
         if not isinstance(param.ty, relax.TensorType) or param.ty.shape is None:
             raise LowbitError(f"input {param.name}", "a tensor of known shape", str(param.ty))
+    for binding in dataflow.bindings(mod["main"]):
+        for ty in getattr(binding.var.ty, "fields", [binding.var.ty]):
+            extents = getattr(getattr(ty, "shape", None), "values", None) or []
+            if any(int(d) < 1 for d in extents if isinstance(d, tvm.tirx.IntImm)):
+                sizes = f"({', '.join(map(str, extents))})"
+                raise LowbitError(f"node {dataflow.name_of(binding.var)}", "a result of positive sizes", sizes)
     attrs = mod["main"].attrs
     if not attrs or "output_names" not in attrs:
         result = mod["main"].ret_ty
@@ -89,33 +96,47 @@ def _normalized(mod: Any, batch: int) -> Any:
     return mod
 
 
+# Operators that are what a layer is about; a bias or a scale beside them is not.
+PRODUCTS = frozenset({"conv1d", "conv2d", "conv3d", "conv2d_transpose", "matmul"})
+
+
 def name_layers(mod: Any) -> Any:
     """Name every variable that a front end left without a telling name (lv, gv).
 
     A value that one other reads is part of that one's layer (the matmul of a Gemm); others take their operator's name.
+    Of a layer's operators the one product has the layer's name, or the last where there is not one.
     """
-    bound = list(dataflow.bindings(mod["main"]))
+    bound = [binding for binding in dataflow.bindings(mod["main"]) if not isinstance(binding.value, relax.Var)]
     readers = dataflow.readers(mod["main"])
     counts: Counter[str] = Counter()
-    labels: dict[Any, tuple[str, str]] = {}
-    for binding in bound:
-        operator = (op_name(binding.value) or "value").split(".")[-1]
-        counts[operator] += _is_anonymous(dataflow.name_of(binding.var))
-        labels[binding.var] = operator, f"{operator}_{counts[operator]}"
+    operators: dict[Any, str] = {}
     names: dict[Any, str] = {}
+    for binding in bound:
+        operator = operators[binding.var] = (op_name(binding.value) or "value").split(".")[-1]
+        anonymous = _is_anonymous(dataflow.name_of(binding.var))
+        counts[operator] += anonymous
+        names[binding.var] = f"{operator}_{counts[operator]}" if anonymous else dataflow.name_of(binding.var)
+    owners: dict[Any, Any] = {}  # the last variable of each one's layer
+    members: dict[Any, list[Any]] = {}
     for binding in reversed(bound):
-        var, value = binding.var, binding.value
-        names[var] = dataflow.name_of(var)
-        if not _is_anonymous(names[var]):
-            continue
-        operator, numbered = labels[var]
-        reader = next(iter(readers.get(var, [])), None) if len(readers.get(var, [])) == 1 else None
-        owner = "" if reader is None else dataflow.name_of(reader)
-        if not owner or _is_anonymous(owner):
-            names[var] = names[var] if isinstance(value, relax.Var) else numbered
-        else:
-            names[var] = owner if isinstance(value, relax.TupleGetItem) else f"{owner}/{operator}"
-    return dataflow.rebuild(mod, lambda var, value, scope: dataflow.bind(value, names[var], scope))
+        var, reader = binding.var, readers.get(binding.var, [])
+        owners[var] = var
+        if _is_anonymous(dataflow.name_of(var)) and len(reader) == 1 and reader[0] in owners:
+            owner = owners[reader[0]]
+            if not _is_anonymous(dataflow.name_of(owner)):
+                owners[var] = owner
+        members.setdefault(owners[var], []).append(var)
+    for last, parts in members.items():
+        layer = names[last]
+        products = [var for var in parts if operators[var] in PRODUCTS]
+        chief = products[0] if len(products) == 1 else last
+        for var in parts:
+            names[var] = layer if var is chief or operators[var] == "value" else f"{layer}/{operators[var]}"
+
+    def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
+        return dataflow.bind(value, names.get(var, ""), scope)
+
+    return dataflow.rebuild(mod, visit)
 
 
 def _is_anonymous(name: str) -> bool:

@@ -7,7 +7,6 @@ import io
 import threading
 import warnings
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,63 +15,14 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from relay_passes import dataflow, notes
 from relay_passes.ops import constant
 from schedules.errors import LowbitError
-from tvm_lowbit import finn_import, qonnx_import, sub_byte
-from tvm_lowbit.gemm_import import Gemm
+from tvm_lowbit import moving_import, products_import, qdq_checks, sub_byte
+from tvm_lowbit.onnx_custom import CUSTOM
 
-# Operators outside ONNX: each module names their domains and has their converters.
-_CUSTOM = (qonnx_import, finn_import)
 # The front end looks converters up in a module-level function; only one import may replace it at a time.
 _LOCK = threading.Lock()
-
-
-def read_onnx(path: Path) -> onnx.ModelProto:
-    """Load and check an ONNX file.
-
-    Raises
-    ------
-    LowbitError
-        If the file is missing, truncated, or not an ONNX model.
-    """
-    if not path.is_file():
-        raise LowbitError(str(path), "an ONNX file", "nothing there" if not path.exists() else "a folder")
-    try:
-        model = onnx.load(str(path))
-    except FileNotFoundError as error:
-        raise LowbitError(str(path), "all external data beside the model", str(error)) from error
-    except Exception as error:  # protobuf and onnx raise many types for malformed bytes
-        raise LowbitError(
-            str(path),
-            "an ONNX model",
-            f"bytes that do not parse ({error})",
-            "is the file truncated, or another format?",
-        ) from error
-    return checked(model, str(path))
-
-
-def checked(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
-    """The model, if it is well formed by ONNX's own checker; else a `LowbitError`."""
-    if not model.graph.node:
-        raise LowbitError(where, "an ONNX model", "a graph without nodes", "is the file truncated, or another format?")
-    model = _declared(model)
-    try:
-        onnx.checker.check_model(model)
-    except Exception as error:  # the checker's ValidationError, and others for malformed attributes
-        raise LowbitError(where, "a valid ONNX model", str(error).strip().splitlines()[0]) from error
-    return model
-
-
-def _declared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the custom domains it uses declared: older exporters leave that out, and the checker insists."""
-    used = {node.domain for node in model.graph.node} & frozenset().union(*(more.DOMAINS for more in _CUSTOM))
-    missing = used - {opset.domain for opset in model.opset_import}
-    if not missing:
-        return model
-    declared = onnx.ModelProto()
-    declared.CopyFrom(model)
-    declared.opset_import.extend(onnx.helper.make_opsetid(domain, 1) for domain in sorted(missing))
-    return declared
 
 
 def import_onnx(model: onnx.ModelProto, batch: int) -> Any:
@@ -90,7 +40,7 @@ def import_onnx(model: onnx.ModelProto, batch: int) -> Any:
     shapes = {value.name: _static_shape(value, batch) for value in graph.input if value.name not in _stored(graph)}
     _check_operators(graph)
     try:
-        with _converters(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with _converters() as declined, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             mod = onnx_frontend.from_onnx(model, shape_dict=shapes, sanitize_input_names=False)
     except LowbitError:
@@ -99,7 +49,7 @@ def import_onnx(model: onnx.ModelProto, batch: int) -> Any:
         raise LowbitError("ONNX import", "operators that TVM's front end converts", _first_line(error)) from error
     main = mod["main"].with_attr("output_names", [value.name for value in graph.output])
     mod.update_func(mod.get_global_var("main"), main)
-    return mod
+    return notes.add(mod, "declined", declined) if declined else mod
 
 
 def _stored(graph: onnx.GraphProto) -> set[str]:
@@ -114,7 +64,7 @@ def _first_line(error: BaseException) -> str:
 def _check_operators(graph: onnx.GraphProto) -> None:
     standard = {*onnx_frontend._get_convert_map(), "Constant"}
     known: dict[str, Collection[str]] = {"": standard, "ai.onnx": standard}
-    for more in _CUSTOM:
+    for more in CUSTOM:
         for domain in more.DOMAINS:
             known[domain] = {*known.get(domain, ()), *more.CONVERTERS}
     for node in graph.node:
@@ -129,6 +79,9 @@ def _check_operators(graph: onnx.GraphProto) -> None:
 
 
 def _static_shape(value: onnx.ValueInfoProto, batch: int) -> list[int]:
+    kind = value.type.tensor_type.elem_type
+    if kind != onnx.TensorProto.FLOAT:
+        raise LowbitError(f"input {value.name}", "float32", onnx.TensorProto.DataType.Name(kind))
     shape = []
     for i, dim in enumerate(value.type.tensor_type.shape.dim):
         if dim.HasField("dim_value"):
@@ -195,33 +148,47 @@ class _Max(_Pairwise, onnx_frontend.Max):  # type: ignore[misc]
     """A ``Max`` in place of a ``Clip`` stays visible."""
 
 
-_REPLACED = {"Clip": _Clip, "Min": _Min, "Max": _Max, "Gemm": Gemm}
+_REPLACED = {"Clip": _Clip, "Min": _Min, "Max": _Max, **products_import.CONVERTERS, **moving_import.CONVERTERS}
 
 
 @contextlib.contextmanager
-def _converters() -> Iterator[None]:
-    """Replace some of TVM's converters, add custom operators, bind each node's result to a variable of its name."""
+def _converters() -> Iterator[dict[str, str]]:
+    """Replace some of TVM's converters, add custom operators, bind each node's result to a variable of its name.
+
+    Gives the reasons of converters that found a quantiser to be none, by its node's name; they write to
+    ``attr["tvm_custom"]["declined"]``.
+    """
+    declined: dict[str, str] = {}
     importer = onnx_frontend.ONNXGraphImporter
-    custom = {name: converter for more in _CUSTOM for name, converter in more.CONVERTERS.items()}
+    custom = {name: converter for more in CUSTOM for name, converter in more.CONVERTERS.items()}
     original_map, original_convert = onnx_frontend._get_convert_map, importer._convert_operator
 
     def convert(self: Any, op_name: str, inputs: Any, attrs: Any, opset: int) -> Any:
+        attrs["tvm_custom"]["declined"] = declined
+        name = attrs["tvm_custom"]["name"] or op_name
         if op_name in _KEPT_APART and all(_is_float_constant(value) for value in inputs):
             result = _KEPT_APART[op_name](*inputs)
         else:
-            result = original_convert(self, op_name, inputs, attrs, opset)
-        name = attrs["tvm_custom"]["name"] or op_name
+            try:
+                if op_name in qdq_checks.OPERATORS:
+                    qdq_checks.check_linear(f"node {name}", inputs, attrs.get("axis", 1))
+                result = original_convert(self, op_name, inputs, attrs, opset)
+            except LowbitError:
+                raise
+            except Exception as error:  # TVM raises whatever its converters run into
+                expected = "what TVM's front end converts"
+                raise LowbitError(f"node {name} ({op_name})", expected, _first_line(error)) from error
         if isinstance(result, relax.Tuple) and attrs["tvm_custom"]["num_outputs"] == 1:
-            return relax.Tuple([self.bb.emit(result.fields[0], name_hint=name), *result.fields[1:]])
+            return relax.Tuple([self.bb.emit(result.fields[0], name_hint=dataflow.hint(name)), *result.fields[1:]])
         if isinstance(result, tvm.ir.Call | relax.Var):
-            return self.bb.emit(result, name_hint=name)
+            return self.bb.emit(result, name_hint=dataflow.hint(name))
         return result
 
     with _LOCK:
         onnx_frontend._get_convert_map = lambda: {**original_map(), **_REPLACED, **custom}
         importer._convert_operator = convert
         try:
-            yield
+            yield declined
         finally:
             onnx_frontend._get_convert_map = original_map
             importer._convert_operator = original_convert

@@ -10,6 +10,7 @@ from relay_passes import verify
 from relay_passes.attribution.instrument import instrument
 from relay_passes.attribution.method import DeepLift
 from relay_passes.canonicalize import canonicalize
+from relay_passes.dataflow import Each, no_layers
 from relay_passes.detect import detect_quantizers
 from relay_passes.exclude import exclude_layers
 from relay_passes.lower import lower_lowbit
@@ -36,6 +37,8 @@ class Options:
         Use this technique wherever it does not decline.
     exclude : tuple of str
         Names of layers that stay float.
+    each : callable
+        Told the layers that a phase comes to: name, number, how many.
     """
 
     core: CoreSpec
@@ -43,6 +46,7 @@ class Options:
     probe: bool = False
     technique: str | None = None
     exclude: tuple[str, ...] = ()
+    each: Each = no_layers
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,17 @@ PHASES = (
     Phase(
         "recover_grid",
         "float weights on a grid of at most 8 bits to fake_quant",
-        lambda m, o: recover_grid(m),
+        lambda m, o: recover_grid(m, o.each),
         verify.after_detect,
     ),
     Phase("instrument", "append the explanations", lambda m, o: instrument(m, o.explain) if o.explain else m),
     Phase("probe", "append the codes of quantisers, if asked for", lambda m, o: probe(m) if o.probe else m),
     Phase("rewrite", "quantised layers to integer operators", lambda m, o: rewrite_lowbit(m), verify.after_rewrite),
     Phase(
-        "lower", "integer operators to kernels", lambda m, o: lower_lowbit(m, o.core, o.technique), verify.after_lower
+        "lower",
+        "integer operators to kernels",
+        lambda m, o: lower_lowbit(m, o.core, o.technique, o.each),
+        verify.after_lower,
     ),
 )
 
@@ -90,6 +97,7 @@ def run_phases(
     options: Options,
     stop_after: str | None = None,
     after: Callable[[Phase, Any], None] = lambda phase, mod: None,
+    before: Callable[[Phase], None] = lambda phase: None,
 ) -> Any:
     """Run the phases in order, each followed by its check.
 
@@ -102,7 +110,9 @@ def run_phases(
     stop_after : str, optional
         Name of the last phase to run.
     after : callable, optional
-        Called with each phase and the module it gave (progress, dumps).
+        Called with each phase and the module it gave (dumps).
+    before : callable, optional
+        Called with each phase as it begins (progress).
 
     Raises
     ------
@@ -113,6 +123,7 @@ def run_phases(
     if stop_after is not None and stop_after not in names:
         raise LowbitError("stop_after", f"one of {', '.join(names)}", repr(stop_after))
     for phase in PHASES:
+        before(phase)
         mod = phase.run(mod, options)
         phase.check(mod)
         after(phase, mod)

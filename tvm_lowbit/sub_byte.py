@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from relay_passes.coverage import Coverage, Spelling
 from schedules.errors import LowbitError
 
 
@@ -152,3 +153,13 @@ def _refuse_interfaces(graph: onnx.GraphProto) -> None:
             raise LowbitError(
                 f"node {node.name or node.output[0]}", "QuantizeLinear for sub-byte types", f"Cast to {name}"
             )
+
+
+SPELLINGS = (
+    Spelling(
+        "sub_byte",
+        "ONNX QuantizeLinear and DequantizeLinear of 4- and 2-bit types",
+        Coverage(("ONNX",), weights=(2, 4), activations=(2, 4)),
+        widen,
+    ),
+)

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
+from relay_passes.coverage import Coverage, Spelling
 from relay_passes.ops import FAKE_QUANT, call
 from schedules.errors import LowbitError
+from tvm_lowbit import torch_moving
 
 
 def export_module(module: Any, example_inputs: tuple[Any, ...] | None) -> Any:
@@ -72,6 +74,7 @@ def _per_channel(node: Any, importer: Any) -> Any:
 
 
 _CONVERTERS = {
+    **torch_moving.CONVERTERS,
     "fake_quantize_per_tensor_affine.default": _per_tensor,
     "fake_quantize_per_tensor_affine.tensor_qparams": _per_tensor,
     "fake_quantize_per_tensor_affine_cachemask.default": lambda n, i: (_per_tensor(n, i), None),
@@ -79,3 +82,12 @@ _CONVERTERS = {
     "fake_quantize_per_channel_affine.default": _per_channel,
     "fake_quantize_per_channel_affine_cachemask.default": lambda n, i: (_per_channel(n, i), None),
 }
+SPELLINGS = (
+    Spelling(
+        "torch_fake_quantize",
+        "torch.fake_quantize per tensor and per channel",
+        Coverage(("torch",)),
+        _fake_quant,
+        tuple(_CONVERTERS),
+    ),
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from tvm import relax
@@ -80,10 +81,19 @@ def multipliers(seed: Any, output: Any, values: list[tuple[Any, Any]], context: 
             raise LowbitError(
                 f"layer {name_of(var)}", f"a {op_name(value)} that its rule covers", str(error), HINT
             ) from error
-        for argument, partial in zip(value.args, partials, strict=True):
+        for argument, partial in _pairs(value.args, partials):
             if partial is None or not isinstance(argument, relax.Var) or argument not in context.active:
                 continue
             if argument in found:
                 partial = context.emit(relax.op.add(found[argument], partial))
             found[argument] = partial
     return found
+
+
+def _pairs(arguments: Any, partials: list[Any]) -> Iterator[tuple[Any, Any]]:
+    """Each argument with its partial, the fields of a tuple one by one."""
+    for argument, partial in zip(arguments, partials, strict=True):
+        if isinstance(argument, relax.Tuple) and partial is not None:
+            yield from zip(argument.fields, partial, strict=True)
+        else:
+            yield argument, partial

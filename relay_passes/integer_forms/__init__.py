@@ -7,22 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
-from relay_passes import ops
+from relay_passes import dataflow, ops
 from relay_passes.integer_forms.base import REGISTERS, Form, Layers, Taken
 from relay_passes.integer_forms.elementwise import FUNCTIONS, add, arithmetic, clip, leaky_relu, prelu
-from relay_passes.integer_forms.moving import on_codes
-from relay_passes.integer_forms.pooling import average_pool, global_average
+from relay_passes.integer_forms.moving import moving
+from relay_passes.integer_forms.pooling import adaptive_average, average_pool, mean, resize
 from relay_passes.integer_forms.products import convolution, matmul
+from relay_passes.integer_forms.pushed import applies, pushed
 from relay_passes.integer_forms.quantiser import quantiser
 from relay_passes.integer_forms.transposed import transposed
+from relay_passes.moved import MOVES
+from relay_passes.ops import op_name
+from relay_passes.quant_spec import NoMatch
 
-__all__ = ["ELEMENTWISE", "INTEGER_FORMS", "MOVING", "MULTIPLYING", "REGISTERS", "Form", "Layers", "Taken"]
+__all__ = [
+    "ELEMENTWISE",
+    "INTEGER_FORMS",
+    "MOVING",
+    "MULTIPLYING",
+    "REGISTERS",
+    "Form",
+    "Layers",
+    "Taken",
+    "integer_form",
+]
 
 # Operators that move values: a reason for what they read is a reason for what they give.
-MOVING = frozenset({"relax.reshape", "relax.permute_dims", "relax.squeeze", "relax.expand_dims", "relax.nn.max_pool2d"})
+MOVING = frozenset(MOVES)
 MULTIPLYING = frozenset(
     {
         "relax.nn.conv1d",
@@ -58,13 +73,22 @@ INTEGER_FORMS: Mapping[str, Form] = MappingProxyType(
         "relax.nn.leakyrelu": leaky_relu,
         "relax.nn.prelu": prelu,
         "relax.clip": clip,
-        "relax.nn.max_pool2d": on_codes,
         "relax.nn.avg_pool2d": average_pool,
-        "relax.nn.adaptive_avg_pool2d": global_average,
-        "relax.mean": global_average,
-        "relax.reshape": on_codes,
-        "relax.permute_dims": on_codes,
-        "relax.squeeze": on_codes,
-        "relax.expand_dims": on_codes,
+        "relax.nn.avg_pool1d": average_pool,
+        "relax.nn.adaptive_avg_pool1d": adaptive_average,
+        "relax.nn.adaptive_avg_pool2d": adaptive_average,
+        "relax.mean": mean,
+        "relax.sum": mean,
+        **dict.fromkeys(MOVES, moving),
+        "relax.image.resize2d": resize,
     }
 )
+
+
+def integer_form(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken | NoMatch:
+    """The integer form of any call, if it has one; after a move, the form of its parts."""
+    if op_name(call) not in INTEGER_FORMS:
+        return NoMatch("it has no integer form here")
+    if applies(layers, call):
+        return pushed(INTEGER_FORMS, layers, name, call, scope)
+    return INTEGER_FORMS[op_name(call)](layers, name, call, scope)

@@ -12,6 +12,7 @@ from tvm import relax
 
 from relay_passes import dataflow, ops
 from relay_passes.abstract import Accumulated, InRegisters, Known, Quantised, as_accumulated
+from relay_passes.moved import Moved
 from relay_passes.quant_spec import NoMatch, QuantSpec
 
 # What the report calls codes that one kernel computes from integers in float32 registers.
@@ -41,9 +42,8 @@ class Layers:
 
     def note_names(self, call: Any) -> None:
         """Remember the names of a call's variables (the model's inputs have no binding of their own)."""
-        for argument in call.args:
-            if isinstance(argument, relax.Var):
-                self.names.setdefault(argument, dataflow.name_of(argument))
+        for var in dataflow.variables(call):
+            self.names.setdefault(var, dataflow.name_of(var))
 
     def stays_float(self, name: str, operator: str, reason: str) -> None:
         """Note why an operator stays float."""
@@ -80,10 +80,18 @@ class Layers:
         known = self.known.get(expr) if isinstance(expr, relax.Var) else None
         return NoMatch(known.reason) if isinstance(known, InRegisters) else None
 
+    def moved(self, expr: Any) -> Moved | None:
+        """What is known of an expression, if it was moved after it was last known to be one tensor."""
+        known = self.known.get(expr) if isinstance(expr, relax.Var) else None
+        return known if isinstance(known, Moved) else None
+
     def why_not_quantised(self, what: str, expr: Any) -> NoMatch:
         """The reason for an operand that should be quantised and is not."""
         name = self.names.get(expr, "") if isinstance(expr, relax.Var) else ""
         detail = f": {name} {self.declined[name]}" if name in self.declined else ""
+        moved = self.moved(expr)
+        if moved is not None and len(moved.parts) > 1:
+            detail = f": {name} brings together tensors that no one quantiser gave"
         return NoMatch(f"its {what} not quantised{detail}")
 
 

@@ -9,6 +9,7 @@ from relay_passes.patterns.base import QuantPattern
 from relay_passes.patterns.div_clip_round_mul import DIV_CLIP_ROUND_MUL
 from relay_passes.patterns.integer_weights import INTEGER_WEIGHTS
 from relay_passes.patterns.quantize_clip_dequantize import QUANTIZE_CLIP_DEQUANTIZE
+from relay_passes.patterns.scale_at_run_time import SCALE_AT_RUN_TIME
 from relay_passes.patterns.sign import SIGN
 
 __all__ = ["QUANT_PATTERNS", "QuantPattern", "register"]
@@ -24,5 +25,5 @@ def register(pattern: QuantPattern) -> None:
     _TABLE[pattern.name] = pattern
 
 
-for _row in (QUANTIZE_CLIP_DEQUANTIZE, INTEGER_WEIGHTS, DIV_CLIP_ROUND_MUL, SIGN):
+for _row in (QUANTIZE_CLIP_DEQUANTIZE, INTEGER_WEIGHTS, DIV_CLIP_ROUND_MUL, SIGN, SCALE_AT_RUN_TIME):
     register(_row)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from relay_passes.coverage import Coverage
 from relay_passes.ops import constant
 from relay_passes.quant_spec import NoMatch, QuantSpec
 
@@ -34,11 +35,17 @@ class QuantPattern:
     make : callable
         Returns a dataflow pattern that ends at the quantiser's last operator, and ``to_spec(match)``, which reads the
         matched expressions and returns `Found` or `NoMatch`.
+    covers : Coverage, optional
+        What the spelling can say, for the docs and for the matrix of tests.
+    of_inputs : bool
+        Whether the row is only for what depends on an input of the network, not for constants alone.
     """
 
     name: str
     help: str
     make: Callable[[], tuple[Any, Callable[[Match], Found | NoMatch]]]
+    covers: Coverage | None = None
+    of_inputs: bool = False
 
 
 def same(a: Any, b: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tvm.relax.dpl import is_const, is_op, wildcard
 
+from relay_passes.coverage import Coverage
 from relay_passes.ops import constant, literal, op_name, shape_of
 from relay_passes.patterns.base import Found, Match, QuantPattern, bounds, scale_and_zero, whole
 from relay_passes.patterns.scaling import step_and_form
@@ -116,5 +117,8 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
 
 
 DIV_CLIP_ROUND_MUL = QuantPattern(
-    "div_clip_round_mul", "raw Div or Mul, Clip, Round, Mul or Div, with or without zero point", _make
+    "div_clip_round_mul",
+    "raw Div or Mul, Clip, Round, Mul or Div, with or without zero point",
+    _make,
+    Coverage(("ONNX", "torch", "Relax"), signs=("unsigned", "signed", "asymmetric", "bipolar")),
 )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tvm.relax.dpl import is_const, is_op, wildcard
 
+from relay_passes.coverage import Coverage
 from relay_passes.ops import constant
 from relay_passes.patterns.base import Found, Match, QuantPattern
 from relay_passes.patterns.quantize_clip_dequantize import integer_range, qdq_spec
@@ -36,4 +37,9 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
     return pattern, to_spec
 
 
-INTEGER_WEIGHTS = QuantPattern("integer_weights", "8-bit integer constant, Clip (optional), DequantizeLinear", _make)
+INTEGER_WEIGHTS = QuantPattern(
+    "integer_weights",
+    "8-bit integer constant, Clip (optional), DequantizeLinear",
+    _make,
+    Coverage(("ONNX", "torch", "Relax"), activations=(), signs=()),
+)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tvm.relax.dpl import is_const, is_op, wildcard
 
+from relay_passes.coverage import Coverage
 from relay_passes.ops import constant, shape_of
 from relay_passes.patterns.base import Found, Match, QuantPattern, bounds, same, whole
 from relay_passes.quant_spec import NoMatch, QuantSpec
@@ -58,5 +59,8 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
 
 
 QUANTIZE_CLIP_DEQUANTIZE = QuantPattern(
-    "quantize_clip_dequantize", "ONNX QuantizeLinear, Clip (optional), DequantizeLinear", _make
+    "quantize_clip_dequantize",
+    "ONNX QuantizeLinear, Clip (optional), DequantizeLinear",
+    _make,
+    Coverage(("ONNX", "Relax")),
 )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tvm.relax.dpl import is_const, is_op, wildcard
 
+from relay_passes.coverage import Coverage
 from relay_passes.ops import constant, literal, op_name, shape_of
 from relay_passes.patterns.base import Found, Match, QuantPattern, scale_and_zero
 from relay_passes.quant_spec import NoMatch, QuantSpec
@@ -94,4 +95,9 @@ def _comparison(call: Any) -> tuple[Any, str, bool]:
     return (None if np.any(constant(threshold)) else x), form, falling
 
 
-SIGN = QuantPattern("sign", "Sign or Where(x >= 0, 1, -1), with or without a magnitude", _make)
+SIGN = QuantPattern(
+    "sign",
+    "Sign or Where(x >= 0, 1, -1), with or without a magnitude",
+    _make,
+    Coverage(("ONNX", "torch", "Relax"), weights=(1, 2), activations=(1, 2), signs=("unsigned", "bipolar", "ternary")),
+)

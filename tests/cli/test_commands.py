@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 import tvm_lowbit
-from tvm_lowbit import cli as module
-from tvm_lowbit.boards.rows import BOARDS
+from tvm_lowbit.boards.rows import BOARDS, resolve
+from tvm_lowbit.cli import cli
 from tvm_lowbit.linker import available_linkers
 from tvm_lowbit.pipeline import PHASES
 
-COMMANDS = ["build", "run", "inspect", "explain", "demo"]
+COMMANDS = ["build", "run", "inspect", "explain", "spellings", "demo"]
 
 
 def test_help_lists_every_command_in_one_line(run):
@@ -31,7 +31,7 @@ def test_help_lists_every_command_in_one_line(run):
 def test_help_explains_each_option(run, command):
     said = run(command, "--help").output
     assert f"tvm-lowbit {command}" in said and "Example" in said
-    for option in module.cli.commands[command].params:
+    for option in cli.commands[command].params:
         if option.param_type_name == "option":
             words = option.help.lower()
             assert "default" in words or option.show_default or option.required, option.name
@@ -61,7 +61,7 @@ def test_build_is_for_arm_unless_told_otherwise(run, vector, tmp_path):
     manifest = tvm_lowbit.load(tmp_path / "bundle").manifest
     assert manifest.mtriple.startswith("aarch64") and manifest.batch == 2
     np.save(tmp_path / "x.npy", np.zeros((2, 8), np.float32))
-    if module.resolve("host").core.is_arm:
+    if resolve("host").core.is_arm:
         return
     said = run("run", tmp_path / "bundle", "--input", tmp_path / "x.npy", code=2).stderr
     assert "expected a library for this machine" in said and "hint: " in said and "--emulated" in said
@@ -103,7 +103,7 @@ def test_run_takes_a_picture(run, bundle, tmp_path):
 def test_run_passes_the_board_on(run, bundle, images, monkeypatch):
     asked = []
     monkeypatch.setattr(tvm_lowbit.Artifact, "run", lambda self, x, board, each: asked.append(board))
-    monkeypatch.setattr(module, "predictions", lambda result: "")
+    monkeypatch.setattr("tvm_lowbit.cli.run.predictions", lambda result: "")
     for options in ((), ("--emulated", "cortex-a53"), ("--board", "pi:9090", "--key", "k"), ("--board", "[::1]:9")):
         run("run", bundle, "--input", images, *options)
     here, emulated, remote, six = asked
@@ -169,7 +169,7 @@ def test_interrupt_is_130_without_a_traceback(run, vector, monkeypatch, error):
         except KeyboardInterrupt:
             raise error from None
 
-    monkeypatch.setattr(module, "inspect", stopped)
+    monkeypatch.setattr("tvm_lowbit.cli.inspect.inspect", stopped)
     assert run("inspect", vector, code=130).stderr.strip() == "stopped"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -197,3 +197,14 @@ def test_build_excludes_layers(run, grey, tmp_path):
 def test_build_refuses_to_exclude_what_is_not_there(run, grey, tmp_path):
     said = run("build", grey, "--exclude", "dens", "--out", tmp_path / "bundle", code=2).stderr
     assert "'dens'" in said and "near names: dense" in said
+
+
+def test_inspect_excludes_layers(run, grey):
+    said = run("inspect", grey, "--target", "host", "--exclude", "dense").output
+    assert said.count("W2A2") == 1 and "excluded by the user" in said
+    dumped = run("inspect", grey, "--exclude", "dense", "--stop-after", "rewrite", "--dump").output
+    assert "R.matmul" in dumped and "lowbit.dot" in dumped
+
+
+def test_inspect_refuses_to_exclude_what_is_not_there(run, grey):
+    assert "near names: dense" in run("inspect", grey, "--exclude", "dens", code=2).stderr

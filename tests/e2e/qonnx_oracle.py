@@ -34,7 +34,7 @@ class Writer:
     def __init__(self, graph: Any, prefix: str) -> None:
         self.graph, self.prefix, self.nodes = graph, prefix, []
 
-    def constant(self, value: float) -> str:
+    def constant(self, value: Any) -> str:
         name = f"{self.prefix}/c{len(self.graph.initializer)}"
         self.graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
         return name
@@ -50,6 +50,30 @@ class Writer:
         return self.add("Where", low, self.constant(-1), self.constant(1))
 
 
+def truncated(write: Writer, node: Any, attrs: dict[str, Any], arrays: dict[str, Any]) -> str:
+    """``Trunc``, both definitions, after ``trunc_v1`` and ``trunc_v2`` of qonnx 1.0; gives the tensor of codes."""
+    x, scale, zero, bits_in, *out_scale, bits = node.input
+    value = write.add("Round", write.add("Add", write.add("Div", x, scale), zero))
+    if out_scale:
+        divisor = 2 ** np.round(np.log2(arrays[out_scale[0]] / arrays[scale]))
+        value = write.add("Div", value, write.constant(divisor))
+        signed, narrow, width = attrs.get("signed", 1), attrs.get("narrow", 0), int(arrays[bits])
+        low = -(2 ** (width - 1)) + narrow if signed else 0
+        high = 2 ** (width - 1) - 1 if signed else 2**width - 1 - narrow
+        value = write.add("Max", write.add("Min", value, write.constant(high)), write.constant(low))
+        zero = write.add("Div", zero, write.constant(divisor))
+    else:
+        value = write.add("Div", value, write.constant(2.0 ** (arrays[bits_in] - arrays[bits])))
+    code = value
+    steps = ROUNDINGS[attrs.get("rounding_mode", b"FLOOR").decode().upper()]
+    for operator, number in steps:
+        code = write.add(operator, code, *([] if number is None else [write.constant(number)]))
+    if steps[0][0] == "Abs":
+        code = write.add("Mul", code, write.add("Sign", value))
+    write.add("Mul", write.add("Sub", code, zero), out_scale[0] if out_scale else scale, output=node.output[0])
+    return code
+
+
 def spelled_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
     """The model in standard operators, and the tensor of codes of each quantiser by its node's name."""
     result = onnx.ModelProto()
@@ -58,12 +82,16 @@ def spelled_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]
     graph, nodes, codes = result.graph, [], {}
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in model.graph.node:
-        if node.op_type not in ("Quant", "IntQuant", "BipolarQuant"):
+        if node.op_type not in ("Quant", "IntQuant", "BipolarQuant", "Trunc"):
             nodes.append(node)
             continue
         write = Writer(graph, node.output[0])
         attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         x, scale = node.input[:2]
+        if node.op_type == "Trunc":
+            codes[node.name] = truncated(write, node, attrs, arrays)
+            nodes += write.nodes
+            continue
         if node.op_type == "BipolarQuant":
             codes[node.name] = code = write.sign(x)
             write.add("Mul", code, scale, output=node.output[0])

@@ -45,8 +45,8 @@ def conv(a: Any, w: Any, arrays: dict[str, Any], channels: int = 3, shape: tuple
     return made
 
 
-def assert_exact(made: onnx.ModelProto, x: Any, low_bit: int = 1) -> Any:
-    """Codes of activation quantisers equal; outputs equal too, as they follow a quantiser."""
+def assert_exact(made: onnx.ModelProto, x: Any, low_bit: int = 1, rtol: float = 0.0) -> Any:
+    """Codes of activation quantisers equal; outputs too (where they follow no quantiser, within ``rtol``)."""
     artifact = tvm_lowbit.build(made, "host", probe=True)
     assert len(artifact.report.low_bit) == low_bit, artifact.report
     result = artifact.run(x)
@@ -59,7 +59,8 @@ def assert_exact(made: onnx.ModelProto, x: Any, low_bit: int = 1) -> Any:
         # Bipolar codes are 0 and 1 here, the definition's -1 and 1.
         bipolar = result.codes[name].max() <= 1 and values.min() == -1 and not np.any(values == 0)
         np.testing.assert_array_equal(result.codes[name] * (2 if bipolar else 1) - bipolar, values, err_msg=name)
-    np.testing.assert_array_equal(result.outputs["y"], expected[0])
+    atol = rtol * float(np.abs(expected[0]).max())
+    np.testing.assert_allclose(result.outputs["y"], expected[0], rtol, atol)
     return artifact
 
 
@@ -156,7 +157,7 @@ def test_wide_quantisers_stay_float(bits: int) -> None:
     artifact = tvm_lowbit.build(made, "host", probe=True)
     reasons = {row.name: row.reason for row in artifact.report.stays_float}
     assert f"takes {bits} bits; 1 to 8 are supported" in reasons["a"]
-    assert "input is not quantised" in reasons["conv/conv2d" if "conv/conv2d" in reasons else "conv"]
+    assert "input is not quantised" in reasons["conv"]
     x = inputs()
     np.testing.assert_allclose(artifact.run(x).outputs["y"], oracle.run(spelled_out(made)[0], x), atol=1e-6)
 

@@ -34,11 +34,11 @@ def batch() -> Any:
 @pytest.mark.parametrize(
     ("exclude", "low_bit"),
     [
-        (["second"], ["first/conv2d", "dense"]),
+        (["second"], ["first", "dense"]),
         (["first"], ["second", "dense"]),
-        (["first/conv2d"], ["second", "dense"]),
+        (["first/add"], ["first", "second", "dense"]),
         (["dense", "first"], ["second"]),
-        ("dense", ["first/conv2d", "second"]),
+        ("dense", ["first", "second"]),
     ],
 )
 def test_excluded_layers_stay_float(exclude: Any, low_bit: list[str]) -> None:

@@ -10,7 +10,7 @@ from relax_models import evaluate, module, spec
 from tvm import relax
 
 from relay_passes.ops import dequantize, fake_quant, quantize
-from relay_passes.quant_forms import FORMS, NUMPY
+from relay_passes.quant_forms import FORMS, NUMPY, truncation
 
 ROUNDED = {
     "divide_shifted": [-2, -2, -1, 0, 0, 0, 1, 2, 2],
@@ -38,7 +38,7 @@ def test_rounding(form: str) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.37, 1e8])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, truncation("floor", 2, 9.0, False), truncation("half_away", 1, 1.0, True)])
 def test_kernels_give_the_codes_and_values_of_numpy(form: str, scale: float) -> None:
     """``quantize`` and ``fake_quant`` as TVM compiles them; codes never fall."""
     two_codes = form in ("at_least_zero", "above_zero", "sign_scaled")

@@ -99,9 +99,31 @@ def test_layers_of_folded_weights_are_low_bit(bits: int, odd: bool) -> None:
     g = GraphBuilder()
     model = g.model(network(g, folded(bits, odd=odd), folded(bits, 1, (4, 32), odd)))
     artifact = tvm_lowbit.build(model, "host", probe=True)
-    assert [row.name for row in artifact.report.low_bit] == ["conv/conv2d", "fc/matmul"]
+    assert [row.name for row in artifact.report.low_bit] == ["conv", "fc"]
     x = np.random.default_rng(0).normal(size=(4, *SHAPE)).astype(np.float32)
     assert_like_onnx(artifact, g, model, x)
+
+
+# Operator, shape and output axis of its weights, shape of its input; weights on the left come first.
+OTHERS = {
+    "1d": ("Conv", (8, 6, 3), 0, (6, 9)),
+    "transposed": ("ConvTranspose", (6, 8, 3, 3), 1, SHAPE),
+    "transposed 1d": ("ConvTranspose", (6, 8, 4), 1, (6, 9)),
+    "left": ("MatMul", (8, 12), 0, (12, 5)),
+    "right": ("MatMul", (12, 8), 1, (5, 12)),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_folded_weights_of_other_layers(name: str) -> None:
+    operator, shape, axis, extents = OTHERS[name]
+    g = GraphBuilder()
+    q, weights = g.quantiser(g.input(*extents), 0.31, -4, 3, name="q"), g.constant(folded(3, shape=shape, axis=axis))
+    layer = g.add(operator, *((weights, q) if name == "left" else (q, weights)), name="layer")
+    model = g.model(g.quantiser(g.add("Relu", layer), 0.47, 0, 7, name="out"))
+    artifact = tvm_lowbit.build(model, "host", probe=True)
+    assert [row.bits[1:] for row in artifact.report.low_bit] in (["3A3"], ["4A3"])
+    assert_like_onnx(artifact, g, model, np.random.default_rng(0).normal(size=(4, *extents)).astype(np.float32))
 
 
 def test_dorefa_weights_are_computed() -> None:
@@ -137,7 +159,7 @@ def test_report_says_how_far_off_the_grid() -> None:
     dense = np.random.default_rng(5).normal(size=(4, 32))
     model = g.model(network(g, folded(2), dense))
     (row,) = tvm_lowbit.inspect(model, "host").stays_float
-    assert row.name == "fc/matmul"
+    assert row.name == "fc"
     assert row.reason.startswith("its weights are not quantised: as floats they lie on no grid of at most 8 bits: chan")
 
 

@@ -23,6 +23,9 @@ _LINEAR_IN_FIRST = frozenset(
         "relax.expand_dims",
     }
 )
+# Those that move values, whose other arguments are positions.
+_PICKING = frozenset({"relax.strided_slice", "relax.take", "relax.flip", "relax.tile", "relax.repeat"})
+_JOINING = frozenset({"relax.concat", "relax.stack"})
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,10 @@ class Context:
         moving = [i for i, a in enumerate(call.args) if a in self.active] if operator else []
         if operator in ("relax.add", "relax.subtract") and moving == [0, 1]:
             return self._again(call, [self._wide(a) for a in call.args])
+        if operator in _JOINING:
+            return self._again(call, [relax.Tuple([self._wide_or_zero(a) for a in call.args[0].fields])])
+        if operator in _PICKING and moving == [0]:
+            return self._again(call, [self._wide(call.args[0]), *call.args[1:]])
         if operator in _LINEAR_IN_FIRST and moving == [0]:
             others = [_widened(a) for a in call.args[1:]]
             return self._again(call, [self._wide(call.args[0]), *others])
@@ -82,6 +89,11 @@ class Context:
         if shifts and shape_of(call.args[moving[0]]) == shape_of(expr):
             return self._wide(call.args[moving[0]])
         return self.emit(difference(expr, self.references[expr]), "exact")
+
+    def _wide_or_zero(self, expr: Any) -> Any:
+        if expr in self.active:
+            return self._wide(expr)
+        return self.emit(relax.op.zeros(relax.ShapeExpr(list(shape_of(expr))), "float64"), "zero")
 
     def _again(self, call: Any, args: list[Any]) -> Any:
         return self.emit(type(call)(call.op, args, attrs=call.attrs), "exact")

@@ -12,6 +12,7 @@ from tvm import relax
 
 from relay_passes.attribution.kernels import conv2d_input_multiplier
 from relay_passes.attribution.rules.base import Context
+from relay_passes.integer_forms.products import wrong_layout
 from relay_passes.ops import shape_of
 from relay_passes.problem import Geometry
 
@@ -97,8 +98,11 @@ def transposed(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
 
 
 def _plain(call: Any, context: Context) -> None:
-    if not str(call.attrs.data_layout).startswith("NC") or call.args[1] in context.active:
-        raise NotImplementedError("only NCHW and NCW convolutions with constant weights have a rule yet")
+    reason = wrong_layout(call)
+    if reason is not None:
+        raise NotImplementedError(reason.reason)
+    if call.args[1] in context.active:
+        raise NotImplementedError("only a convolution with weights that do not depend on the input has a rule yet")
 
 
 LINEAR = {

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from tvm import relax
 
 from relay_passes.attribution.rules.base import Context
-from relay_passes.ops import shape_of
+from relay_passes.attribution.taps import chosen, resize_matrix, transposed
+from relay_passes.ops import constant, shape_of
+
+
+def _shaped(g: Any, shape: Any, context: Context) -> Any:
+    return context.emit(relax.op.reshape(g, relax.ShapeExpr(list(shape))))
 
 
 def reshape(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     """Back to the input's shape."""
-    back = context.emit(relax.op.reshape(g, relax.ShapeExpr(list(shape_of(call.args[0])))))
-    return [back, *[None] * (len(call.args) - 1)]
+    return [_shaped(g, shape_of(call.args[0]), context), *[None] * (len(call.args) - 1)]
 
 
 def permute_dims(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
@@ -23,9 +29,103 @@ def permute_dims(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     return [context.emit(relax.op.permute_dims(g, [axes.index(i) for i in range(rank)]))]
 
 
+def concat(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
+    """Each tensor gets its slice."""
+    fields = list(call.args[0].fields)
+    axis = int(call.attrs.axis or 0) % len(shape_of(fields[0]))
+    bounds = np.cumsum([0, *(shape_of(field)[axis] for field in fields)])
+    return [
+        [context.emit(relax.op.strided_slice(g, [axis], [int(b)], [int(e)])) for b, e in pairwise(bounds)],
+    ]
+
+
+def stack(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
+    """Each tensor gets its slice, without the new axis."""
+    fields = list(call.args[0].fields)
+    axis = int(call.attrs.axis or 0) % (len(shape_of(fields[0])) + 1)
+    slices = [context.emit(relax.op.strided_slice(g, [axis], [i], [i + 1])) for i in range(len(fields))]
+    return [[_shaped(part, shape_of(field), context) for part, field in zip(slices, fields, strict=True)]]
+
+
+def strided_slice(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
+    """Zero at what was left out."""
+    shape = shape_of(call.args[0])
+    axes, begins, ends = ([int(v) for v in a.fields] for a in call.args[1:4])
+    strides = [int(v) for v in call.args[4].fields] if len(call.args) > 4 else [1] * len(axes)
+    for axis, *bounds in zip(axes, begins, ends, strides, strict=True):
+        taken = range(*slice(*bounds).indices(shape[axis]))
+        if len(taken) != shape_of(call)[axis]:
+            raise NotImplementedError("its bounds are read otherwise than NumPy's")
+        g = context.emit(transposed(g, axis % len(shape), chosen(taken, shape[axis])))
+    return [g, *[None] * (len(call.args) - 1)]
+
+
+def take(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
+    """What was taken several times gets the sum."""
+    shape, indices = shape_of(call.args[0]), constant(call.args[1])
+    if indices is None or call.attrs.axis is None:
+        raise NotImplementedError("its indices are not constant, or it has no axis")
+    axis = int(call.attrs.axis) % len(shape)
+    g = _shaped(g, [*shape[:axis], indices.size, *shape[axis + 1 :]], context)
+    at = np.clip(np.where(indices < 0, indices + shape[axis], indices).reshape(-1), 0, shape[axis] - 1)
+    return [context.emit(transposed(g, axis, chosen(at, shape[axis]))), None]
+
+
+def flip(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
+    """Flipped back."""
+    return [context.emit(relax.op.flip(g, int(call.attrs.axis)))]
+
+
+def repeat(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
+    """The sum over the copies."""
+    if call.attrs.axis is None:
+        raise NotImplementedError("it repeats the flattened tensor")
+    shape = shape_of(call.args[0])
+    axis, copies = int(call.attrs.axis) % len(shape), int(call.attrs.repeats)
+    at = np.repeat(np.arange(shape[axis]), copies)
+    return [context.emit(transposed(g, axis, chosen(at, shape[axis])))]
+
+
+def tile(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
+    """The sum over the copies."""
+    shape, out = shape_of(call.args[0]), shape_of(call)
+    if len(out) != len(shape):
+        raise NotImplementedError("it adds axes")
+    for axis, (extent, wide) in enumerate(zip(shape, out, strict=True)):
+        if wide != extent:
+            g = context.emit(transposed(g, axis, chosen(np.arange(wide) % extent, extent)))
+    return [g]
+
+
+def broadcast_to(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
+    """The sum over the copies."""
+    return [context.sum_to(g, shape_of(call.args[0])), None]
+
+
+def resize2d(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
+    """Each pixel gets what it weighs in the pixels made of it; rows and columns one after the other."""
+    shape = shape_of(call.args[0])
+    if call.attrs.layout != "NCHW":
+        raise NotImplementedError("only NCHW images have a rule")
+    for axis in (2, 3):
+        matrix = resize_matrix(call.attrs, shape[axis], shape_of(call)[axis])
+        g = context.emit(transposed(g, axis, matrix))
+    return [g, None]
+
+
 SHAPE = {
     "relax.reshape": reshape,
+    "relax.flatten": reshape,
     "relax.squeeze": reshape,
     "relax.expand_dims": reshape,
     "relax.permute_dims": permute_dims,
+    "relax.concat": concat,
+    "relax.stack": stack,
+    "relax.strided_slice": strided_slice,
+    "relax.take": take,
+    "relax.flip": flip,
+    "relax.repeat": repeat,
+    "relax.tile": tile,
+    "relax.broadcast_to": broadcast_to,
+    "relax.image.resize2d": resize2d,
 }

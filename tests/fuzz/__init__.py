@@ -1,0 +1,1 @@
+"""Mutated models: each must give a `LowbitError` or ONNX Runtime's result."""

@@ -1,0 +1,131 @@
+"""What a compiled mutant may answer: what ONNX Runtime (optimisations off) answers, or what rounding could make of it.
+
+Products are summed in integers here and in float32 there, so a sum that lies within its own rounding of a quantiser's
+boundary may get the neighbouring code. First the answers are compared directly. Where they differ, the model is run
+again with noise of `NOISE` (relative to the tensor's largest value) on the results of operators that sum, and of those
+only: an answer passes if it lies within what these runs give, element by element. Noise moves only what lies next to a
+boundary, so everything else must still agree; and an input that is quantised directly never gets any, so ties there are
+compared bit for bit. Where some tensor of the graph is NaN or infinite, codes mean nothing, and nothing is compared.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
+from qonnx_oracle import spelled_out
+
+Array = npt.NDArray[Any]
+# Weights may lie 1e-5 of a step beside their grid (see recover_grid), which is more than sums of float32 stray.
+NOISE = 2e-5
+TOLERANCE = 1e-4
+RUNS = 24
+_SUMS = "Conv MatMul Gemm AveragePool GlobalAveragePool BatchNormalization Softmax Sigmoid ReduceMean Add Sub Sum"
+SUMS = frozenset(_SUMS.split())
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``kind`` is "equal", "near" (within rounding), "undefined" (NaN), "no oracle" or "wrong"."""
+
+    kind: str
+    detail: str = ""
+
+
+def _session(model: onnx.ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _standard(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in ONNX's own operators."""
+    return spelled_out(model)[0] if any(node.domain for node in model.graph.node) else model
+
+
+def judge(content: bytes, x: dict[str, Array], got: dict[str, Array]) -> Verdict:
+    """Compare the outputs of a compiled model with ONNX Runtime's for the file."""
+    names = list(got)
+    try:
+        model = _standard(onnx.ModelProto.FromString(content))
+        expected = dict(zip(names, _session(model).run(names, x), strict=True))
+    except Exception as error:  # whatever it does not accept, it cannot judge
+        return Verdict("no oracle", str(error).splitlines()[0] if str(error) else type(error).__name__)
+    for name in names:
+        if np.shape(got[name]) != np.shape(expected[name]):
+            return Verdict("wrong", f"{name} has shape {np.shape(got[name])}, should be {np.shape(expected[name])}")
+    if all(_within(got[n], expected[n], expected[n]) for n in names):
+        return Verdict("equal")
+    if _undefined(model, x):
+        return Verdict("undefined")
+    random = np.random.default_rng(0)
+    low, high = dict(expected), dict(expected)
+    for _ in range(RUNS):
+        noisy = dict(zip(names, _session(_with_noise(model, random)).run(names, x), strict=True))
+        low = {n: np.minimum(low[n], noisy[n]) for n in names}
+        high = {n: np.maximum(high[n], noisy[n]) for n in names}
+    if all(_within(got[n], low[n], high[n]) for n in names):
+        return Verdict("near")
+    worst = {n: float(np.max(np.maximum(low[n] - got[n], got[n] - high[n]))) for n in names}
+    return Verdict("wrong", ", ".join(f"{n} is off by {v:.3g}" for n, v in worst.items()))
+
+
+def _within(got: Array, low: Array, high: Array) -> bool:
+    """Between two arrays, give or take a share of the largest value."""
+    with np.errstate(all="ignore"):
+        if np.array_equal(got, low, equal_nan=low.dtype.kind == "f"):
+            return True
+        slack = TOLERANCE * max(1e-30, float(np.max(np.abs(high), initial=0)), float(np.max(np.abs(low), initial=0)))
+        return bool(np.all((got >= low - slack) & (got <= high + slack)))
+
+
+def _undefined(model: onnx.ModelProto, x: dict[str, Array]) -> bool:
+    """Whether some float tensor on the way holds NaN or infinity."""
+    probed = onnx.ModelProto.FromString(model.SerializeToString())
+    known = {output.name for output in probed.graph.output}
+    made = [name for node in probed.graph.node for name in node.output if name and name not in known]
+    probed.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in made)
+    values = _session(probed).run(None, x)
+    return any(v.dtype.kind == "f" and not np.all(np.isfinite(v)) for v in values if isinstance(v, np.ndarray))
+
+
+def _with_noise(model: onnx.ModelProto, random: np.random.Generator) -> onnx.ModelProto:
+    """The model with ``y * (1 + noise) + max(abs(y)) * noise`` in place of each sum; the noise is that of a tensor."""
+    result = onnx.ModelProto.FromString(model.SerializeToString())
+    graph, nodes = result.graph, []
+    for node in model.graph.node:
+        kept = onnx.NodeProto()
+        kept.CopyFrom(node)
+        nodes.append(kept)
+        if node.op_type not in SUMS or len(node.output) != 1:
+            continue
+        name = node.output[0]
+        exact = kept.output[0] = f"{name}/exact"
+
+        def add(operator: str, *inputs: str, output: str, **attrs: Any) -> str:
+            nodes.append(
+                onnx.helper.make_node(operator, list(inputs), [output], f"{output}/noise{len(nodes)}", **attrs)
+            )
+            return output
+
+        relative = f"{name}/noise"
+        graph.initializer.append(onnx.numpy_helper.from_array(np.float32(NOISE * random.uniform(-1, 1)), relative))
+        size = add("Abs", exact, output=f"{name}/abs")
+        largest = add("ReduceMax", size, output=f"{name}/max", keepdims=0)
+        spread = add("RandomUniformLike", exact, output=f"{name}/random", low=-NOISE, high=NOISE, dtype=1)
+        spread = add("Mul", spread, largest, output=f"{name}/spread")
+        spread = add("Add", spread, add("Mul", exact, relative, output=f"{name}/by"), output=f"{name}/all")
+        add("Add", exact, spread, output=name)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return result

@@ -1,0 +1,93 @@
+"""Arguments and options that several commands share, and the lists below their help."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tvm_lowbit import DeepLift, LowbitError
+from tvm_lowbit.boards import EmulatedBoard, RpcBoard
+from tvm_lowbit.boards.rows import BOARDS
+
+METHODS = {"deeplift": DeepLift}
+PATH = click.Path(path_type=Path)
+
+
+def there(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    """Callback of an argument that must exist: a file or a bundle's folder."""
+    if not value.exists():
+        raise LowbitError(str(value), "an ONNX file or a bundle", "nothing there", "is the path right?")
+    return value
+
+
+def _class(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
+    if value is not None and value != "argmax" and not value.isdecimal():
+        raise click.BadParameter(f"{value!r} is neither a class index nor argmax")
+    return int(value) if value is not None and value.isdecimal() else value
+
+
+def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, int] | None:
+    host, _, port = (value or "").rpartition(":")
+    if value is not None and not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise click.BadParameter(f"{value!r} is not HOST:PORT, for example 192.168.1.20:9090")
+    return (host.strip("[]"), int(port)) if value is not None else None
+
+
+def rows_of(title: str, rows: Mapping[str, str]) -> str:
+    """A table's names and what they mean, for the end of a command's help."""
+    width = max(map(len, rows))
+    return "\b\n" + "\n".join([f"{title}:", *(f"  {name:{width}}  {text}" for name, text in rows.items())]) + "\n\n"
+
+
+def examples(*lines: str) -> str:
+    """Ways to call a command, for the end of its help."""
+    return "\b\n" + "\n".join(("Examples:", *(f"  tvm-lowbit {line}" for line in lines)))
+
+
+TARGETS = rows_of("Targets", {row.name: row.help for row in BOARDS.values()})
+METHOD = click.Choice(list(METHODS))
+_BOARD_HELP = "Run on a board's RPC server. Default: here. Example: 192.168.1.20:9090"
+model_argument = click.argument("model", type=PATH, callback=there)
+target_option = click.option("--target", default="arm_cpu", show_default=True, help="A name below. Example: rpi4")
+batch_option = click.option(
+    "--batch", type=int, default=1, show_default=True, help="Items computed in one call. Example: 8"
+)
+_exclude_help = "A layer that stays float; may be given again. Default: none. Example: conv1"
+exclude_option = click.option("--exclude", multiple=True, metavar="LAYER", help=_exclude_help)
+_input_help = ".npy of float32 (N, ...); .npz, an array per input; .png or .jpg, one item, scaled to 0..1"
+input_option = click.option("--input", "source", type=PATH, required=True, metavar="FILE", help=_input_help)
+
+
+def board_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that choose a board; the command gets ``board``."""
+
+    @click.option("--emulated", metavar="CPU", help="Run on an emulated Arm. Default: here. Example: cortex-a72")
+    @click.option("--board", "address", callback=_address, metavar="HOST:PORT", help=_BOARD_HELP)
+    @click.option("--key", default="", help="Key of that server. Default: none. Example: rpi4")
+    @functools.wraps(command)
+    def wrapped(emulated: str | None, address: tuple[str, int] | None, key: str, **rest: Any) -> None:
+        if emulated is not None and address is not None:
+            raise click.UsageError("--emulated and --board exclude each other")
+        remote = RpcBoard(*address, key=key) if address is not None else None
+        command(board=EmulatedBoard(emulated) if emulated is not None else remote, **rest)
+
+    return wrapped
+
+
+def method_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What an explanation is asked for with; the command gets ``settings``, those given."""
+
+    @click.option("--reference", type=float, help="Input that contributions count from. Default: 0. Example: 0.5")
+    @click.option(
+        "--class", "index", callback=_class, metavar="INT|argmax", help="Class to show. Default: argmax. Example: 3"
+    )
+    @functools.wraps(command)
+    def wrapped(reference: float | None, index: int | str | None, **rest: Any) -> None:
+        given = {"reference": reference, "target": index}
+        command(settings={name: value for name, value in given.items() if value is not None}, **rest)
+
+    return wrapped

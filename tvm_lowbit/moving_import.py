@@ -1,0 +1,49 @@
+"""ONNX operators that move values, where TVM's converters compute at run time what is constant, or pad wrongly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import relax
+from tvm.relax.frontend.onnx import onnx_frontend
+
+from relay_passes.ops import constant, literal, shape_of
+from tvm_lowbit import resize_import
+
+
+class _Gather(onnx_frontend.Gather):  # type: ignore[misc]
+    """Constant indices stay constant: TVM's converter counts negative ones from the end at run time."""
+
+    @classmethod
+    def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        x, indices = inputs[0], constant(onnx_frontend.get_constant(inputs[1], params))
+        static = isinstance(getattr(getattr(x, "ty", None), "shape", None), relax.ShapeExpr) and constant(x) is None
+        if not static or indices is None or isinstance(x, relax.ShapeExpr):
+            return super()._impl_v13(bb, inputs, attr, params)
+        axis = int(attr.get("axis", 0)) % len(shape_of(x))
+        extent = shape_of(x)[axis]
+        at = np.where(indices < 0, indices + extent, indices).astype(np.int64)
+        if np.any(at < 0) or np.any(at >= extent):
+            raise ValueError(f"Gather {attr['tvm_custom']['name']}: an index lies outside of 0..{extent - 1}")
+        return relax.op.take(x, literal(at), axis=axis, mode="clip")
+
+
+class _MaxPool(onnx_frontend.MaxPool):  # type: ignore[misc]
+    """``SAME_LOWER`` gives as many windows as ``SAME_UPPER``: TVM's converter rounds their number down."""
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        if attr.get("auto_pad", b"NOTSET") != b"SAME_LOWER":
+            return super()._impl_v1(bb, inputs, attr, params)
+        extents, kernel = shape_of(inputs[0])[2:], attr["kernel_shape"]
+        ones = [1] * len(extents)
+        begins, ends = [], []
+        for n, k, s, d in zip(extents, kernel, attr.get("strides", ones), attr.get("dilations", ones), strict=True):
+            total = max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
+            begins.append(total - total // 2)
+            ends.append(total // 2)
+        return super()._impl_v1(bb, inputs, {**attr, "auto_pad": b"NOTSET", "pads": begins + ends}, params)
+
+
+CONVERTERS = {"Gather": _Gather, "MaxPool": _MaxPool, **resize_import.CONVERTERS}
