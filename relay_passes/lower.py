@@ -82,7 +82,7 @@ class _Lowering:
 
     def _plan(self, var: Any, call: Any, technique: str | None) -> _Plan:
         weights, offset = constant(call.args[1]), constant(call.args[2])
-        problem = dot_problem(shape_of(call.args[0]), weights.shape, call.attrs)
+        problem = dot_problem(shape_of(call.args[0]), weights.shape, call.attrs).knowing(weights, offset)
         choice = select(problem, self.core, technique)
         constants = choice.technique.constants(problem, weights, offset)
         only = self.readers[var]
