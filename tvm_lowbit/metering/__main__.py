@@ -17,9 +17,21 @@ from tvm_lowbit.metering.price import pipeline_of
 LAYERS = ((64, 56), (128, 28), (256, 14), (512, 7))
 
 
-def problem(channels: int, size: int, weights: int, activations: int, arguments: argparse.Namespace) -> DotProblem:
+def weights_of(bits: str) -> Operand:
+    """Weights as networks have them: bipolar for W1, ternary for T, else around zero."""
+    if bits == "T":
+        return Operand(2, offset=-1, uniform=True, span=(0, 2))
+    if bits == "W1":
+        return Operand(1, multiplier=2, offset=-1, uniform=True)
+    width = int(bits.removeprefix("W"))
+    return Operand(width, offset=-1 << width - 1, uniform=True)
+
+
+def problem(channels: int, size: int, bits: str, arguments: argparse.Namespace) -> DotProblem:
     """A convolution that keeps channels and, at stride 1, the image size."""
     kernel, stride = arguments.kernel, arguments.stride
+    weights, _, width = bits.partition("A")
+    activations = int(width)
     epilogue = Thresholds(activations, (1 << activations) - 1) if arguments.epilogue else None
     pad = kernel // 2
     return DotProblem(
@@ -28,8 +40,8 @@ def problem(channels: int, size: int, weights: int, activations: int, arguments:
         width=size,
         channels=channels,
         out_channels=arguments.out_channels or channels,
-        a=Operand(activations),
-        w=Operand(weights, offset_bound=1 << weights - 1),
+        a=Operand(1, multiplier=2, offset=-1) if arguments.bipolar and activations == 1 else Operand(activations),
+        w=weights_of(weights),
         kernel=(kernel, kernel),
         stride=(stride, stride),
         padding=(pad, pad, pad, pad),
@@ -41,7 +53,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tvm_lowbit.metering", description=__doc__)
     parser.add_argument("--core", default="cortex-a72", choices=[name for name in CORES if CORES[name].is_arm])
     parser.add_argument("--technique", choices=list(TECHNIQUES), help="default: the one that build would take")
-    parser.add_argument("--bits", nargs="+", default=["W2A2"], help="for example W1A1 W2A2")
+    parser.add_argument("--bits", nargs="+", default=["W2A2"], help="for example W1A1 W2A2 TA2 (ternary)")
+    parser.add_argument("--bipolar", action="store_true", help="1-bit activations stand for -1 and 1, not 0 and 1")
     parser.add_argument("--layer", nargs="+", default=[f"{c}x{s}" for c, s in LAYERS], help="CHANNELSxSIZE")
     parser.add_argument("--out-channels", type=int, help="default: as many as go in")
     parser.add_argument("--kernel", type=int, default=3)
@@ -70,12 +83,12 @@ def main() -> int:
     arguments = _arguments()
     core = CORES[arguments.core]
     knobs = {name: int(value) for name, _, value in (knob.partition("=") for knob in arguments.knob)}
-    candidates = []
+    candidates, spelled = [], []
     for bits in arguments.bits:
-        weights, activations = (int(text) for text in bits.upper().lstrip("W").split("A"))
         for layer in arguments.layer:
             channels, size = (int(text) for text in layer.split("x"))
-            p = problem(channels, size, weights, activations, arguments)
+            p = problem(channels, size, bits.upper(), arguments)
+            spelled.append(bits.upper())
             candidates.append(Candidate(p, arguments.technique or select(p, core).technique.name, knobs))
     try:
         rows = meter_layers(candidates, core, caches=arguments.caches)
@@ -88,7 +101,7 @@ def main() -> int:
         for hot in row.estimate.hottest[: arguments.blocks] if row.estimate else ():
             print(listing(hot, core.name))
     for bits in arguments.bits:
-        speeds = [row.macs_per_cycle for row in rows if row.candidate.problem.name == bits.upper()]
+        speeds = [row.macs_per_cycle for row, name in zip(rows, spelled, strict=True) if name == bits.upper()]
         print(f"{bits.upper()} average {sum(speeds) / max(len(speeds), 1):.2f} MACs/cycle")
     return 0 if all(row.exact for row in rows) else 1
 

@@ -106,13 +106,16 @@ def _build(candidate: Candidate, core: CoreSpec) -> tuple[Any, list[Array], Arra
     if candidate.technique not in TECHNIQUES:
         raise LowbitError("technique", f"one of {', '.join(TECHNIQUES)}", repr(candidate.technique))
     technique = TECHNIQUES[candidate.technique]
+    random = np.random.default_rng(zlib.crc32(repr(p).encode()))
+    codes = random.integers(0, p.a.max_code, (p.batch, p.height, p.width, p.channels), np.uint8, endpoint=True)
+    least, most = p.w.span or (0, p.w.max_code)
+    weights = random.integers(least, most, (p.out_channels, p.group_channels, *p.kernel), np.uint8, endpoint=True)
+    # One offset for all channels, as almost all networks have it.
+    offset = np.full(p.out_channels, p.w.offset if p.w.one_offset else -p.w.offset_bound, np.int32)
+    p = p.knowing(weights, offset)
     reason = technique.declines(p, core)
     if reason is not None:
         raise LowbitError(f"metering {p.name}", f"a problem that {technique.name} takes", reason)
-    random = np.random.default_rng(zlib.crc32(repr(p).encode()))
-    codes = random.integers(0, p.a.max_code, (p.batch, p.height, p.width, p.channels), np.uint8, endpoint=True)
-    weights = random.integers(0, p.w.max_code, (p.out_channels, p.group_channels, *p.kernel), np.uint8, endpoint=True)
-    offset = random.integers(-p.w.offset_bound, p.w.offset_bound, p.out_channels, np.int32, endpoint=True)
     arguments = [pack(codes, technique.in_layout(p)), *technique.constants(p, weights, offset)]
     expected: Array = reference.accumulate(p, codes, weights, offset)
     if p.epilogue is not None:
