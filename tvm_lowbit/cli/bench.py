@@ -32,7 +32,7 @@ _BOARDS = {row.name: row.help for row in BOARDS.values() if row.core is not None
 def bench_command(
     model: Path, board: str | None, emulated: bool, out: Path | None, caches: bool, **wished: Any
 ) -> None:
-    """Estimate how long a model takes on a board, layer by layer, without the board.
+    """Estimate what each layer costs on a board, without it.
 
     The library runs under emulation, every executed block is counted and priced by a model of the core, fitted to
     measured instructions. The figures are estimates, for one thread; two runs give the same.
