@@ -15,6 +15,7 @@ from relay_passes.problem import dot_problem
 from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem, Thresholds
 from schedules.layout import Layout
+from schedules.limits import limit_cycles
 from schedules.requantize import requantize_kernel
 from schedules.techniques import Choice, select
 
@@ -54,10 +55,12 @@ def lower_lowbit(
     Returns
     -------
     IRModule
-        Kernels are PrimFuncs called by ``call_tir``. Notes: topic ``layers`` gains technique, why, and bytes.
+        Kernels are PrimFuncs called by ``call_tir``. Notes: topic ``layers`` gains technique, why, and bytes; topic
+        ``kernels`` tells of each call, in the order they run, whose it is and how much it computes.
     """
     lowering = _Lowering(mod, core, technique, each)
-    return notes.add(dataflow.rebuild(mod, lowering.visit), "layers", lowering.layers)
+    lowered = notes.add(dataflow.rebuild(mod, lowering.visit), "layers", lowering.layers)
+    return notes.add(lowered, "kernels", {str(turn): call for turn, call in enumerate(lowering.calls)})
 
 
 class _Lowering:
@@ -72,12 +75,14 @@ class _Lowering:
             var: self._plan(var, value, technique) for var, value in self.values.items() if op_name(value) == ops.DOT
         }
         self.by_weights = {_key(plan.weights): plan for plan in self.plans.values()}
+        # What each call of a kernel is: layers that are alike share one.
+        self.calls: list[dict[str, Any]] = []
         # New logical variable -> its physical forms.
         self.physical: dict[Any, dict[Layout, Any]] = {}
 
     def _plan(self, var: Any, call: Any, technique: str | None) -> _Plan:
         weights, offset = constant(call.args[1]), constant(call.args[2])
-        problem = dot_problem(shape_of(call.args[0]), weights.shape, call.attrs)
+        problem = dot_problem(shape_of(call.args[0]), weights.shape, call.attrs).knowing(weights, offset)
         choice = select(problem, self.core, technique)
         constants = choice.technique.constants(problem, weights, offset)
         only = self.readers[var]
@@ -138,6 +143,10 @@ class _Lowering:
         packed = _call(scope, kernel, f"{technique.name}_{plan.layer}", args, out, dtype, f"{name}/physical")
         result = layouts.unpack(scope, packed, layout, shape, dtype, name)
         self.physical[result] = {layout: packed}
+        symbol = str(scope.builder.lookup_binding(packed).args[0].name_hint)
+        limit = limit_cycles(plan.problem, technique.name, self.core)
+        work = {"bits": problem.name, "technique": technique.name, "macs": problem.macs, "limit": limit}
+        self.calls.append({"symbol": symbol, "layer": plan.layer, **work})
         self._report(plan, size)
         return result
 

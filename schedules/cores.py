@@ -18,6 +18,18 @@ OPERATIONS = frozenset({"and", "cnt", "uadalp", "mla", "widen", "ldr", "str"})
 
 
 @dataclass(frozen=True)
+class Cache:
+    """A data cache of lines of 64 bytes: ``size`` in bytes, ``ways`` of its sets."""
+
+    size: int
+    ways: int
+
+    def __post_init__(self) -> None:
+        if self.ways < 1 or self.size < 64 * self.ways or self.size % (64 * self.ways):
+            raise ValueError(f"a cache is a whole number of sets of {self.ways} lines: {self}")
+
+
+@dataclass(frozen=True)
 class CoreSpec:
     """One processor core.
 
@@ -39,6 +51,8 @@ class CoreSpec:
         Number of cores on a usual board.
     source : str
         Where the figures come from.
+    l1, l2 : Cache
+        The data cache of a core, and the next one.
     """
 
     name: str
@@ -51,6 +65,8 @@ class CoreSpec:
     pipes: Mapping[str, str] = field(default_factory=dict)
     mattr: tuple[str, ...] = ()
     cores: int = 4
+    l1: Cache = Cache(32 << 10, 4)
+    l2: Cache = Cache(512 << 10, 16)
 
     def __post_init__(self) -> None:
         if not self.features <= FEATURES:
@@ -95,7 +111,19 @@ _HOST_RATES = {"and": 3.0, "cnt": 0.3, "uadalp": 0.7, "mla": 1.0, "widen": 1.0, 
 _F1 = {"cnt": "F1", "uadalp": "F1", "widen": "F1"}
 
 _ROWS = (
-    CoreSpec("cortex-a72", _AARCH64, "cortex-a72", _ASIMD, 1.5, _A72_RATES, f"{_BENCH}: NXP LX2160A", _F1, _ANY_ARMV8),
+    CoreSpec(
+        "cortex-a72",
+        _AARCH64,
+        "cortex-a72",
+        _ASIMD,
+        1.5,
+        _A72_RATES,
+        f"{_BENCH}: NXP LX2160A",
+        _F1,
+        _ANY_ARMV8,
+        l1=Cache(32 << 10, 2),
+        l2=Cache(1 << 20, 16),
+    ),
     CoreSpec(
         "cortex-a53",
         _AARCH64,
@@ -116,6 +144,8 @@ _ROWS = (
         _A76_RATES,
         f"{_BENCH}: AWS Graviton2 (Neoverse N1)",
         mattr=("+neon",),
+        l1=Cache(64 << 10, 4),
+        l2=Cache(512 << 10, 8),
     ),
     CoreSpec(
         "x86-64",

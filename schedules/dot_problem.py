@@ -5,8 +5,11 @@ A dense layer is the 1x1 convolution over a 1x1 image; everything below is a con
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
 
 from schedules.layout import Layout
 
@@ -23,13 +26,16 @@ class Operand:
     """How the unsigned codes of one side stand for integers: ``value = multiplier * code + offset``.
 
     ``multiplier`` is 2 for bipolar codes ({-1, +1} = 2 u - 1), 1 otherwise. ``offset_bound`` is the largest
-    ``|offset|``; weights may carry one offset per output channel, activations carry exactly ``offset``.
+    ``|offset|``; weights may carry one offset per output channel, unless ``uniform``: then all carry ``offset``, as
+    activations always do. ``span``, where it is known, holds the least and the largest code that occurs.
     """
 
     bits: int
     multiplier: int = 1
     offset: int = 0
     offset_bound: int = 0
+    uniform: bool = False
+    span: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:
@@ -43,6 +49,18 @@ class Operand:
     def max_code(self) -> int:
         """The largest code, 2**bits - 1."""
         return (1 << self.bits) - 1
+
+    @property
+    def one_offset(self) -> bool:
+        """Whether all channels are known to have the offset ``offset``."""
+        return self.uniform or self.offset_bound == 0
+
+    @property
+    def values(self) -> tuple[int, int]:
+        """The least and the largest value that occurs, as far as that is known."""
+        least, most = (self.multiplier * code for code in self.span or (0, self.max_code))
+        low, high = (self.offset,) * 2 if self.one_offset else (-self.offset_bound, self.offset_bound)
+        return least + low, most + high
 
     @property
     def bound(self) -> int:
@@ -164,6 +182,12 @@ class DotProblem:
     def name(self) -> str:
         """The model's widths, weights first: W2A2."""
         return f"W{self.w.bits}A{self.a.bits}"
+
+    def knowing(self, weights: npt.NDArray[np.uint8], weight_offset: npt.NDArray[np.int32]) -> DotProblem:
+        """The problem with what the weights' codes and offsets ``(O,)`` tell: which occur, and whether one serves all."""
+        w = replace(self.w, span=(int(weights.min()), int(weights.max())))
+        low, high = int(weight_offset.min()), int(weight_offset.max())
+        return replace(self, w=replace(w, offset=low, uniform=True) if low == high else w)
 
     @property
     def needs_code_sum(self) -> bool:

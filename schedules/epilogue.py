@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.dot_problem import DotProblem, Thresholds
-from schedules.intrinsics import const
-from schedules.layout import Layout
+from schedules.intrinsics import const, splat, vload, vstore
+from schedules.pack_codes import load_vector, loads_vectors, pack_pixel, store_codes
+from schedules.registers import held
+from schedules.vectors import keep_rolled
 
 # Up to here one comparison per threshold, which vectorises over channels, beats a binary search, which does not.
 LINEAR_LEVELS = 15
+# From here on a vector searches by halves, selecting the next threshold, instead of comparing with all.
+SEARCH_LEVELS = 7
+# Up to here a vector selects each threshold among the rows of all the second operand's codes.
+SIDE_THRESHOLDS = 64
+SIDE_LANES = 8
 
 
 class Epilogue:
@@ -67,6 +76,150 @@ class Epilogue:
             count_reached(self.spec, self.tables, accumulators(c), row, c, codes, [c])
         store_codes(self.spec.out, self.out, codes, n, y, x, channels)
 
+    def write_tile(self, accumulators: Any, place: Any, pixels: int, exists: Any = None, rolled: bool = False) -> None:
+        """Emit the writing of some pixels, vectors of channels at a time.
+
+        Parameters
+        ----------
+        accumulators : callable
+            ``(pixel, group, channel of the group, lanes, dtype)`` to the accumulators of neighbouring channels.
+        place : callable
+            Pixel to its batch, row and column.
+        pixels : int
+            How many.
+        exists : callable, optional
+            Pixel to whether it lies in the output; the others are not written.
+        rolled : bool
+            See `vectors.keep_rolled`.
+        """
+        p = self.problem
+        codes = None if self.spec is None else T.alloc_buffer((pixels, p.out_channels), "uint8")
+
+        def chunk(group: Any, first: Any, lanes: int) -> None:
+            # Pixels innermost: the tables of these channels stay in registers.
+            with T.serial(0, pixels) as i:
+                keep_rolled(rolled)
+                self._write_channels(accumulators, codes, place, exists, i, group, first, lanes)
+
+        with T.serial(0, p.groups) as group:
+            done = 0
+            for lanes in self._widths():
+                count = (p.group_out_channels - done) // lanes
+                if count:
+                    with T.serial(0, count) as index:
+                        chunk(group, done + index * lanes, lanes)
+                done += count * lanes
+        if self.spec is not None:
+            with T.serial(0, pixels) as i, guard(exists, i):
+                pack_pixel(self.spec.out, self.out, codes, i, *place(i), p.out_channels)
+
+    def _widths(self) -> tuple[int, ...]:
+        """Channels to a vector, the widest first; a search wants its thresholds in registers, a vector of each."""
+        spec = self.spec
+        if spec is None:
+            return (16, 8, 1)
+        if max(spec.levels, spec.falls) > LINEAR_LEVELS:
+            return (1,)
+        if spec.side is not None:
+            few = spec.rows * max(spec.levels, spec.falls) <= SIDE_THRESHOLDS
+            whole = self.problem.groups == 1 or self.problem.group_out_channels % SIDE_LANES == 0
+            return (SIDE_LANES, 1) if few and whole and loads_vectors(spec.side, self.problem.out_channels) else (1,)
+        if max(spec.levels, spec.falls) >= SEARCH_LEVELS:
+            return (4, 1) if self.problem.threshold_dtype == "int32" else (8, 1)
+        return (16, 8, 1)
+
+    def _write_channels(
+        self, accumulators: Any, codes: Any, place: Any, exists: Any, i: Any, group: Any, first: Any, lanes: int
+    ) -> None:
+        p = self.problem
+        c = group * p.group_out_channels + first
+        if self.spec is None:
+            value = accumulators(i, group, first, lanes, "int32")
+            with guard(exists, i):
+                if lanes == 1:
+                    T.buffer_store(self.out, value, [*place(i), c])
+                else:
+                    vstore(T, self.out, value, [*place(i), c], lanes)
+        elif lanes == 1:
+            row: Any = const(0)
+            if self.spec.side is not None:
+                at = lambda *j: tirx.BufferLoad(self.side, list(j))  # noqa: E731 - a view of one buffer
+                row = self.spec.side.load(at, *place(i), c, p.out_channels).astype("int32")
+            with guard(exists, i):
+                count_reached(self.spec, self.tables, accumulators(i, group, first, 1, "int32"), row, c, codes, [i, c])
+        else:
+            value = accumulators(i, group, first, lanes, p.threshold_dtype)
+            with guard(exists, i):
+                side = None
+                if self.spec.side is not None:
+                    side = load_vector(self.spec.side, self.side, *place(i), c, p.out_channels)
+                vstore(T, codes, count_vector(self.spec, self.tables, value, side, c, lanes), [i, c], lanes)
+
+
+@contextmanager
+def guard(exists: Any, i: Any) -> Iterator[None]:
+    """Emit what follows only for pixels that exist."""
+    if exists is None:
+        yield
+    else:
+        with T.If(exists(i)), T.Then():
+            yield
+
+
+def count_vector(spec: Thresholds, tables: list[Any], accumulators: Any, side: Any, channel: Any, lanes: int) -> Any:
+    """Codes of neighbouring channels from a vector of accumulators in the type of the thresholds.
+
+    ``side`` are the codes that pick a row of thresholds for each channel; None if there is but one row.
+    """
+    wide = str(accumulators.ty.dtype) if hasattr(accumulators, "ty") else str(accumulators.dtype)
+    kind = wide.partition("x")[0]
+    value = held(accumulators, kind, lanes)
+    picks = (
+        []
+        if side is None
+        else [held(side.astype(wide) & splat(const(1 << b, kind), lanes), kind, lanes) for b in range(spec.side_bits)]
+    )
+
+    def threshold(table: Any, level: int) -> Any:
+        rows = [vload(table, [row, level, channel], lanes) for row in range(spec.rows)]
+        for pick in picks:
+            odd = pick != splat(const(0, kind), lanes)
+            rows = [held(tirx.Select(odd, b, a), kind, lanes) for a, b in zip(rows[::2], rows[1::2], strict=True)]
+        return rows[0]
+
+    def reached(table: Any, count: int) -> Any:
+        rows = [threshold(table, level) for level in range(count)]
+        if count >= SEARCH_LEVELS:
+            return _search(value, rows, wide, lanes)
+        hits = [(value >= row).astype(wide) for row in rows]
+        return sum(hits[1:], hits[0])
+
+    total = reached(tables[0], spec.levels)
+    if spec.falls:
+        total = total - reached(tables[2], spec.falls)
+    code = total.astype(f"uint8x{lanes}")
+    flip = vload(tables[1], [channel], lanes) != splat(const(0, "uint8"), lanes)
+    return tirx.Select(flip, splat(const(spec.levels, "uint8"), lanes) - code, code)
+
+
+def _search(value: Any, rows: list[Any], kind: str, lanes: int) -> Any:
+    """How many sorted thresholds a vector reaches: one comparison a bit, each picking the thresholds of the next."""
+    depth, element = len(rows).bit_length(), kind.partition("x")[0]
+    # Missing ones repeat the last, and what they count too much is taken back by the minimum.
+    table: list[Any] = [*rows, *[rows[-1]] * ((1 << depth) - 1 - len(rows))]
+
+    total: Any = None
+    while table:
+        middle = len(table) // 2
+        hit = value >= table[middle]
+        bit = hit.astype(kind)
+        total = held(bit if total is None else total + total + bit, element, lanes)
+        halves = zip(table[:middle], table[middle + 1 :], strict=True)
+        table = [held(tirx.Select(hit, above, below), element, lanes) for below, above in halves]
+    if len(rows) + 1 < 1 << depth:
+        total = tirx.min(total, splat(const(len(rows), element), lanes))
+    return total
+
 
 def declare_tables(spec: Thresholds, channels: int, dtype: str) -> list[Any]:
     """Declare the parameters thresholds, flip and, if there are any, falling thresholds."""
@@ -110,28 +263,3 @@ def _reached(table: Any, count: int, accumulator: Any, row: Any, channel: Any) -
         T.buffer_store(position, position[0] + tirx.Select(hit, const(step), const(0)), [0])
         step >>= 1
     return position[0]
-
-
-def store_codes(layout: Layout, out: Any, codes: Any, n: Any, y: Any, x: Any, channels: int) -> None:
-    """Emit the writing of one pixel's codes ``(channels,)`` in a physical layout."""
-    if layout.kind == "nhwc":
-        with T.serial(0, channels) as c:
-            T.buffer_store(out, codes[c], [n, y, x, c])
-        return
-    per_group = channels // layout.groups
-    whole, rest = divmod(per_group, 8)
-
-    def byte(group: Any, plane: int, index: Any, bits: int) -> None:
-        value: Any = const(0, "uint8")
-        for bit in range(bits):
-            code = codes[group * per_group + index * 8 + bit]
-            value = value | (((code >> const(plane, "uint8")) & const(1, "uint8")) << const(bit, "uint8"))
-        T.buffer_store(out, value, [n, y, x, group, plane, index])
-
-    with T.serial(0, layout.groups) as group:
-        for plane in range(layout.bits):
-            if whole:
-                with T.serial(0, whole) as index:
-                    byte(group, plane, index, 8)
-            if rest:
-                byte(group, plane, whole, rest)

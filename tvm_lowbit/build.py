@@ -17,7 +17,7 @@ from schedules.errors import LowbitError
 from tvm_lowbit.artifact import Artifact
 from tvm_lowbit.boards.rows import BuildTarget, resolve
 from tvm_lowbit.frontend import import_model
-from tvm_lowbit.manifest import ExplanationRow, LayerRow, Manifest, TensorRow
+from tvm_lowbit.manifest import ExplanationRow, KernelRow, LayerRow, Manifest, TensorRow
 from tvm_lowbit.pipeline import Options, run_phases
 from tvm_lowbit.progress import Step, told
 from tvm_lowbit.report import Report
@@ -141,6 +141,7 @@ def _manifest(imported: Any, lowered: Any, destination: BuildTarget) -> Manifest
         explanations=tuple(ExplanationRow(**row) for row in explanations),
         probes=tuple(probes),
         layers=_layers(lowered),
+        kernels=tuple(KernelRow(**row) for row in notes.read(lowered)["kernels"].values()),
     )
 
 

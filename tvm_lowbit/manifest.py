@@ -46,11 +46,25 @@ class LayerRow(BaseModel):
     float_bytes: int = 0
 
 
+class KernelRow(BaseModel):
+    """One call of a low-bit kernel; ``limit`` is the fewest cycles its technique's arithmetic can take, if known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    symbol: str
+    layer: str
+    bits: str
+    technique: str
+    macs: int
+    limit: float | None = None
+
+
 class Manifest(BaseModel):
     """Everything about a compiled library but its code.
 
     ``outputs`` are the model's own; the library returns them first, then contributions, multipliers, target and gap for
-    each explanation, then the codes of each probed quantiser. ``files`` maps the bundle's other files to their SHA-256.
+    each explanation, then the codes of each probed quantiser. ``kernels`` are in the order they run. ``files`` maps the
+    bundle's other files to their SHA-256.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,4 +81,5 @@ class Manifest(BaseModel):
     explanations: tuple[ExplanationRow, ...] = ()
     probes: tuple[str, ...] = ()
     layers: tuple[LayerRow, ...] = ()
+    kernels: tuple[KernelRow, ...] = ()
     files: dict[str, str] = {}

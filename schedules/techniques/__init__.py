@@ -13,10 +13,22 @@ from schedules.techniques.base import Technique
 from schedules.techniques.bit_serial import BitSerial
 from schedules.techniques.portable import Portable
 from schedules.techniques.reference import Reference
+from schedules.techniques.smlal import Sdot, Smlal
+from schedules.techniques.ternary import Ternary
+from schedules.techniques.winograd import Winograd, WinogradSdot
 
 __all__ = ["TECHNIQUES", "Choice", "Technique", "register", "select"]
 
-_ROWS: tuple[Technique, ...] = (BitSerial(), Portable(), Reference())
+_ROWS: tuple[Technique, ...] = (
+    BitSerial(),
+    Ternary(),
+    Winograd(),
+    WinogradSdot(),
+    Smlal(),
+    Sdot(),
+    Portable(),
+    Reference(),
+)
 _TABLE: dict[str, Technique] = {}
 TECHNIQUES: Mapping[str, Technique] = MappingProxyType(_TABLE)
 

@@ -103,8 +103,9 @@ def corrections(problem: DotProblem, weights: Array, weight_offset: Array) -> li
 
     Returns
     -------
-    beta : int32 ``(O,)``
-    gamma : int32 ``(runs of rows, runs of columns, O)``
+    beta : ``(O,)``
+    gamma : ``(runs of rows, runs of columns, O)``
+        Both in the problem's ``threshold_dtype``, which holds every partial sum.
     """
     if np.abs(weight_offset, dtype=np.int64).max() > problem.w.offset_bound:
         raise ValueError(f"weight offsets exceed the problem's bound {problem.w.offset_bound}")
@@ -114,10 +115,12 @@ def corrections(problem: DotProblem, weights: Array, weight_offset: Array) -> li
     sums += problem.group_channels * offset[:, None, None]
     inside_rows, inside_columns = (np.array(along.inside, np.int64) for along in runs(problem))
     gamma = problem.a.offset * np.einsum("ry,cx,oyx->rco", inside_rows, inside_columns, sums, optimize=True)
-    return [beta.astype(np.int32), gamma.astype(np.int32)]
+    dtype = problem.threshold_dtype
+    return [beta.astype(dtype), gamma.astype(dtype)]
 
 
 def correction_shapes(problem: DotProblem) -> list[tuple[tuple[int, ...], str]]:
     """Shapes and types of `corrections`."""
     counts = (len(along.starts) for along in runs(problem))
-    return [((problem.out_channels,), "int32"), ((*counts, problem.out_channels), "int32")]
+    dtype = problem.threshold_dtype
+    return [((problem.out_channels,), dtype), ((*counts, problem.out_channels), dtype)]

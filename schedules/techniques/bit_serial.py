@@ -2,7 +2,7 @@
 
 ``sum(a w) = sum over planes p, q of 2**(p + q) popcount(a_p AND w_q)`` on unsigned planes (Umuroglu et al., BISMO,
 FPL 2018, eq. 1; Cowan et al., CGO 2020); offsets and bipolar codes are corrected afterwards from the sum of the
-activation codes. On Armv8 the inner step is AND, CNT, UADALP.
+activation codes. On Armv8 the inner step is AND, CNT, UADALP, or AND, CNT, ADD in bytes.
 """
 
 from __future__ import annotations
@@ -12,45 +12,60 @@ from typing import Any
 
 import numpy as np
 from tvm import tirx
-from tvm.script.ir_builder import tirx as T
 
+from schedules.bit_dot import STEP, BitDot
+from schedules.blocked import CHANNEL_BLOCK, Dots, blocked, padded_channels, tile
 from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
-from schedules.intrinsics import const, splat, uaddlp, vload, vstore
+from schedules.intrinsics import const
 from schedules.layout import Layout, pack_planes, plane_bytes
-from schedules.padding import runs
+from schedules.panel import Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
+from schedules.vectors import assembly, in_order, vectors
 
 # A uint16 lane takes the bits of two bytes each step, 16 at the most: 4095 steps fill it with 65520.
 MAX_STEPS = 65535 // 16
+# More pairs of planes than this are run by a loop, not written out.
+MAX_PAIRS = 4
 
 
 class BitSerial(Technique):
     """Blocks of ``mr`` pixels x ``nr`` channels held in registers, 128 bits of K a step."""
 
     name = "bit_serial"
+    # Whether weights are signs and a mask; see `ternary`.
+    signs = False
 
     def declines(self, problem: DotProblem, core: CoreSpec) -> str | None:
-        """K must fit the 16-bit lanes, and LLVM's UADALP needs an Arm core; others widen by plain additions."""
-        steps = row_bytes(problem) // 16
-        if steps > MAX_STEPS:
-            return f"{steps} steps of 128 bits would overflow a 16-bit lane (at most {MAX_STEPS})"
+        """K must fit the 16-bit lanes."""
+        if steps(problem) > MAX_STEPS:
+            return f"{steps(problem)} steps of 128 bits would overflow a 16-bit lane (at most {MAX_STEPS})"
         return super().declines(problem, core)
 
     def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
-        """Per output and pair of planes: AND, CNT, UADALP each 128 bits, half a load, and three steps to flush."""
-        steps = -(-row_bytes(problem) // 16)
-        outputs = problem.macs / problem.k
-        pairs = problem.a.bits * problem.w.bits
-        step = core.cycles({"and": 1, "cnt": 1, "uadalp": 1, "ldr": 0.5})
-        flush = core.cycles({"uadalp": 1, "and": 1})
-        return outputs * pairs * (steps * step + flush)
+        """The steps of all pairs of planes, a fixed part of each output, and the copies of the patches."""
+        p = problem
+        outputs = p.batch * p.out_height * p.out_width * p.groups * padded_channels(p, CHANNEL_BLOCK)
+        step = self.step(core)
+        pairs = p.a.bits * (1 if self.signs else p.w.bits)
+        flush = core.cycles({"uadalp": 1, "and": 1}) if pairs > MAX_PAIRS else 0.5
+        moves = copy_instructions(p, p.a.bits, plane_bytes(p.group_channels))
+        fixed = 4 / core.vector_issue
+        copies = moves * core.cycles({"ldr": 1, "str": 1})
+        return outputs * (pairs * (steps(p) * core.cycles(step) + flush) + fixed) + copies
+
+    def step(self, core: CoreSpec) -> dict[str, float]:
+        """Instructions for 128 bits of an output: loads are shared by a block's outputs, or moved from the integer side."""
+        if in_order(core):
+            return {"and": 2.5 + self.signs, "cnt": 1}
+        return {"and": 1 + self.signs, "cnt": 1, "uadalp": 1, "ldr": 0.5}
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
-        """A 4 x 4 block keeps 16 accumulators and 8 operands in the 32 registers; x86 has 16 registers."""
-        block = 4 if core.is_arm else 2
-        limits = {"mr": min(block, problem.out_width), "nr": min(block, problem.group_out_channels)}
+        """``bytes`` is the vector width of byte accumulators, 0 for 16-bit ones; x86 has half the registers."""
+        mr = 4 if core.is_arm else 2
+        slow = int(in_order(core))
+        limits = {"mr": min(mr, problem.out_width), "nr": 4, "tile": tile(problem), "bytes": 16 * slow, "split": slow}
         return {**super().knobs(problem, core), **limits}
 
     def in_layout(self, problem: DotProblem) -> Layout:
@@ -58,19 +73,32 @@ class BitSerial(Technique):
         return Layout("planes", problem.a.bits, problem.groups)
 
     def constants(self, problem: DotProblem, weights: Array, weight_offset: Array) -> list[Array]:
-        """Weight planes ``(groups, O / groups, bits, row bytes)``, kernel positions outside, channels inside."""
+        """Weight planes ``(groups, blocks, bits, steps, 4, 16)``, K as kernel positions outside, channels inside."""
+        p = problem
+        beta, gamma = corrections(p, weights, weight_offset)
+        if bipolar(p):
+            gamma += (weights.sum(axis=(1, 2, 3), dtype=np.int64) * p.a.max_code * p.a.multiplier).astype(gamma.dtype)
+        return [self.pack(p, weights), beta, gamma]
+
+    def pack(self, problem: DotProblem, weights: Array) -> Array:
+        """Codes ``(O, C / groups, kh, kw)`` to blocked planes."""
         p = problem
         grouped = weights.reshape(p.groups, p.group_out_channels, p.group_channels, *p.kernel)
         planes = pack_planes(grouped.transpose(0, 1, 3, 4, 2), p.w.bits).transpose(0, 1, 4, 2, 3, 5)
         planes = planes.reshape(p.groups, p.group_out_channels, p.w.bits, -1)
-        pad = row_bytes(p) - planes.shape[-1]
-        return [np.pad(planes, ((0, 0), (0, 0), (0, 0), (0, pad))), *corrections(p, weights, weight_offset)]
+        channels = padded_channels(p, NR_LIMIT) - p.group_out_channels
+        pad = steps(p) * STEP - planes.shape[-1]
+        planes = np.pad(planes, ((0, 0), (0, channels), (0, 0), (0, pad)))
+        blocks = planes.reshape(p.groups, -1, CHANNEL_BLOCK, p.w.bits, steps(p), STEP)
+        return np.ascontiguousarray(blocks.transpose(0, 1, 3, 4, 2, 5))
 
     def unpack_weights(self, problem: DotProblem, constant: Array) -> Array:
         """The codes again, from their planes."""
         p = problem
         used = p.kernel[0] * p.kernel[1] * plane_bytes(p.group_channels)
-        planes = constant[..., :used].reshape(p.groups, p.group_out_channels, p.w.bits, *p.kernel, -1)
+        rows_ = constant.transpose(0, 1, 4, 2, 3, 5).reshape(p.groups, -1, p.w.bits, steps(p) * STEP)
+        planes = rows_[:, : p.group_out_channels, :, :used]
+        planes = planes.reshape(p.groups, p.group_out_channels, p.w.bits, *p.kernel, -1)
         bits = np.unpackbits(planes, axis=-1, bitorder="little", count=p.group_channels)
         codes = (bits << np.arange(p.w.bits, dtype=np.uint8)[:, None, None, None]).sum(axis=2, dtype=np.uint8)
         return codes.transpose(0, 1, 4, 2, 3).reshape(p.out_channels, p.group_channels, *p.kernel)
@@ -82,173 +110,83 @@ class BitSerial(Technique):
         byte = (y * p.kernel[1] + x) * plane_bytes(p.group_channels) + c // 8
         code: Any = const(0, "uint8")
         for q in range(p.w.bits):
-            bit = (at(group, channel, q, byte) >> (c % 8).astype("uint8")) & const(1, "uint8")
+            found = at(group, channel // CHANNEL_BLOCK, q, byte // STEP, channel % CHANNEL_BLOCK, byte % STEP)
+            bit = (found >> (c % 8).astype("uint8")) & const(1, "uint8")
             code = code | (bit << const(q, "uint8"))
         return code
 
     def build(self, problem: DotProblem, knobs: Knobs, core: CoreSpec) -> Any:
         """See `Technique.build`."""
         p = problem
-        mr, nr = knobs["mr"], knobs["nr"]
-        lanes = _ArmLanes() if "asimd" in core.features else _PlainLanes()
+        nr = knobs["nr"]
+        shape = (p.groups, padded_channels(p, NR_LIMIT) // CHANNEL_BLOCK, p.w.bits, steps(p), CHANNEL_BLOCK, STEP)
 
         def body(x: Any, constants: list[Any], epilogue: Epilogue) -> None:
             weights, beta, gamma = constants
-            row_runs, column_runs = runs(p)
+            planes = 1 if self.signs else p.w.bits
+            differ = not self.signs and bipolar(p)
+            kind = form(p, planes, knobs["bytes"])
+            block = (row_bytes(p), nr, kind, knobs["bytes"], weights, large(p, planes), self.signs, differ)
+            dot = BitDot(vectors(core), p.a.bits, p.w.bits, *block, bool(knobs["split"]))
+            constant = self.signs or differ
+            sum_codes = dot.sum_codes if p.needs_code_sum and not constant else None
+            scale = p.a.multiplier * (-1 if differ else 1 if self.signs else p.w.multiplier)
+            dots = Dots(dot.dtype(), dot.lanes(), dot.multiply, sum_codes, scale, centred=constant)
+            args = (source(p, x), dots, (beta, gamma), epilogue)
+            row = blocked(p, knobs["mr"], nr, knobs["tile"], *args, rolled=dot.split)
+            with assembly(dot.split), rows(p, knobs) as index:
+                row(index // p.out_height, index % p.out_height)
 
-            def block(n: Any, oy: Any, ox: Any, pixels: int) -> None:
-                sums = T.alloc_buffer((pixels, p.out_channels), "int32")
-                codes = epilogue.scratch()
-                column = T.alloc_buffer((pixels,), "int32")
-                for i in range(pixels):
-                    T.buffer_store(column, column_runs.at(ox + i), [i])
-                with T.serial(0, p.groups) as g:
-                    patch = T.alloc_buffer((pixels, p.a.bits, row_bytes(p)), "uint8")
-                    code_sum = T.alloc_buffer((pixels,), "int32")
-                    for i in range(pixels):
-                        gather_patch(p, x, patch, i, n, oy, ox + i, g)
-                        sum_codes(p, patch, code_sum, i)
-                    whole, rest = divmod(p.group_out_channels, nr)
+        return frame(p, self.in_layout(p), [(shape, "uint8"), *correction_shapes(p)], body)
 
-                    def channels(o: Any, count: int) -> None:
-                        dots = lanes.multiply(p, patch, weights, g, o, pixels, count)
-                        for i in range(pixels):
-                            for j in range(count):
-                                c = g * p.group_out_channels + o + j
-                                value = dots(i, j) * (p.a.multiplier * p.w.multiplier)
-                                value = value + gamma[row_runs.at(oy), column[i], c]
-                                if p.needs_code_sum:
-                                    value = value + beta[c] * code_sum[i]
-                                T.buffer_store(sums, value, [i, c])
 
-                    if whole:
-                        with T.serial(0, whole) as index:
-                            channels(index * nr, nr)
-                    if rest:
-                        channels(whole * nr, rest)
-                for i in range(pixels):
-                    epilogue.write(lambda c, i=i: sums[i, c], codes, n, oy, ox + i)
+# The widest block of channels that the packed weights are padded for.
+NR_LIMIT = 8
 
-            with rows(p, knobs) as row:
-                n, oy = row // p.out_height, row % p.out_height
-                whole, rest = divmod(p.out_width, mr)
-                if whole:
-                    with T.serial(0, whole) as index:
-                        block(n, oy, index * mr, mr)
-                if rest:
-                    block(n, oy, const(whole * mr), rest)
 
-        weight_shape = (p.groups, p.group_out_channels, p.w.bits, row_bytes(p))
-        return frame(p, self.in_layout(p), [(weight_shape, "uint8"), *correction_shapes(p)], body)
+def large(problem: DotProblem, planes: int) -> bool:
+    """Whether a sum of products of codes, of weights with this many planes, may exceed 16 bits."""
+    return problem.k * problem.a.max_code * ((1 << planes) - 1) > 65535
+
+
+def bipolar(problem: DotProblem) -> bool:
+    """Whether weights are -1 and +1: then ``popcount(a XOR u)`` is the number of +1 less ``sum(a w)``.
+
+    What is left of the sum is a constant, where AND would need the sum of the patch's codes.
+    """
+    w = problem.w
+    return w.bits == 1 and w.one_offset and w.multiplier == 2 and w.offset == -1
 
 
 def row_bytes(problem: DotProblem) -> int:
-    """Bytes of one plane of one patch (or of one output channel's weights), a multiple of 8."""
+    """Bytes of one plane of one patch, a multiple of 8."""
     used = problem.kernel[0] * problem.kernel[1] * plane_bytes(problem.group_channels)
     return -(-used // 8) * 8
 
 
-def gather_patch(p: DotProblem, x: Any, patch: Any, i: int, n: Any, oy: Any, ox: Any, g: Any) -> None:
-    """Emit the copy of one output pixel's input planes, kernel position by kernel position, into a row of bytes."""
+def steps(problem: DotProblem) -> int:
+    """Steps of 16 bytes through a plane of a patch."""
+    return -(-row_bytes(problem) // STEP)
+
+
+def form(problem: DotProblem, planes: int, width: int) -> str:
+    """The narrowest accumulators that are exact for this many planes of weights; see `bit_dot`."""
+    full = STEP * steps(problem) * problem.a.max_code * ((1 << planes) - 1)
+    if full > 65535 or problem.a.bits * planes > MAX_PAIRS:
+        return "uint32"
+    return "bytes" if width else "uint16"
+
+
+def source(problem: DotProblem, x: Any) -> Source:
+    """Planes of the input; padded positions hold the code of 0.0 in every channel, zero bits where there is none."""
+    p = problem
     size = plane_bytes(p.group_channels)
     zero = p.a.zero_code or 0
-    with T.grid(*p.kernel, p.a.bits) as (ky, kx, plane):
-        iy = oy * p.stride[0] - p.padding[0] + ky * p.dilation[0]
-        ix = ox * p.stride[1] - p.padding[1] + kx * p.dilation[1]
-        start = (ky * p.kernel[1] + kx) * size
-        with T.If(tirx.all(iy >= 0, iy < p.height, ix >= 0, ix < p.width)):
-            with T.Then(), T.serial(0, size) as b:
-                T.buffer_store(patch, x[n, iy, ix, g, plane, b], [i, plane, start + b])
-            with T.Else(), T.serial(0, size) as b:
-                # The code of 0.0 in every channel, and zero bits where there is no channel.
-                last = (1 << (p.group_channels - 8 * (size - 1))) - 1
-                full = tirx.Select(b == size - 1, const(last, "uint8"), const(0xFF, "uint8"))
-                bit = (const(zero) >> plane) & const(1)
-                T.buffer_store(patch, tirx.Select(bit == 1, full, const(0, "uint8")), [i, plane, start + b])
-    used = p.kernel[0] * p.kernel[1] * size
-    if used < row_bytes(p):
-        with T.grid(p.a.bits, row_bytes(p) - used) as (plane, b):
-            T.buffer_store(patch, const(0, "uint8"), [i, plane, used + b])
+    last = (1 << (p.group_channels - 8 * (size - 1))) - 1
 
+    def padding(plane: Any, byte: Any) -> Any:
+        full = tirx.Select(byte == size - 1, const(last, "uint8"), const(0xFF, "uint8"))
+        bit = (const(zero) >> plane) & const(1)
+        return tirx.Select(bit == 1, full, const(0, "uint8"))
 
-def sum_codes(p: DotProblem, patch: Any, code_sum: Any, i: int) -> None:
-    """Emit ``code_sum[i] =`` the sum of the patch's codes; nothing where no weight has an offset."""
-    if not p.needs_code_sum:
-        return
-    T.buffer_store(code_sum, const(0), [i])
-    with T.grid(p.a.bits, row_bytes(p)) as (plane, b):
-        ones = tirx.popcount(patch[i, plane, b]).astype("int32") << plane
-        T.buffer_store(code_sum, code_sum[i] + ones, [i])
-
-
-class _ArmLanes:
-    """Accumulates in eight 16-bit lanes with UADALP and flushes each pair of planes to four 32-bit lanes."""
-
-    lanes16, lanes32 = 8, 4
-
-    def narrow(self, counts: Any) -> Any:
-        return uaddlp(counts, 8, 16)
-
-    def wide(self, sums: Any) -> Any:
-        return uaddlp(sums, 4, 32)
-
-    def tail(self, counts: Any) -> Any:
-        return uaddlp(counts, 4, 16).astype("uint32x4")
-
-    def multiply(
-        self, p: DotProblem, patch: Any, weights: Any, g: Any, o: Any, pixels: int, count: int
-    ) -> Callable[[int, int], Any]:
-        """Emit the block's dot products; returns the int32 expression for pixel ``i`` and channel ``j``."""
-        steps, tail = divmod(row_bytes(p), 16)
-        block = [(i, j) for i in range(pixels) for j in range(count)]
-        wide_type, narrow_type = f"uint32x{self.lanes32}", f"uint16x{self.lanes16}"
-        wide = {ij: T.alloc_buffer((self.lanes32,), "uint32", scope="local") for ij in block}
-        for ij in block:
-            vstore(T, wide[ij], splat(const(0, "uint32"), self.lanes32), [0], self.lanes32)
-
-        def counts(plane: Any, q: Any, at: Any, size: int) -> dict[tuple[int, int], Any]:
-            a = [vload(patch, [i, plane, at], size) for i in range(pixels)]
-            w = [vload(weights, [g, o + j, q, at], size) for j in range(count)]
-            return {(i, j): tirx.popcount(a[i] & w[j]) for i, j in block}
-
-        with T.grid(p.a.bits, p.w.bits) as (plane, q):
-            shift = splat((plane + q).astype("uint32"), self.lanes32)
-
-            def flush(ij: tuple[int, int], value: Any) -> None:
-                sums = vload(wide[ij], [0], self.lanes32)
-                vstore(T, wide[ij], sums + (value.astype(wide_type) << shift), [0], self.lanes32)
-
-            if steps:
-                narrow = {ij: T.alloc_buffer((self.lanes16,), "uint16", scope="local") for ij in block}
-                for ij in block:
-                    vstore(T, narrow[ij], splat(const(0, "uint16"), self.lanes16), [0], self.lanes16)
-                with T.serial(0, steps) as step:
-                    for ij, ones in counts(plane, q, step * 16, 16).items():
-                        sums = vload(narrow[ij], [0], self.lanes16)
-                        vstore(T, narrow[ij], sums + self.narrow(ones).astype(narrow_type), [0], self.lanes16)
-                for ij in block:
-                    flush(ij, self.wide(vload(narrow[ij], [0], self.lanes16)))
-            if tail:
-                for ij, ones in counts(plane, q, const(steps * 16), 8).items():
-                    flush(ij, self.tail(ones))
-
-        def total(i: int, j: int) -> Any:
-            lanes = [wide[i, j][lane].astype("int32") for lane in range(self.lanes32)]
-            return sum(lanes[1:], lanes[0])
-
-        return total
-
-
-class _PlainLanes(_ArmLanes):
-    """The same without Arm's pairwise additions: as many wide lanes as narrow ones."""
-
-    lanes16, lanes32 = 16, 16
-
-    def narrow(self, counts: Any) -> Any:
-        return counts.astype("uint16x16")
-
-    def wide(self, sums: Any) -> Any:
-        return sums.astype("uint32x16")
-
-    def tail(self, counts: Any) -> Any:
-        return tirx.Shuffle([counts.astype("uint32x8"), splat(const(0, "uint32"), 8)], list(range(16)))
+    return Source(p.a.bits, size, lambda n, y, ix, g, plane: (x, [n, y, ix, g, plane, 0]), padding)

@@ -85,7 +85,8 @@ class Portable(Technique):
 
                     def accumulator(c: Any) -> Any:
                         group = c // p.group_out_channels
-                        return sums[c] * scale + beta[c] * code_sum[group] + gamma[at[0], at[1], c]
+                        wide = beta[c].astype("int32"), gamma[at[0], at[1], c].astype("int32")
+                        return sums[c] * scale + wide[0] * code_sum[group] + wide[1]
 
                     epilogue.write(accumulator, codes, n, oy, ox)
 

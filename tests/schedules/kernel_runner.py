@@ -26,6 +26,10 @@ from tvm_lowbit.linker import find_linker
 
 Array = npt.NDArray[Any]
 
+# The techniques that take any shape; the others have tests of their own.
+SPECIAL = ("ternary", "winograd", "winograd_sdot")
+GENERAL = tuple(name for name in TECHNIQUES if name not in SPECIAL)
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -108,9 +112,10 @@ def random_operands(problem: DotProblem) -> Operands:
     """Codes, offsets and thresholds of the whole range."""
     p, random = problem, generator(problem)
     activations = random.integers(0, p.a.max_code, (p.batch, p.height, p.width, p.channels), np.uint8, endpoint=True)
-    weights = random.integers(0, p.w.max_code, (p.out_channels, p.group_channels, *p.kernel), np.uint8, endpoint=True)
-    bound = p.w.offset_bound
-    operands = Operands(activations, weights, random.integers(-bound, bound, p.out_channels, np.int32, endpoint=True))
+    least, most = p.w.span or (0, p.w.max_code)
+    weights = random.integers(least, most, (p.out_channels, p.group_channels, *p.kernel), np.uint8, endpoint=True)
+    low, high = (p.w.offset,) * 2 if p.w.uniform else (-p.w.offset_bound, p.w.offset_bound)
+    operands = Operands(activations, weights, random.integers(low, high, p.out_channels, np.int32, endpoint=True))
     return operands if p.epilogue is None else with_tables(problem, p.epilogue, operands)
 
 
@@ -182,11 +187,17 @@ def build_kernel(
     return Kernel(function, arguments, expected_output(problem, operands), f"{technique.name} {knobs} {problem}")
 
 
-def check_technique(name: str, problems: Sequence[DotProblem], machine: Machine) -> None:
-    """Hold a technique against the definition on the problems it takes; skip where it lacks the instructions."""
+def runnable(name: str, machine: Machine) -> Technique:
+    """The technique of a name; skips where the machine lacks its instructions."""
     technique, core = TECHNIQUES[name], machine.core
     if not technique.needs <= core.features:
         pytest.skip(f"{core.name} lacks {', '.join(sorted(technique.needs - core.features))}")
+    return technique
+
+
+def check_technique(name: str, problems: Sequence[DotProblem], machine: Machine) -> None:
+    """Hold a technique against the definition on the problems it takes; skip where it lacks the instructions."""
+    technique, core = runnable(name, machine), machine.core
     declined = [technique.declines(problem, core) for problem in problems]
     taken = [problem for problem, reason in zip(problems, declined, strict=True) if reason is None]
     assert taken, f"{name} declines every problem: {declined}"

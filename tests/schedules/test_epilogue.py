@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_runner import Machine, check_technique, random_operands
+from kernel_runner import GENERAL, Machine, check_technique, random_operands
 
 from schedules import reference
 from schedules.dot_problem import INT32_MAX, DotProblem, Operand, Thresholds, threshold_dtype
 from schedules.layout import Layout
-from schedules.techniques import TECHNIQUES
 
 Machines = Callable[[str], Machine]
 CORES = ("host", "cortex-a72")
@@ -65,14 +64,14 @@ LAYOUTS: Mapping[str, tuple[DotProblem, ...]] = {
 }
 
 
-@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("technique", GENERAL)
 @pytest.mark.parametrize("sample", LEVELS)
 @pytest.mark.parametrize("core", CORES)
 def test_every_number_of_levels(core: str, sample: str, technique: str, machines: Machines) -> None:
     check_technique(technique, LEVELS[sample], machines(core))
 
 
-@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("technique", GENERAL)
 @pytest.mark.parametrize("sample", LAYOUTS)
 @pytest.mark.parametrize("core", CORES)
 def test_every_layout(core: str, sample: str, technique: str, machines: Machines) -> None:

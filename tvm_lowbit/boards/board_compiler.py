@@ -22,7 +22,8 @@ COMPILERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 
 
-def _include() -> Path:
+def include_folder() -> Path:
+    """The folder of the tvm-ffi headers."""
     # Found without importing tvm_ffi, which would import torch where that is installed.
     spec = importlib.util.find_spec("tvm_ffi")
     if spec is None or spec.origin is None:
@@ -88,7 +89,7 @@ def compile_server() -> Path:
     name, command = compiler
     source = Path(__file__).with_name(SOURCES[0])
     with published(server.parent) as draft:
-        run = [*command, *FLAGS, "-I", str(_include()), "-o", str(draft / server.name), str(source), "-ldl"]
+        run = [*command, *FLAGS, "-I", str(include_folder()), "-o", str(draft / server.name), str(source), "-ldl"]
         done = subprocess.run(run, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode != 0:
             got = f"{name} ended with {done.returncode}: {done.stderr.strip()[-2000:]}"

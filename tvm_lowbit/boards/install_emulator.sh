@@ -1,6 +1,7 @@
 #!/bin/sh
 # Brings what the emulated board needs:
-#   1. Debian's (Ubuntu's) packages: qemu-user, an aarch64 C compiler, and the C and C++ libraries it runs against;
+#   1. Debian's (Ubuntu's) packages: qemu-user, both linked statically and dynamically (that one takes plugins, which
+#      count instructions), an aarch64 C compiler, and the C and C++ libraries it runs against;
 #   2. TVM's runtime for aarch64, from the wheels of the versions installed, and the board server, compiled.
 # Asks nothing, and does only what is missing, so that it may be run again at any time.
 #
@@ -9,7 +10,8 @@
 set -eu
 
 PYTHON=${PYTHON:-python3}
-PACKAGES="qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross libc6-arm64-cross libstdc++6-arm64-cross"
+PACKAGES="qemu-user-static qemu-user
+    gcc-aarch64-linux-gnu libc6-dev-arm64-cross libc6-arm64-cross libstdc++6-arm64-cross"
 
 missing=""
 for package in $PACKAGES; do

@@ -15,18 +15,19 @@ from schedules.errors import LowbitError
 
 @dataclass(frozen=True)
 class BoardRow:
-    """A board: its core (None: this machine's), its name and one line of help."""
+    """A board: its core (None: this machine's), its name, one line of help, and its clock in Hz where it has one."""
 
     name: str
     core: str | None
     help: str
+    clock: float | None = None
 
 
 _ROWS = (
     BoardRow("arm_cpu", "cortex-a72", "any Armv8-A board; techniques chosen for Cortex-A72"),
-    BoardRow("rpi3", "cortex-a53", "Raspberry Pi 3, 64-bit system"),
-    BoardRow("rpi4", "cortex-a72", "Raspberry Pi 4, 64-bit system"),
-    BoardRow("rpi5", "cortex-a76", "Raspberry Pi 5"),
+    BoardRow("rpi3", "cortex-a53", "Raspberry Pi 3, 64-bit system", 1.4e9),
+    BoardRow("rpi4", "cortex-a72", "Raspberry Pi 4, 64-bit system", 1.8e9),
+    BoardRow("rpi5", "cortex-a76", "Raspberry Pi 5", 2.4e9),
     BoardRow("host", None, "this machine"),
 )
 BOARDS: Mapping[str, BoardRow] = MappingProxyType({row.name: row for row in _ROWS})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from tvm_lowbit.cli.bench import bench_command
 from tvm_lowbit.cli.build import build_command
 from tvm_lowbit.cli.demo import demo_command
 from tvm_lowbit.cli.explain import explain_command
@@ -12,7 +13,15 @@ from tvm_lowbit.cli.inspect import inspect_command
 from tvm_lowbit.cli.run import run_command
 from tvm_lowbit.cli.spellings import spellings_command
 
-COMMANDS = (build_command, run_command, inspect_command, explain_command, spellings_command, demo_command)
+COMMANDS = (
+    build_command,
+    run_command,
+    inspect_command,
+    explain_command,
+    spellings_command,
+    bench_command,
+    demo_command,
+)
 
 
 @click.group("tvm-lowbit", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,0 +1,200 @@
+"""Products of signed bytes on blocks of pixels x channels, K innermost, in vectors of 16 bytes.
+
+- ``smlal``: SMULL, SMLAL2 into eight 16-bit lanes, reduced over lanes and added to 32-bit sums every ``every`` steps, so
+  that a lane never holds more than ``2 every`` products; or never reduced (``every`` 0), where the sum of all is known to
+  fit 16 bits (sums wrap on the way, which is harmless: addition modulo 2**16). Where that is needed often, each step is
+  widened into 32-bit lanes (SADALP); where even the two products of a step may not fit, ``every`` being negative, each.
+- ``sdot``: SDOT with four bytes of a pixel against four channels, into 32-bit lanes, one a channel: nothing to reduce.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from schedules.intrinsics import const
+from schedules.registers import Registers, held
+from schedules.vectors import Vectors, part, through_general, transpose_sums, transpose_widening
+
+STEP = 16
+CHANNELS = 4
+# Up to here the steps are written out, so that the reduction after them runs beside the multiplications.
+UNROLL = 8
+# Lanes that would have to be reduced within fewer steps than this are widened each step.
+OFTEN = 4
+
+LoadA = Callable[[int, Any, int], Any]
+LoadW = Callable[[int, Any, int, int, int], Any]
+
+
+def pack_rows(form: str, rows: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """Weights ``(..., channels, K)``, of whole blocks and steps, to ``(..., blocks of 4, steps, 4, 16)``."""
+    blocks = rows.reshape(*rows.shape[:-2], -1, CHANNELS, rows.shape[-1] // STEP, STEP)
+    if form == "smlal":
+        return np.ascontiguousarray(np.moveaxis(blocks, -3, -2))
+    quarters = blocks.reshape(*blocks.shape[:-1], 4, 4)
+    # (..., blocks, channel, step, quarter, byte) to (..., blocks, step, quarter, channel, byte)
+    quarters = np.moveaxis(quarters, -4, -2)
+    return np.ascontiguousarray(quarters.reshape(*quarters.shape[:-2], STEP))
+
+
+def unpack_rows(form: str, packed: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """The inverse of `pack_rows`."""
+    blocks = np.moveaxis(packed, -2, -3)
+    if form == "sdot":
+        quarters = packed.reshape(*packed.shape[:-1], CHANNELS, 4)
+        quarters = np.moveaxis(quarters, -2, -4)
+        blocks = quarters.reshape(*quarters.shape[:-2], STEP)
+    return blocks.reshape(*blocks.shape[:-4], -1, blocks.shape[-2] * STEP)
+
+
+def row_place(form: str, o: Any, k: Any) -> tuple[Any, ...]:
+    """The last four indices of `pack_rows` for a channel and a K."""
+    if form == "smlal":
+        return o // CHANNELS, k // STEP, o % CHANNELS, k % STEP
+    return o // CHANNELS, k // STEP, k % STEP // 4, o % CHANNELS * 4 + k % 4
+
+
+@dataclass(frozen=True)
+class ByteDot:
+    """A block's inner loops.
+
+    Attributes
+    ----------
+    v : Vectors
+        Operations of the core.
+    form : str
+        ``smlal`` or ``sdot``.
+    steps : int
+        Steps of 16 bytes.
+    nr : int
+        Channels of a block, a multiple of 4.
+    every : int
+        See the module.
+    """
+
+    v: Vectors
+    form: str
+    steps: int
+    nr: int
+    every: int = 0
+    split: bool = False
+
+    @property
+    def dtype(self) -> str:
+        """Type of the sums."""
+        return "int16" if self.form == "smlal" and not self.every else "int32"
+
+    @property
+    def lanes(self) -> int:
+        """Sums to a result vector."""
+        return 8 if self.dtype == "int16" else 4
+
+    def multiply(self, load_a: LoadA, load_w: LoadW, pixels: int) -> list[Any]:
+        """Emit a block's products; returns vectors of sums, channels innermost.
+
+        ``load_a(pixel, byte, count)`` gives bytes of a pixel; ``load_w(block of four channels, step, part, byte, count)``
+        some of 16 bytes of weights: for ``smlal`` those of channel ``part``, for ``sdot`` the part's four bytes of each
+        channel.
+        """
+        if self.form == "sdot":
+            return self._sdot(load_a, load_w, pixels)
+        outputs = [(i, j) for i in range(pixels) for j in range(self.nr)]
+        if not self.every:
+            sums = Registers(outputs, "int16", 8)
+            self._smlal(load_a, load_w, sums, const(0), self.steps)
+            return transpose_sums(self.v, sums.vectors(), "int16", 8)
+        if self.every < OFTEN:
+            return transpose_sums(self.v, self._each(load_a, load_w, outputs), "int32", 4)
+        total = Registers([(r, 0) for r in range(-(-len(outputs) // 4))], "int32", 4)
+
+        def chunk(first: Any, steps: int) -> None:
+            sums = Registers(outputs, "int16", 8)
+            self._smlal(load_a, load_w, sums, first, steps)
+            # What a lane may hold after `every` steps fits; after fewer, sums of two or four lanes do as well.
+            levels = min(2, (self.every // steps).bit_length() - 1)
+            for r, vector in enumerate(transpose_widening(self.v, sums.vectors(), levels)):
+                total[r, 0] = total[r, 0] + vector
+
+        # Chunks of like length: the multiplications of one hide the reduction of another.
+        length = -(-self.steps // -(-self.steps // self.every))
+        whole, rest = divmod(self.steps, length)
+        with T.serial(0, whole) as index:
+            chunk(index * length, length)
+        if rest:
+            chunk(const(whole * length), rest)
+        return total.vectors()
+
+    def _smlal(self, load_a: LoadA, load_w: LoadW, sums: Registers, first: Any, steps: int) -> None:
+        pixels = len(sums.buffers) // self.nr
+
+        def emit(step: Any, fresh: bool) -> None:
+            a = [self._halves(lambda b, n: load_a(i, step * STEP + b, n)) for i in range(pixels)]  # noqa: B023
+            for j in range(self.nr):
+                w = self._halves(lambda b, n: load_w(j // CHANNELS, step, j % CHANNELS, b, n))  # noqa: B023
+                for half in (0, 1):
+                    for i in range(pixels):
+                        product = a[i][half].astype("int16x8") * w[half].astype("int16x8")
+                        sums[i, j] = product if fresh and not half else sums[i, j] + product
+
+        if not self.split:
+            with (T.unroll if steps <= UNROLL else T.serial)(0, steps) as index:
+                emit(first + index, False)
+            return
+        # Where all instructions take their turn, the first step saves the zeroing of the sums.
+        emit(first, True)
+        if steps > 1:
+            with T.serial(0, steps - 1) as index:
+                emit(first + 1 + index, False)
+
+    def _each(self, load_a: LoadA, load_w: LoadW, outputs: list[tuple[int, int]]) -> list[Any]:
+        sums = Registers(outputs, "int32", 4)
+        pixels = len(outputs) // self.nr
+        with T.serial(0, self.steps) as step:
+            a = [self._halves(lambda b, n: load_a(i, step * STEP + b, n)) for i in range(pixels)]  # noqa: B023
+            for j in range(self.nr):
+                w = self._halves(lambda b, n: load_w(j // CHANNELS, step, j % CHANNELS, b, n))  # noqa: B023
+                for i in range(pixels):
+                    low, high = (a[i][half].astype("int16x8") * w[half].astype("int16x8") for half in (0, 1))
+                    for product in (low, high) if self.every < 0 else (low + high,):
+                        sums[i, j] = sums[i, j] + self.v.widen_pairs(product, "int32", 4)
+        return sums.vectors()
+
+    def sum_bytes(self, load_a: LoadA) -> Any:
+        """Emit the sum of all bytes of pixel 0 as int32."""
+        total = Registers([(0, 0)], "int32", 4)
+        with T.serial(0, self.steps) as step:
+            pairs = self.v.widen_pairs(load_a(0, step * STEP, STEP), "int16", 8)
+            total[0, 0] = total[0, 0] + self.v.widen_pairs(pairs, "int32", 4)
+        (sums,) = transpose_sums(self.v, [total[0, 0]], "int32", 4)
+        return tirx.Shuffle([sums], [0])
+
+    def _halves(self, load: Callable[[int, int], Any]) -> tuple[Any, Any]:
+        """Both halves of 16 bytes."""
+        if self.split:
+            # Held, not written twice: LLVM would move it over at each use.
+            return load(0, 8), held(through_general(load(8, 8), "int8x8"), "int8", 8)
+        whole = load(0, STEP)
+        return part(whole, 0, 8), part(whole, 8, 8)
+
+    def _sdot(self, load_a: LoadA, load_w: LoadW, pixels: int) -> list[Any]:
+        blocks = self.nr // CHANNELS
+        sums = Registers([(i, b) for i in range(pixels) for b in range(blocks)], "int32", 4)
+        with T.serial(0, self.steps) as step:
+            a = [load_a(i, step * STEP, STEP) for i in range(pixels)]
+            for quarter in range(4):
+                w = [load_w(b, step, quarter, 0, STEP) for b in range(blocks)]
+                for i in range(pixels):
+                    four = tirx.Shuffle([tirx.reinterpret("int32x4", a[i])], [quarter] * 4)
+                    four = tirx.reinterpret("int8x16", four)
+                    for b in range(blocks):
+                        sums[i, b] = tirx.call_llvm_pure_intrin(
+                            "int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", sums[i, b], w[b], four
+                        )
+        return sums.vectors()

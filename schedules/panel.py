@@ -1,0 +1,140 @@
+"""``Panel``: the input patches of a run of output pixels, each as one row of bytes that a kernel's K loop reads.
+
+Built once and read for every block of output channels. A patch is copied kernel position by kernel position, in vectors
+where the channels allow; positions in the padding get a given byte. Where a patch is a whole input pixel already (1x1,
+stride 1, no padding) nothing is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from schedules.dot_problem import DotProblem
+from schedules.intrinsics import const, splat, vload, vstore
+
+WIDE, NARROW = 16, 8
+
+
+def copy_instructions(problem: DotProblem, planes: int, size: int) -> float:
+    """Loads and stores (as many of each) that build all panels, ``size`` bytes of a position in each plane."""
+    p = problem
+    whole, rest = divmod(size, WIDE)
+    moves = whole + rest // NARROW + rest % NARROW
+    return p.batch * p.out_height * p.out_width * p.groups * p.kernel[0] * p.kernel[1] * planes * moves
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the bytes of one kernel position come from.
+
+    Attributes
+    ----------
+    planes : int
+        Rows of bytes to a patch.
+    size : int
+        Bytes that one position adds to each plane.
+    at : callable
+        ``(n, y, x, g, plane) -> (buffer, indices)``: where a position's bytes begin; the last index counts bytes.
+    padding : callable
+        ``(plane, byte) -> uint8`` expression: what stands at padded positions.
+    shift : int
+        Taken off each byte as it is copied (centring).
+    """
+
+    planes: int
+    size: int
+    at: Callable[..., tuple[Any, list[Any]]]
+    padding: Callable[[Any, Any], Any]
+    shift: int = 0
+
+
+class Panel:
+    """Patches of up to ``pixels`` neighbouring output pixels of one row and one group.
+
+    Rows are ``row_bytes`` long, a multiple of ``unit``, zero past the patch.
+    """
+
+    def __init__(self, problem: DotProblem, source: Source, pixels: int, unit: int = NARROW) -> None:
+        self.problem, self.source = problem, source
+        self.used = problem.kernel[0] * problem.kernel[1] * source.size
+        self.row_bytes = -(-self.used // unit) * unit
+        p = problem
+        plain = p.kernel == (1, 1) and p.stride == (1, 1) and p.out_width == p.width and p.out_height == p.height
+        self.direct = plain and not any(p.padding) and self.used == self.row_bytes and source.shift == 0
+        self.where: tuple[Any, ...] = ()
+        self.buffer = None if self.direct else T.alloc_buffer((pixels, source.planes, self.row_bytes), "uint8")
+
+    def load(self, pixel: Any, plane: Any, byte: Any, lanes: int) -> Any:
+        """Bytes of a patch; ``pixel`` counts from the first one filled."""
+        if self.buffer is not None:
+            return vload(self.buffer, [pixel, plane, byte], lanes)
+        n, oy, ox, g = self.where
+        buffer, at = self.source.at(n, oy, ox + pixel, g, plane)
+        return vload(buffer, [*at[:-1], at[-1] + byte], lanes)
+
+    def fill(self, n: Any, oy: Any, ox: Any, g: Any, pixels: int) -> None:
+        """Emit the copy of the patches of ``pixels`` output pixels from ``(n, oy, ox)``."""
+        self.where = (n, oy, ox, g)
+        if self.buffer is None:
+            return
+        p, s = self.problem, self.source
+        with T.serial(0, pixels) as pixel:
+            y0 = oy * p.stride[0] - p.padding[0]
+            x0 = (ox + pixel) * p.stride[1] - p.padding[1]
+            if max(p.padding) <= 0:
+                self._inside(n, y0, x0, g, pixel)
+            else:
+                y1, x1 = (o + (k - 1) * d for o, k, d in zip((y0, x0), p.kernel, p.dilation, strict=True))
+                with T.If(tirx.all(y0 >= 0, y1 < p.height, x0 >= 0, x1 < p.width)):
+                    with T.Then():
+                        self._inside(n, y0, x0, g, pixel)
+                    with T.Else():
+                        self._border(n, y0, x0, g, pixel)
+            if self.used < self.row_bytes:
+                with T.grid(s.planes, self.row_bytes - self.used) as (plane, byte):
+                    T.buffer_store(self.buffer, const(0, "uint8"), [pixel, plane, self.used + byte])
+
+    def _inside(self, n: Any, y0: Any, x0: Any, g: Any, pixel: Any) -> None:
+        p = self.problem
+        with T.grid(*p.kernel) as (ky, kx):
+            self._copy(n, y0 + ky * p.dilation[0], x0 + kx * p.dilation[1], g, pixel, ky * p.kernel[1] + kx)
+
+    def _border(self, n: Any, y0: Any, x0: Any, g: Any, pixel: Any) -> None:
+        p, s = self.problem, self.source
+        with T.grid(*p.kernel) as (ky, kx):
+            y, x = y0 + ky * p.dilation[0], x0 + kx * p.dilation[1]
+            position = ky * p.kernel[1] + kx
+            with T.If(tirx.all(y >= 0, y < p.height, x >= 0, x < p.width)):
+                with T.Then():
+                    self._copy(n, y, x, g, pixel, position)
+                with T.Else(), T.grid(s.planes, s.size) as (plane, byte):
+                    value = s.padding(plane, byte) + const(-s.shift % 256, "uint8")
+                    T.buffer_store(self.buffer, value, [pixel, plane, position * s.size + byte])
+
+    def _copy(self, n: Any, y: Any, x: Any, g: Any, pixel: Any, position: Any) -> None:
+        s = self.source
+        for plane in range(s.planes):
+            buffer, at = s.at(n, y, x, g, plane)
+
+            def move(byte: Any, lanes: int, buffer: Any = buffer, at: Any = at, plane: int = plane) -> None:
+                value = vload(buffer, [*at[:-1], at[-1] + byte], lanes)
+                if s.shift:
+                    value = value + splat(const(-s.shift % 256, "uint8"), lanes)
+                vstore(T, self.buffer, value, [pixel, plane, position * s.size + byte], lanes)
+
+            wide, rest = divmod(s.size, WIDE)
+            if wide:
+                with T.serial(0, wide) as step:
+                    move(step * WIDE, WIDE)
+            if rest >= NARROW:
+                move(const(wide * WIDE), NARROW)
+            last = s.size - rest % NARROW
+            if last < s.size:
+                with T.serial(0, s.size - last) as byte:
+                    value = buffer[tuple([*at[:-1], at[-1] + last + byte])] + const(-s.shift % 256, "uint8")
+                    T.buffer_store(self.buffer, value, [pixel, plane, position * s.size + last + byte])

@@ -1,0 +1,48 @@
+"""``Registers``: a vector accumulator for each output of a block, in small buffers that LLVM keeps in registers.
+
+Their scope is the default one: of any other scope TVM makes calls to the runtime's allocator.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from schedules.intrinsics import const, splat, vload, vstore
+
+
+class Registers:
+    """Accumulators by output ``(pixel, channel)``; ``r[ij]`` reads one, ``r[ij] = value`` emits a store."""
+
+    def __init__(self, outputs: list[tuple[int, int]], dtype: str, lanes: int) -> None:
+        self.dtype, self.lanes = dtype, lanes
+        self.buffers = {ij: T.alloc_buffer((lanes,), dtype) for ij in outputs}
+        self.clear()
+
+    def clear(self) -> None:
+        """Emit the zeroing of all."""
+        for ij in self.buffers:
+            self[ij] = splat(const(0, self.dtype), self.lanes)
+
+    def __getitem__(self, ij: tuple[int, int]) -> Any:
+        return vload(self.buffers[ij], [0], self.lanes)
+
+    def __setitem__(self, ij: tuple[int, int], value: Any) -> None:
+        vstore(T, self.buffers[ij], value, [0], self.lanes)
+
+    def double(self) -> None:
+        """Emit ``x += x`` for all."""
+        for ij in self.buffers:
+            self[ij] = self[ij] + self[ij]
+
+    def vectors(self) -> list[Any]:
+        """All values, in order."""
+        return [self[ij] for ij in self.buffers]
+
+
+def held(value: Any, dtype: str, lanes: int) -> Any:
+    """A value computed once where this is called, for expressions that use it more than once."""
+    buffer = T.alloc_buffer((lanes,), dtype)
+    vstore(T, buffer, value, [0], lanes)
+    return vload(buffer, [0], lanes)

@@ -1,0 +1,65 @@
+"""Techniques metered on problems: results are checked, whatever the estimate."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from emulator import require
+
+from schedules.dot_problem import DotProblem, Operand, Thresholds
+from schedules.errors import LowbitError
+from schedules.layout import Layout
+from schedules.techniques import TECHNIQUES
+from schedules.techniques.portable import Portable
+from tvm_lowbit.metering import layers, tools
+from tvm_lowbit.metering.layers import Candidate, meter_layers
+
+
+@pytest.fixture(autouse=True)
+def _emulator():
+    require(tools.missing())
+
+
+def problem(**changes) -> DotProblem:
+    plain = {"kernel": (3, 3), "padding": (1, 1, 1, 1)}
+    return DotProblem(1, 6, 6, 32, 16, Operand(2), Operand(2, offset_bound=2), **{**plain, **changes})
+
+
+def test_candidates_are_right_and_have_a_speed():
+    side = Thresholds(2, 3, side_bits=2, out=Layout("planes", 2), side=Layout("planes", 2))
+    problems = [problem(), problem(stride=(2, 2)), problem(epilogue=side), problem(epilogue=Thresholds(2, 3, falls=2))]
+    candidates = [Candidate(p, name) for p in problems for name in ("portable", "bit_serial")]
+    for row in meter_layers(candidates, "cortex-a53"):
+        assert row.failure is None and row.exact, row.candidate
+        assert 0 < row.macs_per_cycle < 128
+
+
+class Wrong(Portable):
+    """Forgets that weights have a sign."""
+
+    def constants(self, problem, weights, weight_offset):
+        return super().constants(problem, weights, abs(weight_offset))
+
+
+def test_a_wrong_kernel_is_told(monkeypatch):
+    monkeypatch.setattr(layers, "TECHNIQUES", {**TECHNIQUES, "wrong": Wrong()})
+    wrong, right = meter_layers([Candidate(problem(), "wrong"), Candidate(problem(), "portable")], "cortex-a72")
+    assert right.exact and not wrong.exact and wrong.estimate is not None
+
+
+def test_what_declines_is_refused():
+    with pytest.raises(LowbitError, match="magic"):
+        meter_layers([Candidate(problem(), "magic")], "cortex-a72")
+    huge = DotProblem(1, 1, 1, 1 << 20, 1, Operand(8), Operand(8))  # sums beyond int32
+    with pytest.raises(LowbitError, match="a problem that portable takes"):
+        meter_layers([Candidate(huge, "portable")], "cortex-a72")
+
+
+def test_the_script_for_authors_prints_a_line_for_each_layer():
+    command = [sys.executable, "-m", "tvm_lowbit.metering", "--core", "cortex-a76", "--bits", "W1A2", "--blocks", "1"]
+    command += ["--layer", "16x4", "32x3", "--technique", "bit_serial", "--epilogue"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.count("MACs/cycle (") == 2 and "W1A2 average" in said and "busy:" in said
+    assert said.startswith("estimates for cortex-a76")

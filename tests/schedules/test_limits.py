@@ -1,0 +1,56 @@
+"""Limits against the arithmetic worked out by hand from measured throughputs."""
+
+from __future__ import annotations
+
+import pytest
+
+from schedules.cores import CORES
+from schedules.dot_problem import DotProblem, Operand
+from schedules.limits import limit_cycles
+
+CASES = (
+    # W1A1 on A53: AND, CNT, ADD at one a cycle and UADALP, at half, every 31: 128 / (3 + 2 / 31).
+    ("bit_serial", 1, 1, "cortex-a53", 128 / (3 + 2 / 31)),
+    ("bit_serial", 2, 2, "cortex-a53", 32 / (3 + 2 / 31)),
+    # On A72 CNT and UADALP share a pipe, on A76 three operations share two.
+    ("bit_serial", 1, 1, "cortex-a72", 128 / 2),
+    ("bit_serial", 2, 2, "cortex-a72", 32 / 2),
+    ("bit_serial", 1, 1, "cortex-a76", 128 / 1.5),
+    ("ternary", 2, 2, "cortex-a72", 64 / (4 * 2 / 3)),
+    # Products of two 2-bit codes are at most 9: 28 fit a byte.
+    ("u8_mla", 2, 2, "cortex-a53", 16 / (1 + 2 / 28)),
+    ("u8_mla", 3, 3, "cortex-a53", 16 / (1 + 2 / 5)),
+    ("u8_mla", 2, 2, "cortex-a72", 8),
+    ("smlal", 4, 4, "cortex-a72", 8),
+    ("smlal", 4, 8, "cortex-a53", 8 / (1 + 2 / 32)),
+    ("smlal", 8, 8, "cortex-a53", 16 / 4),
+    ("tbl_lookup", 1, 2, "cortex-a53", 64 / (1 + 1.25 + 2 / 21)),
+    ("tbl_lookup", 3, 3, "cortex-a72", 64 / 3 / ((3 + 1.25 + 2 / 9) / 2)),
+    ("sdot", 4, 4, "cortex-a76", 32),
+    ("winograd", 4, 4, "cortex-a53", 18),
+    ("winograd", 4, 4, "cortex-a76", 72),
+)
+
+
+def problem(weights: int, activations: int) -> DotProblem:
+    return DotProblem(1, 14, 14, 64, 64, Operand(activations), Operand(weights), (3, 3), padding=(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize(("technique", "weights", "activations", "core", "macs_per_cycle"), CASES)
+def test_macs_per_cycle(technique, weights, activations, core, macs_per_cycle):
+    p = problem(weights, activations)
+    assert p.macs / limit_cycles(p, technique, CORES[core]) == pytest.approx(macs_per_cycle, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("technique", "bits", "core"),
+    [
+        ("portable", 2, "cortex-a72"),
+        ("sdot", 4, "cortex-a72"),  # without the instruction
+        ("u8_mla", 5, "cortex-a53"),  # a product may exceed a byte
+        ("tbl_lookup", 8, "cortex-a53"),  # a sum of four may
+        ("bit_serial", 2, "x86-64"),
+    ],
+)
+def test_no_limit_is_known(technique, bits, core):
+    assert limit_cycles(problem(bits, bits), technique, CORES[core]) is None

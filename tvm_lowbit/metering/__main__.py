@@ -1,0 +1,110 @@
+"""``python -m tvm_lowbit.metering``: a technique's estimated speed on the 3x3 convolutions of ResNet-18."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from schedules.cores import CORES
+from schedules.dot_problem import DotProblem, Operand, Thresholds
+from schedules.errors import LowbitError
+from schedules.techniques import TECHNIQUES, select
+from tvm_lowbit.metering.layers import Candidate, MeteredLayer, meter_layers
+from tvm_lowbit.metering.listing import listing
+from tvm_lowbit.metering.price import pipeline_of
+
+# Channels and image size.
+LAYERS = ((64, 56), (128, 28), (256, 14), (512, 7))
+
+
+def weights_of(bits: str) -> Operand:
+    """Weights as networks have them: bipolar for W1, ternary for T, else around zero."""
+    if bits == "T":
+        return Operand(2, offset=-1, uniform=True, span=(0, 2))
+    if bits == "W1":
+        return Operand(1, multiplier=2, offset=-1, uniform=True)
+    width = int(bits.removeprefix("W"))
+    return Operand(width, offset=-1 << width - 1, uniform=True)
+
+
+def problem(channels: int, size: int, bits: str, arguments: argparse.Namespace) -> DotProblem:
+    """A convolution that keeps channels and, at stride 1, the image size."""
+    kernel, stride = arguments.kernel, arguments.stride
+    weights, _, width = bits.partition("A")
+    activations = int(width)
+    epilogue = Thresholds(activations, (1 << activations) - 1) if arguments.epilogue else None
+    pad = kernel // 2
+    return DotProblem(
+        batch=1,
+        height=size,
+        width=size,
+        channels=channels,
+        out_channels=arguments.out_channels or channels,
+        a=Operand(1, multiplier=2, offset=-1) if arguments.bipolar and activations == 1 else Operand(activations),
+        w=weights_of(weights),
+        kernel=(kernel, kernel),
+        stride=(stride, stride),
+        padding=(pad, pad, pad, pad),
+        epilogue=epilogue,
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tvm_lowbit.metering", description=__doc__)
+    parser.add_argument("--core", default="cortex-a72", choices=[name for name in CORES if CORES[name].is_arm])
+    parser.add_argument("--technique", choices=list(TECHNIQUES), help="default: the one that build would take")
+    parser.add_argument("--bits", nargs="+", default=["W2A2"], help="for example W1A1 W2A2 TA2 (ternary)")
+    parser.add_argument("--bipolar", action="store_true", help="1-bit activations stand for -1 and 1, not 0 and 1")
+    parser.add_argument("--layer", nargs="+", default=[f"{c}x{s}" for c, s in LAYERS], help="CHANNELSxSIZE")
+    parser.add_argument("--out-channels", type=int, help="default: as many as go in")
+    parser.add_argument("--kernel", type=int, default=3)
+    parser.add_argument("--stride", type=int, default=1)
+    parser.add_argument("--epilogue", action="store_true", help="write codes by thresholds instead of accumulators")
+    parser.add_argument("--knob", nargs="*", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--caches", action="store_true", help="count cache misses too")
+    parser.add_argument("--blocks", type=int, default=0, metavar="N", help="list the N hottest blocks of each")
+    return parser.parse_args()
+
+
+def _line(row: MeteredLayer) -> str:
+    p, e = row.candidate.problem, row.estimate
+    head = f"{p.name} {p.channels:4}x{p.height:<3} {row.candidate.technique:11}"
+    if e is None:
+        return f"{head} FAILED: {row.failure}"
+    text = f"{head} {e.cycles / 1e6:8.3f} Mcycles {row.macs_per_cycle:6.2f} MACs/cycle ({p.macs / e.throughput:6.2f} "
+    text += f"without latencies)  {e.instructions / e.cycles:4.2f} instructions/cycle"
+    if e.traffic is not None:
+        text += f"  L1 misses {e.traffic.l1_misses:,}, L2 {e.traffic.l2_misses:,}"
+    return text + ("" if row.exact else "  WRONG RESULT")
+
+
+def main() -> int:
+    """Print an estimate for each layer and width; exit code 1 if a result is wrong."""
+    arguments = _arguments()
+    core = CORES[arguments.core]
+    knobs = {name: int(value) for name, _, value in (knob.partition("=") for knob in arguments.knob)}
+    candidates, spelled = [], []
+    for bits in arguments.bits:
+        for layer in arguments.layer:
+            channels, size = (int(text) for text in layer.split("x"))
+            p = problem(channels, size, bits.upper(), arguments)
+            spelled.append(bits.upper())
+            candidates.append(Candidate(p, arguments.technique or select(p, core).technique.name, knobs))
+    try:
+        rows = meter_layers(candidates, core, caches=arguments.caches)
+    except LowbitError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"estimates for {core.name} ({pipeline_of(core.name).source}), one thread, caches warm")
+    for row in rows:
+        print(_line(row))
+        for hot in row.estimate.hottest[: arguments.blocks] if row.estimate else ():
+            print(listing(hot, core.name))
+    for bits in arguments.bits:
+        speeds = [row.macs_per_cycle for row, name in zip(rows, spelled, strict=True) if name == bits.upper()]
+        print(f"{bits.upper()} average {sum(speeds) / max(len(speeds), 1):.2f} MACs/cycle")
+    return 0 if all(row.exact for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""``meter_layers``: the estimated cycles of techniques on problems, with operands made up and results checked."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from schedules import reference
+from schedules.cores import CoreSpec, find_core
+from schedules.dot_problem import DotProblem, Thresholds
+from schedules.errors import LowbitError
+from schedules.layout import pack
+from schedules.techniques import TECHNIQUES
+from tvm_lowbit.metering.estimate import Estimate
+from tvm_lowbit.metering.kernels import meter_kernels
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A problem, the technique to compute it by, and those of its knobs that are not left as they are."""
+
+    problem: DotProblem
+    technique: str
+    knobs: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class MeteredLayer:
+    """A candidate's estimate.
+
+    Attributes
+    ----------
+    candidate : Candidate
+        What was metered.
+    estimate : Estimate or None
+        None where the kernel did not run to its end; ``failure`` says why.
+    exact : bool
+        Whether all that it wrote equals the reference; an estimate of a wrong kernel counts for nothing.
+    failure : str or None
+        Why there is no estimate.
+    """
+
+    candidate: Candidate
+    estimate: Estimate | None
+    exact: bool
+    failure: str | None = None
+
+    @property
+    def macs_per_cycle(self) -> float:
+        """Multiply-accumulates of the layer per estimated cycle; 0 without an estimate."""
+        return self.candidate.problem.macs / self.estimate.cycles if self.estimate is not None else 0.0
+
+
+def meter_layers(
+    candidates: Sequence[Candidate], core: str | CoreSpec, *, caches: bool = False, patience: float = 300.0
+) -> list[MeteredLayer]:
+    """Build, run and price candidates on the emulated core, in one run of the emulator.
+
+    Parameters
+    ----------
+    candidates : sequence of Candidate
+        What to meter.
+    core : str or CoreSpec
+        An Arm core.
+    caches : bool
+        Whether to follow caches too.
+    patience : float
+        Seconds to wait for each.
+
+    Returns
+    -------
+    list of MeteredLayer
+        One for each, in order.
+
+    Raises
+    ------
+    LowbitError
+        When a technique declines its problem, the core is not known, or something is not installed.
+    """
+    spec = find_core(core) if isinstance(core, str) else core
+    built = [_build(candidate, spec) for candidate in candidates]
+    metered = meter_kernels(
+        [(function, arguments) for function, arguments, _ in built], spec, caches=caches, patience=patience
+    )
+    return [
+        MeteredLayer(
+            candidate,
+            row.estimate,
+            row.output is not None and np.array_equal(row.output, expected),
+            row.failure,
+        )
+        for candidate, row, (_, _, expected) in zip(candidates, metered, built, strict=True)
+    ]
+
+
+def _build(candidate: Candidate, core: CoreSpec) -> tuple[Any, list[Array], Array]:
+    """The kernel, its arguments, and what it must write over the last one."""
+    p = candidate.problem
+    if candidate.technique not in TECHNIQUES:
+        raise LowbitError("technique", f"one of {', '.join(TECHNIQUES)}", repr(candidate.technique))
+    technique = TECHNIQUES[candidate.technique]
+    random = np.random.default_rng(zlib.crc32(repr(p).encode()))
+    codes = random.integers(0, p.a.max_code, (p.batch, p.height, p.width, p.channels), np.uint8, endpoint=True)
+    least, most = p.w.span or (0, p.w.max_code)
+    weights = random.integers(least, most, (p.out_channels, p.group_channels, *p.kernel), np.uint8, endpoint=True)
+    # One offset for all channels, as almost all networks have it.
+    offset = np.full(p.out_channels, p.w.offset if p.w.one_offset else -p.w.offset_bound, np.int32)
+    p = p.knowing(weights, offset)
+    reason = technique.declines(p, core)
+    if reason is not None:
+        raise LowbitError(f"metering {p.name}", f"a problem that {technique.name} takes", reason)
+    arguments = [pack(codes, technique.in_layout(p)), *technique.constants(p, weights, offset)]
+    expected: Array = reference.accumulate(p, codes, weights, offset)
+    if p.epilogue is not None:
+        tables, expected = _epilogue(p.epilogue, expected, p, random)
+        arguments += tables
+    expected = expected.astype(np.int32) if p.epilogue is None else expected
+    knobs = {**technique.knobs(p, core), **(candidate.knobs or {})}
+    return technique.build(p, knobs, core), [*arguments, np.full_like(expected, 0xA5)], expected
+
+
+def _epilogue(spec: Thresholds, sums: Array, p: DotProblem, random: Any) -> tuple[list[Array], Array]:
+    """Thresholds and, where there is one, a second operand, made up; and the codes that they give."""
+    channels = sums.shape[-1]
+    flat = sums.reshape(-1, channels)
+
+    def table(count: int) -> Array:
+        picked = flat[random.integers(0, len(flat), (spec.rows, count, channels)), np.arange(channels)]
+        return np.sort(picked, axis=1).astype(p.threshold_dtype)
+
+    thresholds, flip = table(spec.levels), random.integers(0, 2, channels, np.uint8)
+    falls = table(spec.falls) if spec.falls else None
+    side = random.integers(0, spec.rows, sums.shape, np.uint8) if spec.side is not None else None
+    tables = [thresholds, flip, *([] if falls is None else [falls])]
+    if side is not None and spec.side is not None:
+        tables.append(pack(side, spec.side))
+    return tables, pack(reference.count_thresholds(sums, thresholds, flip, side, falls), spec.out)
