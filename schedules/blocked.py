@@ -1,8 +1,8 @@
 """The loops that block kernels share: tiles of pixels, a panel for each, blocks of channels, then the epilogue.
 
 For a run of ``tile`` pixels of an output row and each group: fill the panel of patches, sum their codes, and for each
-block of ``nr`` channels run over the pixels ``mr`` at a time, so that the weights of a block stay in L1 while the panel is
-read. All sums of the tile go to a scratch buffer that the epilogue reads in vectors of channels.
+block of ``nr`` channels run over the pixels ``mr`` at a time, so that the weights of a block stay in L1 while the panel
+is read. All sums of the tile go to a scratch buffer that the epilogue reads in vectors of channels.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Products of signed bytes on blocks of pixels x channels, K innermost, in vectors of 16 bytes.
 
-- ``smlal``: SMULL, SMLAL2 into eight 16-bit lanes, reduced over lanes and added to 32-bit sums every ``every`` steps, so
-  that a lane never holds more than ``2 every`` products; or never reduced (``every`` 0), where the sum of all is known to
-  fit 16 bits (sums wrap on the way, which is harmless: addition modulo 2**16). Where that is needed often, each step is
-  widened into 32-bit lanes (SADALP); where even the two products of a step may not fit, ``every`` being negative, each.
+- ``smlal``: SMULL, SMLAL2 into eight 16-bit lanes, reduced over lanes and added to 32-bit sums every ``every`` steps,
+  so that a lane never holds more than ``2 every`` products; or never (``every`` 0), where the sum of all is known
+  to fit 16 bits (sums wrap on the way, which is harmless: addition modulo 2**16). Where that is needed often, each step
+  is widened into 32-bit lanes (SADALP); where even a step's two products may not fit, ``every`` being negative, each.
 - ``sdot``: SDOT with four bytes of a pixel against four channels, into 32-bit lanes, one a channel: nothing to reduce.
 """
 
@@ -61,6 +61,16 @@ def row_place(form: str, o: Any, k: Any) -> tuple[Any, ...]:
     return o // CHANNELS, k // STEP, k % STEP // 4, o % CHANNELS * 4 + k % 4
 
 
+def mix_quarters(rows: list[Any]) -> list[Any]:
+    """Four channels' vectors of 16 bytes to four vectors, each with a quarter of every channel: a transposition."""
+    words = [tirx.reinterpret("int32x4", row) for row in rows]
+    first, second = (tirx.Shuffle([words[i], words[i + 1]], [0, 4, 1, 5]) for i in (0, 2))
+    third, fourth = (tirx.Shuffle([words[i], words[i + 1]], [2, 6, 3, 7]) for i in (0, 2))
+    pairs = [(first, second, [0, 1, 4, 5]), (first, second, [2, 3, 6, 7])]
+    pairs += [(third, fourth, [0, 1, 4, 5]), (third, fourth, [2, 3, 6, 7])]
+    return [tirx.reinterpret("uint8x16", tirx.Shuffle([a, b], order)) for a, b, order in pairs]
+
+
 @dataclass(frozen=True)
 class ByteDot:
     """A block's inner loops.
@@ -99,9 +109,9 @@ class ByteDot:
     def multiply(self, load_a: LoadA, load_w: LoadW, pixels: int) -> list[Any]:
         """Emit a block's products; returns vectors of sums, channels innermost.
 
-        ``load_a(pixel, byte, count)`` gives bytes of a pixel; ``load_w(block of four channels, step, part, byte, count)``
-        some of 16 bytes of weights: for ``smlal`` those of channel ``part``, for ``sdot`` the part's four bytes of each
-        channel.
+        ``load_a(pixel, byte, count)`` gives bytes of a pixel, ``load_w(block of four, step, part, byte,
+        count)`` some of 16 bytes of weights: for ``smlal`` those of channel ``part``, for ``sdot`` its four bytes of
+        each channel.
         """
         if self.form == "sdot":
             return self._sdot(load_a, load_w, pixels)

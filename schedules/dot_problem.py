@@ -34,8 +34,8 @@ class Operand:
     multiplier: int = 1
     offset: int = 0
     offset_bound: int = 0
-    uniform: bool = False
-    span: tuple[int, int] | None = None
+    uniform: bool = field(default=False, kw_only=True)
+    span: tuple[int, int] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:
@@ -184,7 +184,7 @@ class DotProblem:
         return f"W{self.w.bits}A{self.a.bits}"
 
     def knowing(self, weights: npt.NDArray[np.uint8], weight_offset: npt.NDArray[np.int32]) -> DotProblem:
-        """The problem with what the weights' codes and offsets ``(O,)`` tell: which occur, and whether one serves all."""
+        """The problem with what the weights' codes and offsets ``(O,)`` tell: which occur, and if all are one."""
         w = replace(self.w, span=(int(weights.min()), int(weights.max())))
         low, high = int(weight_offset.min()), int(weight_offset.max())
         return replace(self, w=replace(w, offset=low, uniform=True) if low == high else w)

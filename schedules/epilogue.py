@@ -111,7 +111,8 @@ class Epilogue:
                 done += count * lanes
         if self.spec is not None:
             with T.serial(0, pixels) as i, guard(exists, i):
-                pack_pixel(self.spec.out, self.out, codes, i, *place(i), p.out_channels)
+                n, y, x = place(i)
+                pack_pixel(self.spec.out, self.out, codes, i, n, y, x, p.out_channels)
 
     def _widths(self) -> tuple[int, ...]:
         """Channels to a vector, the widest first; a search wants its thresholds in registers, a vector of each."""
@@ -144,7 +145,8 @@ class Epilogue:
             row: Any = const(0)
             if self.spec.side is not None:
                 at = lambda *j: tirx.BufferLoad(self.side, list(j))  # noqa: E731 - a view of one buffer
-                row = self.spec.side.load(at, *place(i), c, p.out_channels).astype("int32")
+                n, y, x = place(i)
+                row = self.spec.side.load(at, n, y, x, c, p.out_channels).astype("int32")
             with guard(exists, i):
                 count_reached(self.spec, self.tables, accumulators(i, group, first, 1, "int32"), row, c, codes, [i, c])
         else:
@@ -152,7 +154,8 @@ class Epilogue:
             with guard(exists, i):
                 side = None
                 if self.spec.side is not None:
-                    side = load_vector(self.spec.side, self.side, *place(i), c, p.out_channels)
+                    n, y, x = place(i)
+                    side = load_vector(self.spec.side, self.side, n, y, x, c, p.out_channels)
                 vstore(T, codes, count_vector(self.spec, self.tables, value, side, c, lanes), [i, c], lanes)
 
 
@@ -255,11 +258,13 @@ def _reached(table: Any, count: int, accumulator: Any, row: Any, channel: Any) -
     position = T.alloc_buffer((1,), "int32")
     T.buffer_store(position, const(0), [0])
     step = 1 << (count.bit_length() - 1)
+    # With 2**n - 1 thresholds every probe is one of them; else positions past the last count as not reached.
+    whole = count + 1 == 2 * step
     while step:
-        # Positions past the last threshold count as not reached.
         probe = position[0] + step - 1
-        threshold = table[row, tirx.min(probe, const(count - 1)), channel]
-        hit = tirx.all(probe < const(count), accumulator >= threshold.astype("int32"))
+        threshold = table[row, probe if whole else tirx.min(probe, const(count - 1)), channel]
+        hit = accumulator >= threshold.astype("int32")
+        hit = hit if whole else tirx.all(probe < const(count), hit)
         T.buffer_store(position, position[0] + tirx.Select(hit, const(step), const(0)), [0])
         step >>= 1
     return position[0]

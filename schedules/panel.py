@@ -136,5 +136,5 @@ class Panel:
             last = s.size - rest % NARROW
             if last < s.size:
                 with T.serial(0, s.size - last) as byte:
-                    value = buffer[tuple([*at[:-1], at[-1] + last + byte])] + const(-s.shift % 256, "uint8")
+                    value = buffer[(*at[:-1], at[-1] + last + byte)] + const(-s.shift % 256, "uint8")
                     T.buffer_store(self.buffer, value, [pixel, plane, position * s.size + last + byte])

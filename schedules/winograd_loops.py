@@ -8,13 +8,15 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.blocked import store_block
-from schedules.byte_dot import CHANNELS, STEP, ByteDot
+from schedules.byte_dot import CHANNELS, STEP, ByteDot, mix_quarters
+from schedules.compact import centred_value, expand
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, splat, vload, vstore
 from schedules.padding import runs
+from schedules.registers import held
 from schedules.vectors import keep_rolled
-from schedules.winograd_transform import POSITIONS, TILE, transform_input, transform_output
+from schedules.winograd_transform import POSITIONS, TAPS, TILE, transform_input, transform_output, transform_taps
 
 
 class Winograd:
@@ -36,10 +38,30 @@ class Winograd:
         self.p, self.dot, self.x, self.weights, self.gamma = problem, dot, x, weights, gamma
         self.epilogue, self.mr, self.tile, self.channels, self.centre = epilogue, mr, tile, channels, centre
         self.rolled = dot.split
+        self.wide_weights: Any = None
         self.columns = -(-problem.out_width // 2)
         self.total = -(-problem.out_height // 2) * self.columns
         self.runs = -(-self.total // tile)
         self.padded = -(-problem.out_channels // channels) * channels
+
+    def expand_weights(self, loop: Any) -> None:
+        """Emit, once a call, the weights' transforms ``(16, blocks of 4, steps, 4, 16)`` from their compact codes."""
+        w = self.p.w
+        blocks, steps = self.padded // CHANNELS, self.dot.steps
+        wide = T.alloc_buffer((POSITIONS, blocks, steps, CHANNELS, STEP), "uint8")
+        with loop(0, blocks) as block, T.serial(0, steps) as step:
+            keep_rolled(self.rolled)
+            # For SDOT, four bytes of each of the four channels stand side by side.
+            mixed: list[list[Any]] = []
+            for channel in range(CHANNELS):
+                codes = expand(lambda v: vload(self.weights, [block, step, v, 0], STEP), w.bits, TAPS * TAPS, channel)
+                values = [held(centred_value(code, w.multiplier, w.offset), "uint8", STEP) for code in codes]
+                rows = transform_taps([values[TAPS * y : TAPS * y + TAPS] for y in range(TAPS)])
+                mixed.append([value for row in rows for value in row])
+            for position, channels in enumerate(zip(*mixed, strict=True)):
+                for part, value in enumerate(channels if self.dot.form == "smlal" else mix_quarters(list(channels))):
+                    vstore(T, wide, value, [position, block, step, part, 0], STEP)
+        self.wide_weights = wide
 
     def emit(self, n: Any, run: Any) -> None:
         """Emit one run."""
@@ -87,7 +109,8 @@ class Winograd:
             return vload(wide, [position, tile + i, byte], count).astype(f"int8x{count}")
 
         def load_w(j: int, step: Any, row: int, byte: int, count: int) -> Any:
-            return vload(self.weights, [position, (block + part) // CHANNELS + j, step, row, byte], count)
+            where = [position, (block + part) // CHANNELS + j, step, row, byte]
+            return vload(self.wide_weights, where, count).astype(f"int8x{count}")
 
         vectors = self.dot.multiply(load_a, load_w, tiles)
         store_block(products, lambda i, j: [position, tile + i, part + j], vectors, self.dot.lanes, tiles, self.dot.nr)
@@ -138,7 +161,8 @@ class Winograd:
                     vstore(T, copy, splat(zero, STEP), [dy, dx, c * STEP], STEP)
             if rest:
                 with T.serial(0, STEP - rest) as c:
-                    T.buffer_store(copy, const(0, "uint8"), [dy, dx, p.channels + c])
+                    # Where there is no channel the centre stands, of which every transform is zero.
+                    T.buffer_store(copy, const(self.centre, "uint8"), [dy, dx, p.channels + c])
         self._transform(wide, tile, lambda dy, dx, c: vload(copy, [dy, dx, c], STEP))
 
     def _transform(self, wide: Any, tile: Any, read: Any) -> None:

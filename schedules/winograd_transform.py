@@ -15,20 +15,6 @@ TILE, OUT, TAPS = 4, 2, 3
 POSITIONS = TILE * TILE
 G2 = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]])
 B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
-# The taps back from 2 G w: rows 0 and 3 are twice a tap, the difference of the others twice the middle one.
-BACK = np.array([[1, 0, 0, 0], [0, 1, -1, 0], [0, 0, 0, 1]])
-
-
-def transform_weights(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """``(O, C, 3, 3)`` values to ``(16, O, C)``."""
-    wide = np.einsum("iy,jx,ocyx->ijoc", G2, G2, values, optimize=True)
-    return wide.reshape(POSITIONS, *values.shape[:2])
-
-
-def restore_weights(wide: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The inverse of `transform_weights`."""
-    square = wide.reshape(TILE, TILE, *wide.shape[1:])
-    return np.einsum("yi,xj,ijoc->ocyx", BACK, BACK, square, optimize=True) // 4
 
 
 def weight_range(values: tuple[int, int]) -> list[tuple[int, int]]:
@@ -55,6 +41,16 @@ def _ranges(matrix: npt.NDArray[np.int64], values: tuple[int, int]) -> list[tupl
 def transform_input(d: list[list[Any]]) -> list[list[Any]]:
     """``B' d B`` of 4 x 4 vectors."""
     return _both_ways(d, lambda a: [a[0] - a[2], a[1] + a[2], a[2] - a[1], a[1] - a[3]])
+
+
+def transform_taps(w: list[list[Any]]) -> list[list[Any]]:
+    """``2 G w (2 G)'`` of 3 x 3 vectors."""
+
+    def along(a: list[Any]) -> list[Any]:
+        ends = a[0] + a[2]
+        return [a[0] + a[0], ends + a[1], ends - a[1], a[2] + a[2]]
+
+    return _both_ways(w, along)
 
 
 def transform_output(m: list[list[Any]]) -> list[list[Any]]:

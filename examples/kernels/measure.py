@@ -2,9 +2,10 @@
 
     python examples/kernels/measure.py --meter FOLDER --cores cortex-a72 --widths W2A2 --techniques bit_serial
 
-Compiles the kernel, links it with a small C program into a static aarch64 executable, runs that under qemu-user, compares
-what it wrote with the definition, and prices the basic blocks it executed. ``FOLDER`` holds the estimator, a module
-``armmeter`` with ``profile``, ``difference`` and ``estimate``. All figures are estimates, not measurements of a board.
+Compiles the kernel, links it with a small C program into a static aarch64 executable, runs that under qemu-user,
+compares what it wrote with the definition, and prices the basic blocks it executed. ``FOLDER`` holds the estimator, a
+module ``armmeter`` with ``profile``, ``difference`` and ``estimate``. All figures are estimates, not measurements of a
+board.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ WIDTHS = ("W1A1", "W1A2", "W2A2", TERNARY, "W3A3", "W4A4", "W8A8")
 
 
 def with_widths(problem: DotProblem, widths: str) -> DotProblem:
-    """Unsigned activations, weights of a signed quantiser (bipolar at one bit), thresholds to the next layer's codes."""
+    """Unsigned activations, signed weights (bipolar at one bit), thresholds to the next layer's codes."""
     w, a = (2, 2) if widths == TERNARY else (int(bits) for bits in widths[1:].split("A"))
     weights = Operand(1, 2, -1, uniform=True) if w == 1 else Operand(w, 1, -1 << (w - 1), uniform=True)
     if widths == TERNARY:
@@ -91,10 +92,15 @@ _PROGRAM = r"""
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-typedef struct { void *data; int32_t device, id, ndim; uint8_t code, bits; uint16_t lanes; int64_t *shape, *strides; uint64_t offset; } Tensor;
+typedef struct {
+  void *data; int32_t device, id, ndim; uint8_t code, bits; uint16_t lanes; int64_t *shape, *strides; uint64_t offset;
+} Tensor;
 typedef struct { int32_t type; uint32_t pad; void *value; } Any;
 extern int __tvm_ffi_kernel(void *, Any *, int32_t, Any *);
-void TVMFFIErrorSetRaisedFromCStrParts(const char *k, const char **m, int32_t n) { for (int i = 0; i < n; i++) fputs(m[i], stderr); exit(3); }
+void TVMFFIErrorSetRaisedFromCStrParts(const char *k, const char **m, int32_t n) {
+  for (int i = 0; i < n; i++) fputs(m[i], stderr);
+  exit(3);
+}
 void TVMFFIErrorSetRaisedFromCStr(const char *k, const char *m) { fputs(m, stderr); exit(3); }
 void *TVMBackendAllocWorkspace(int d, int i, uint64_t n, int c, int b) { return aligned_alloc(64, (n + 63) / 64 * 64); }
 int TVMBackendFreeWorkspace(int d, int i, void *p) { free(p); return 0; }
@@ -117,14 +123,13 @@ int main(int argc, char **argv) {
 
 
 def program(function: Any, core: CoreSpec, arrays: Sequence[Array], folder: Path) -> Path:
-    """A static executable: its first argument says how often to call the kernel, its second where to write the output."""
+    """A static executable; its arguments: how often to call the kernel, and where to write the output."""
     text, tensors = [], []
     for i, array in enumerate(arrays):
         (folder / f"a{i}.bin").write_bytes(array.tobytes())
         section = f'.balign 64\\na{i}: .incbin \\"{folder}/a{i}.bin\\"\\n'
-        text.append(
-            f'__asm__(".data\\n{section}.text"); extern char a{i}[]; int64_t s{i}[] = {{{", ".join(map(str, array.shape))}}};'
-        )
+        shape = ", ".join(map(str, array.shape))
+        text.append(f'__asm__(".data\\n{section}.text"); extern char a{i}[]; int64_t s{i}[] = {{{shape}}};')
         code, bits = _C_TYPES[str(array.dtype)]
         tensors.append(f"{{a{i}, 1, 0, {array.ndim}, {code}, {bits}, 1, s{i}, 0, 0}}")
     filled = {"count": len(arrays), "arrays": "\n".join(text), "tensors": ", ".join(tensors), "size": arrays[-1].nbytes}

@@ -56,7 +56,7 @@ class BitSerial(Technique):
         return outputs * (pairs * (steps(p) * core.cycles(step) + flush) + fixed) + copies
 
     def step(self, core: CoreSpec) -> dict[str, float]:
-        """Instructions for 128 bits of an output: loads are shared by a block's outputs, or moved from the integer side."""
+        """Instructions for 128 bits of an output; a block's outputs share loads."""
         if in_order(core):
             return {"and": 2.5 + self.signs, "cnt": 1}
         return {"and": 1 + self.signs, "cnt": 1, "uadalp": 1, "ldr": 0.5}

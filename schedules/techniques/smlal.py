@@ -1,8 +1,8 @@
 """``smlal`` and ``sdot``: products of bytes, for every width and shape.
 
-A patch is a row of bytes, K as kernel positions outside, channels inside. Activation codes below 8 bits are read as they
-are, of 8 bits as ``a - 128``. Weights are the values they stand for where all channels have the same offset, else codes
-less half their range; what that leaves of the sum is a constant per channel and a multiple of the sum of the codes.
+A patch is a row of bytes, K as kernel positions outside, channels inside. Activation codes below 8 bits are read as
+they are, of 8 bits as ``a - 128``. Weights are the values they stand for where all channels have the same offset, else
+codes less half their range; what that leaves of the sum is a constant per channel and a multiple of the sum of codes.
 
 Worst cases: an int8 operand holds both; a 16-bit lane takes two products a step and is flushed before it can overflow
 (after each where even two do not fit); 32-bit sums hold three times the problem's bound, since each term of the
@@ -65,7 +65,9 @@ class Smlal(Technique):
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """``split``: see `vectors.through_general`."""
         split = int(in_order(core))
-        limits = {"mr": min(4, problem.out_width), "nr": 4, "tile": tile(problem), "split": split}
+        # Products that are widened each step need registers of their own, or in-order schedules spill.
+        mr = 3 if split and every(problem) < OFTEN and every(problem) != 0 else 4
+        limits = {"mr": min(mr, problem.out_width), "nr": 4, "tile": tile(problem), "split": split}
         return {**super().knobs(problem, core), **limits}
 
     def in_layout(self, problem: DotProblem) -> Layout:

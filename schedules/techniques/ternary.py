@@ -1,7 +1,7 @@
 """``ternary``: weights of -1, 0 and +1 as a sign and a mask, one pass for each plane of activations.
 
-``popcount((a XOR sign) AND mask)`` counts the ones of ``a`` where the weight is +1 and its zeros where it is -1, which is
-``sum(a w)`` and the number of negative weights: a constant per channel, ``2**bits - 1`` times over all planes. The sums
+``popcount((a XOR sign) AND mask)`` counts the ones of ``a`` where the weight is +1, its zeros where it is -1: that is
+``sum(a w)`` and the number of negative weights, a constant per channel, ``2**bits - 1`` times over all planes. The sums
 stay below those of `bit_serial` with one weight plane.
 """
 

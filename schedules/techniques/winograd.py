@@ -15,19 +15,18 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from schedules.byte_dot import CHANNELS, STEP, ByteDot, pack_rows, row_place, unpack_rows
+from schedules.byte_dot import CHANNELS, STEP, ByteDot
+from schedules.compact import compact_at, pack_compact, unpack_compact, vectors_of
 from schedules.cores import CoreSpec
 from schedules.dot_problem import INT32_MAX, DotProblem
 from schedules.epilogue import Epilogue
-from schedules.intrinsics import const
 from schedules.layout import Layout
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame
 from schedules.vectors import assembly, in_order, vectors
 from schedules.winograd_loops import Winograd as Loops
-from schedules.winograd_transform import POSITIONS, input_range, restore_weights, transform_weights, weight_range
+from schedules.winograd_transform import POSITIONS, TAPS, input_range, weight_range
 
 # Channels to which the packed weights are padded; the output transform takes as many at a time.
 CHANNEL_PAD = 8
@@ -71,7 +70,8 @@ class Winograd(Technique):
             each, reduction = core.cycles({"widen": 2}), 0.4 + 0.5 * wide
         transforms = tiles * (steps(p) * 80 + padded(p) / 8 * wide * 50) / core.vector_issue
         outputs = products / 4 * 2 * wide / core.vector_issue
-        return products * (steps(p) * each + reduction) + transforms + outputs
+        weights = padded(p) * steps(p) * 120 / core.vector_issue
+        return products * (steps(p) * each + reduction) + transforms + outputs + weights
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """Blocks of the products and tiles to a run."""
@@ -87,43 +87,26 @@ class Winograd(Technique):
         return Layout()
 
     def constants(self, problem: DotProblem, weights: Array, weight_offset: Array) -> list[Array]:
-        """Transformed weights ``(16, blocks of 4, steps, 4, 16)``, and the rest of the sum per channel."""
+        """Codes, several to a byte: see `compact`; and the rest of the sum per channel."""
         p = problem
-        values = p.w.multiplier * weights.astype(np.int64) + p.w.offset
         if (weight_offset != p.w.offset).any():
             raise ValueError(f"every weight offset must be the problem's {p.w.offset}")
-        wide = transform_weights(values)
-        pad = ((0, 0), (0, padded(p) - p.out_channels), (0, steps(p) * STEP - p.channels))
-        packed = pack_rows(self.form, np.pad(wide, pad).astype(np.int8))
+        pad = ((0, padded(p) - p.out_channels), (0, steps(p) * STEP - p.channels), (0, 0))
+        codes = np.pad(weights.reshape(p.out_channels, p.channels, TAPS * TAPS), pad)
         _, gamma = corrections(p, weights, weight_offset)
+        values = p.w.multiplier * weights.astype(np.int64) + p.w.offset
         centre = p.a.multiplier * centre_of(p) * values.sum(axis=(1, 2, 3))
-        return [packed, (gamma + centre).astype(gamma.dtype)]
+        return [pack_compact(codes, p.w.bits), (gamma + centre).astype(gamma.dtype)]
 
     def unpack_weights(self, problem: DotProblem, constant: Array) -> Array:
-        """Transform back, and undo the value of a code."""
+        """The codes again."""
         p = problem
-        wide = unpack_rows(self.form, constant)
-        values = restore_weights(wide[:, : p.out_channels, : p.channels].astype(np.int64))
-        return ((values - p.w.offset) // p.w.multiplier).astype(np.uint8)
+        codes = unpack_compact(constant, p.w.bits, TAPS * TAPS)[: p.out_channels, : p.channels]
+        return codes.reshape(p.out_channels, p.channels, TAPS, TAPS)
 
     def weight_at(self, problem: DotProblem, at: Callable[..., Any], o: Any, c: Any, y: Any, x: Any) -> Any:
-        """One tap of the inverse transform: see `winograd_transform.BACK`."""
-        p = problem
-
-        def wide(i: Any, j: Any) -> Any:
-            return at(i * 4 + j, *row_place(self.form, o, c)).astype("int32")
-
-        def tap(z: Any) -> Any:
-            return tirx.Select(z == 2, const(3), z)
-
-        def middle(z: Any, value: Any) -> Any:
-            return tirx.Select(z == 1, value, const(0))
-
-        y, x = (tirx.const(z, "int32") if isinstance(z, int) else z.astype("int32") for z in (y, x))
-        row = wide(tap(y), tap(x)) - middle(x, wide(tap(y), const(2)))
-        other = wide(const(2), tap(x)) - middle(x, wide(const(2), const(2)))
-        value = tirx.floordiv(row - middle(y, other), const(4))
-        return tirx.floordiv(value - p.w.offset, const(p.w.multiplier)).astype("uint8")
+        """See `compact_at`."""
+        return compact_at(at, problem.w.bits, o, c, y * TAPS + x)
 
     def build(self, problem: DotProblem, knobs: Knobs, core: CoreSpec) -> Any:
         """See `Technique.build`."""
@@ -132,13 +115,17 @@ class Winograd(Technique):
         dot = ByteDot(vectors(core), self.form, steps(p), knobs["nr"], every, bool(knobs["split"]))
 
         def body(x: Any, constants: list[Any], epilogue: Epilogue) -> None:
-            loops = Loops(p, dot, x, *constants, epilogue, knobs["mr"], knobs["tile"], CHANNEL_PAD, centre_of(p))
+            weights, gamma = constants
+            sizes = knobs["mr"], knobs["tile"], CHANNEL_PAD, centre_of(p)
+            loops = Loops(p, dot, x, weights, gamma, epilogue, *sizes)
             loop = T.parallel if knobs["parallel"] else T.serial
-            with assembly(dot.split), loop(0, p.batch * loops.runs) as run:
-                loops.emit(run // loops.runs, run % loops.runs)
+            with assembly(dot.split):
+                loops.expand_weights(loop)
+                with loop(0, p.batch * loops.runs) as run:
+                    loops.emit(run // loops.runs, run % loops.runs)
 
-        shape = (POSITIONS, padded(p) // CHANNELS, steps(p), CHANNELS, STEP)
-        return frame(p, self.in_layout(p), [(shape, "int8"), correction_shapes(p)[1]], body)
+        shape = (padded(p) // CHANNELS, steps(p), vectors_of(p.w.bits, TAPS * TAPS), STEP)
+        return frame(p, self.in_layout(p), [(shape, "uint8"), correction_shapes(p)[1]], body)
 
 
 class WinogradSdot(Winograd):

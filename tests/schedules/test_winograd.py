@@ -13,7 +13,6 @@ from schedules.cores import CORES
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 from schedules.layout import Layout
 from schedules.techniques.winograd import Winograd, WinogradSdot, fits16, flush_every
-from schedules.winograd_transform import restore_weights, transform_weights
 
 Machines = Callable[[str], Machine]
 MACHINES = (("cortex-a53", Winograd()), ("cortex-a72", Winograd()), ("cortex-a76", WinogradSdot()))
@@ -104,8 +103,3 @@ def test_packed_weights_come_back(technique: Winograd) -> None:
         operands.weights.shape, lambda at, o, c, y, x: technique.weight_at(problem, at, o, c, y, x), constant
     )
     np.testing.assert_array_equal(read, operands.weights)
-
-
-def test_weights_transform_back() -> None:
-    values = np.random.default_rng(0).integers(-8, 8, (5, 7, 3, 3))
-    np.testing.assert_array_equal(restore_weights(transform_weights(values)), values)
