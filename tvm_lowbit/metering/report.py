@@ -87,12 +87,9 @@ class BenchReport:
             f"estimate: {r.total.throughput / 1e6:,.2f} million cycles were all latencies hidden",
             f"memory {r.memory:,} bytes (weights, activations and work space on the heap), library {r.library:,} bytes",
         ]
-        if r.total.traffic is not None:
-            t = r.total.traffic
-            lines.append(
-                f"estimate: {t.loaded:,} bytes loaded, {t.stored:,} stored; lines of {LINE} bytes missed: "
-                f"{t.l1_misses:,} in L1, {t.l2_misses:,} in L2 (LRU, no prefetcher)"
-            )
+        t, moved = r.total.traffic, f"estimate: {r.total.loaded:,} bytes loaded, {r.total.stored:,} stored"
+        missed = "" if t is None else f"missed: {t.l1_misses:,} in L1, {t.l2_misses:,} in L2 (LRU, no prefetcher)"
+        lines.append(moved if t is None else f"{moved}; lines of {LINE} bytes {missed}")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
