@@ -50,16 +50,14 @@ class Winograd:
         blocks, steps = self.padded // CHANNELS, self.dot.steps
         wide = T.alloc_buffer((POSITIONS, blocks, steps, CHANNELS, STEP), "uint8")
         with loop(0, blocks) as block, T.serial(0, steps) as step:
-            keep_rolled(self.rolled)
-            transformed: list[list[Any]] = []
             for channel in range(CHANNELS):
+                # Nor may the channels be interleaved, for the same reason.
+                keep_rolled(self.rolled)
                 codes = expand(lambda v: vload(self.weights, [block, step, v, 0], STEP), w.bits, TAPS * TAPS, channel)
                 values = [held(centred_value(code, w.multiplier, w.offset), "uint8", STEP) for code in codes]
                 rows = transform_taps([values[TAPS * y : TAPS * y + TAPS] for y in range(TAPS)])
-                transformed.append([value for row in rows for value in row])
-            for position, channels in enumerate(zip(*transformed, strict=True)):
-                for part, value in enumerate(channels):
-                    vstore(T, wide, value, [position, block, step, part, 0], STEP)
+                for position, value in enumerate(value for row in rows for value in row):
+                    vstore(T, wide, value, [position, block, step, channel, 0], STEP)
         self.wide_weights = wide
 
     def emit(self, n: Any, run: Any) -> None:
