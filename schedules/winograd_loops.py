@@ -8,7 +8,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.blocked import store_block
-from schedules.byte_dot import CHANNELS, STEP, ByteDot, mix_quarters
+from schedules.byte_dot import CHANNELS, STEP, ByteDot
 from schedules.compact import centred_value, expand
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
@@ -50,17 +50,14 @@ class Winograd:
         blocks, steps = self.padded // CHANNELS, self.dot.steps
         wide = T.alloc_buffer((POSITIONS, blocks, steps, CHANNELS, STEP), "uint8")
         with loop(0, blocks) as block, T.serial(0, steps) as step:
-            keep_rolled(self.rolled)
-            # For SDOT, four bytes of each of the four channels stand side by side.
-            mixed: list[list[Any]] = []
             for channel in range(CHANNELS):
+                # Nor may the channels be interleaved, for the same reason.
+                keep_rolled(self.rolled)
                 codes = expand(lambda v: vload(self.weights, [block, step, v, 0], STEP), w.bits, TAPS * TAPS, channel)
                 values = [held(centred_value(code, w.multiplier, w.offset), "uint8", STEP) for code in codes]
                 rows = transform_taps([values[TAPS * y : TAPS * y + TAPS] for y in range(TAPS)])
-                mixed.append([value for row in rows for value in row])
-            for position, channels in enumerate(zip(*mixed, strict=True)):
-                for part, value in enumerate(channels if self.dot.form == "smlal" else mix_quarters(list(channels))):
-                    vstore(T, wide, value, [position, block, step, part, 0], STEP)
+                for position, value in enumerate(value for row in rows for value in row):
+                    vstore(T, wide, value, [position, block, step, channel, 0], STEP)
         self.wide_weights = wide
 
     def emit(self, n: Any, run: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from schedules.byte_dot import CHANNELS, STEP, ByteDot
+from schedules.byte_dot import CHANNELS, STEP, ByteDot, for_quarters
 from schedules.compact import compact_at, pack_compact, unpack_compact, vectors_of
 from schedules.cores import CoreSpec
 from schedules.dot_problem import INT32_MAX, DotProblem
@@ -96,12 +96,16 @@ class Winograd(Technique):
         _, gamma = corrections(p, weights, weight_offset)
         values = p.w.multiplier * weights.astype(np.int64) + p.w.offset
         centre = p.a.multiplier * centre_of(p) * values.sum(axis=(1, 2, 3))
-        return [pack_compact(codes, p.w.bits), (gamma + centre).astype(gamma.dtype)]
+        return [pack_compact(self.order(codes), p.w.bits), (gamma + centre).astype(gamma.dtype)]
+
+    def order(self, codes: Array) -> Array:
+        """Codes ``(O, C, 9)`` in the order of the products' rows; its own inverse."""
+        return codes
 
     def unpack_weights(self, problem: DotProblem, constant: Array) -> Array:
         """The codes again."""
         p = problem
-        codes = unpack_compact(constant, p.w.bits, TAPS * TAPS)[: p.out_channels, : p.channels]
+        codes = self.order(unpack_compact(constant, p.w.bits, TAPS * TAPS))[: p.out_channels, : p.channels]
         return codes.reshape(p.out_channels, p.channels, TAPS, TAPS)
 
     def weight_at(self, problem: DotProblem, at: Callable[..., Any], o: Any, c: Any, y: Any, x: Any) -> Any:
@@ -134,6 +138,15 @@ class WinogradSdot(Winograd):
     name = "winograd_sdot"
     needs = frozenset({"asimd", "dotprod"})
     form = "sdot"
+
+    def order(self, codes: Array) -> Array:
+        """See `for_quarters`."""
+        return for_quarters(codes)
+
+    def weight_at(self, problem: DotProblem, at: Callable[..., Any], o: Any, c: Any, y: Any, x: Any) -> Any:
+        """See `for_quarters`."""
+        row, column = o // CHANNELS * CHANNELS + c % STEP // 4, c // STEP * STEP + o % CHANNELS * 4 + c % 4
+        return super().weight_at(problem, at, row, column, y, x)
 
 
 def padded(problem: DotProblem) -> int:

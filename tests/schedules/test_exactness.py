@@ -129,7 +129,7 @@ def test_a_sample_on_other_cores(core: str, technique: str, machines: Machines) 
 
 
 @pytest.mark.parametrize("technique", GENERAL)
-@pytest.mark.parametrize("core", GRID_CORES)
+@pytest.mark.parametrize("core", [*GRID_CORES, "cortex-a53"])
 def test_rows_in_parallel(core: str, technique: str, machines: Machines) -> None:
     machine = machines(core)
     problems = [FAMILIES["padding"][2], FAMILIES["groups"][1]]

@@ -103,3 +103,10 @@ def test_packed_weights_come_back(technique: Winograd) -> None:
         operands.weights.shape, lambda at, o, c, y, x: technique.weight_at(problem, at, o, c, y, x), constant
     )
     np.testing.assert_array_equal(read, operands.weights)
+
+
+@pytest.mark.parametrize(("core", "technique"), [("host", Winograd()), *MACHINES])
+def test_runs_in_parallel(core: str, technique: Winograd, machines: Machines) -> None:
+    machine = machines(core)
+    problem = replace(BASE, height=9, width=10, batch=2, channels=24)
+    machine.check([build_kernel(technique, problem, machine.core, knobs={"parallel": 1, "tile": 5})])
