@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from relay_passes.ops import op_name, shape_of
+from relay_passes.ops import constant, literal, op_name, shape_of
 
 BROADCAST = "relax.broadcast_to"
 
@@ -37,9 +37,17 @@ def without_broadcast(value: Any, lookup: Any) -> Any:
 
 def _before(argument: Any, lookup: Any) -> Any:
     """What was repeated to make an operand, if its matrices are whole ones."""
+    stored = constant(argument)
+    if stored is not None:
+        matrix = stored[(0,) * (stored.ndim - 2)] if stored.ndim > 2 and stored.size else stored
+        return literal(matrix) if matrix is not stored and np.all(stored == matrix) else argument
     made: Any = lookup(argument) if isinstance(argument, relax.Var) else None
+    merged = op_name(made) == "relax.reshape"
+    if merged and isinstance(made.args[0], relax.Var):
+        made = lookup(made.args[0])
     if op_name(made) != BROADCAST:
         return argument
-    source = made.args[0]
-    whole = len(shape_of(source)) > 1 and shape_of(source)[-2:] == shape_of(argument)[-2:]
-    return source if whole else argument
+    source = shape_of(made.args[0])
+    whole = len(source) > 1 and source[-2:] == shape_of(argument)[-2:]
+    # Where batches were merged, only one matrix repeated is still the same for each.
+    return made.args[0] if whole and (len(source) == 2 or not merged) else argument

@@ -124,9 +124,10 @@ class ConstantNodes:
             self.kept.add(node)
             if operator_name(node) in STARTS:
                 continue
-            # Smaller operands are scales, zero points and bounds.
-            extent = _size(node)[0]
-            pending += [a for a in node.all_input_nodes if a in self._constant and _size(a)[0] == extent]
+            # Smaller operands are scales, zero points and bounds; but for what is repeated for each item of a batch.
+            repeats, extent = operator_name(node) == "expand", _size(node)[0]
+            operands = [a for a in node.all_input_nodes if a in self._constant]
+            pending += [a for a in operands if repeats or _size(a)[0] == extent]
 
     def value(self, node: fx.Node) -> Any:
         """What torch computes for a constant node."""

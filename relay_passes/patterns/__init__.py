@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from relay_passes.patterns.base import QuantPattern
-from relay_passes.patterns.compared_sign import COMPARED_SIGN
 from relay_passes.patterns.div_clip_round_mul import DIV_CLIP_ROUND_MUL
 from relay_passes.patterns.integer_weights import INTEGER_WEIGHTS
 from relay_passes.patterns.quantize_clip_dequantize import QUANTIZE_CLIP_DEQUANTIZE
@@ -27,13 +26,5 @@ def register(pattern: QuantPattern) -> None:
     _TABLE[pattern.name] = pattern
 
 
-for _row in (
-    QUANTIZE_CLIP_DEQUANTIZE,
-    INTEGER_WEIGHTS,
-    DIV_CLIP_ROUND_MUL,
-    SIGN,
-    COMPARED_SIGN,
-    STEPS,
-    SCALE_AT_RUN_TIME,
-):
+for _row in (QUANTIZE_CLIP_DEQUANTIZE, INTEGER_WEIGHTS, DIV_CLIP_ROUND_MUL, SIGN, STEPS, SCALE_AT_RUN_TIME):
     register(_row)

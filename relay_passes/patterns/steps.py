@@ -1,7 +1,7 @@
 """Comparisons turned into numbers: ``2 * Cast(x > t) - 1``, ``Where(x > t, a, b)``, and ternary codes of two of them.
 
-Ternary codes are ``Cast(x > t) - Cast(x < u)`` and ``Where(x > t, a, Where(x < u, -a, 0))``, TWN's activations. All may
-be multiplied by a magnitude.
+Brevitas' binary quantiser is the first. Ternary codes are ``Cast(x > t) - Cast(x < u)`` and TWN's activations,
+``Where(x > t, a, Where(x < u, -a, 0))``. All may be multiplied by a magnitude, one or one for each channel.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 from tvm.relax.dpl import is_const, is_op, wildcard
 
 from relay_passes.coverage import Coverage
-from relay_passes.ops import constant, op_name, shape_of
-from relay_passes.patterns.base import Found, Match, QuantPattern
+from relay_passes.ops import constant, literal, op_name, shape_of
+from relay_passes.patterns.base import Found, Match, QuantPattern, scale_and_zero
 from relay_passes.patterns.sign import COMPARISONS, MIRRORED
 from relay_passes.quant_forms import steps
 from relay_passes.quant_spec import NoMatch, QuantSpec
@@ -22,6 +22,8 @@ from relay_passes.quant_spec import NoMatch, QuantSpec
 # Which comparisons give 1 as x rises, and whether at the threshold already; the others are their opposites.
 RISES = {"relax.greater_equal": True, "relax.greater": False}
 FALLS = {"relax.less": True, "relax.less_equal": False}
+# Two levels around 0 have shorter forms.
+AT_ZERO = {(True, 0.0): "at_least_zero", (False, 0.0): "above_zero"}
 
 
 def _compared() -> Any:
@@ -51,14 +53,20 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
 
     def to_spec(match: Match) -> Found | NoMatch:
         numbers = {p: constant(match[p]) for p in (factor, shift, size, high, low, middle) if p in match}
+        magnitude = numbers.pop(size, np.ones((), np.float32))
+        if factor in numbers and shift not in numbers:
+            magnitude = magnitude * numbers.pop(factor)
         compared = [_read(match[p]) for p in (first, second) if p in match]
         if any(array.size != 1 for array in numbers.values()) or any(np.size(t) != 1 for _, _, t in compared):
             return NoMatch("its thresholds or levels vary within the tensor")
-        n = {p: np.float32(array.reshape(())) for p, array in numbers.items()}
         x, operator, threshold = compared[0]
-        if str(x.ty.dtype) != "float32" or "float32" not in str(match[pattern].ty.dtype):
-            return NoMatch(f"it compares {x.ty.dtype}, not float32")
-        by, above = n.get(size, np.float32(1)), operator in RISES
+        types = {str(x.ty.dtype), str(match[pattern].ty.dtype)} - {"float32"}
+        if types:
+            return NoMatch(f"it compares or gives {types.pop()}, not float32")
+        if not np.all((magnitude > 0) & np.isfinite(magnitude)):
+            return NoMatch("its magnitude is not above 0")
+        n = {p: np.float32(array.reshape(())) for p, array in numbers.items()}
+        above = operator in RISES
         if apart in match or nested in match:
             y, under, lower = compared[1]
             if not x.same_as(y) or not above or under not in FALLS or not lower <= threshold:
@@ -74,8 +82,7 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
                 pair = [moved, step + moved]
             levels = pair if above else pair[::-1]
             bounds = [((RISES | FALLS)[operator], float(threshold))]
-        values = [level * by for level in levels]
-        return _quantiser(x, values, bounds)
+        return _quantiser(x, levels, magnitude, bounds)
 
     return pattern, to_spec
 
@@ -88,19 +95,27 @@ def _read(call: Any) -> tuple[Any, str, Any]:
     return x, name, constant(threshold)
 
 
-def _quantiser(x: Any, values: list[Any], bounds: list[tuple[bool, float]]) -> Found | NoMatch:
+def _quantiser(x: Any, levels: list[Any], magnitude: Any, bounds: list[tuple[bool, float]]) -> Found | NoMatch:
     if shape_of(x) == () or not all(np.isfinite(t) for _, t in bounds):
         return NoMatch("its threshold is not a finite number")
-    lowest, highest = values[0], values[-1]
-    if not (np.all(np.diff(values) > 0) and (lowest == -highest or lowest == 0)):
-        got = ", ".join(f"{v:g}" for v in values)
+    lowest, highest = levels[0], levels[-1]
+    if not (np.all(np.diff(levels) > 0) and (lowest == -highest or lowest == 0)):
+        got = ", ".join(f"{v:g}" for v in levels)
         return NoMatch(f"its levels {got} do not rise from 0, or from the opposite of the highest")
-    if len(values) == 3:
-        if values[1] != 0:
-            return NoMatch(f"its middle level is {values[1]:g}, not 0")
-        return Found(x, QuantSpec(np.asarray(highest), np.zeros((), np.float32), -1, 1, None, steps(-1, bounds)))
-    zero = np.asarray(0 if lowest == 0 else 0.5, np.float32)
-    return Found(x, QuantSpec(np.asarray(highest - lowest, np.float32), zero, 0, 1, None, steps(0, bounds)))
+    if len(levels) == 3 and levels[1] != 0:
+        return NoMatch(f"its middle level is {levels[1]:g}, not 0")
+    # A level times the magnitude, rounded, is what the graph gives; doubling it is exact.
+    top = (highest * magnitude).astype(np.float32)
+    parts = scale_and_zero(literal(top), None, shape_of(x))
+    if isinstance(parts, NoMatch):
+        return parts
+    s, z, axis = parts
+    if len(levels) == 3:
+        return Found(x, QuantSpec(s, z, -1, 1, axis, steps(-1, bounds)))
+    form = AT_ZERO.get(bounds[0]) or steps(0, bounds)
+    if lowest == 0:
+        return Found(x, QuantSpec(s, z, 0, 1, axis, form))
+    return Found(x, QuantSpec(np.float32(2) * s, np.full_like(z, 0.5), 0, 1, axis, form))
 
 
 STEPS = QuantPattern(
@@ -111,7 +126,6 @@ STEPS = QuantPattern(
         ("ONNX", "torch", "Relax"),
         weights=(1, 2),
         activations=(1, 2),
-        grains=("per tensor",),
         signs=("unsigned", "bipolar", "ternary"),
     ),
 )

@@ -23,6 +23,10 @@ def everything(codes: Codes) -> bool:
     return True
 
 
+def one_bit_or_signs(codes: Codes) -> bool:
+    return codes.sign != "unsigned" or codes.bits == 1
+
+
 @dataclass(frozen=True)
 class Writer:
     """See the module."""
@@ -160,6 +164,53 @@ def sign_activations(net: Any, x: str, step: Any, codes: Codes, name: str, varia
     return net.note(net.add("Mul", at, net.constant(np.float32(step)), name=name), at)
 
 
+COMPARED = {
+    ("above", 0): "Greater",
+    ("above", 1): "GreaterOrEqual",
+    ("below", 0): "Less",
+    ("below", 1): "LessOrEqual",
+}
+
+
+def _compared(net: Any, x: str, side: str, threshold: float, variant: int) -> str:
+    """True on one side of a threshold, with or without it; written from either side."""
+    t, reached = net.constant(threshold), variant // 2 % 2
+    if variant % 2:
+        return net.add(COMPARED[side, reached], x, t)
+    return net.add(COMPARED["below" if side == "above" else "above", reached], t, x)
+
+
+def _steps(net: Any, x: str, threshold: float, codes: str, variant: int) -> str:
+    """Levels as comparisons give them, in a few ways for each kind of codes."""
+
+    def number(side: str, at: float, way: int) -> str:
+        return net.add("Cast", _compared(net, x, side, at, way), to=TensorProto.FLOAT)
+
+    one, minus, zero, way = net.constant(1.0), net.constant(-1.0), net.constant(0.0), variant // 3
+    if codes == "unsigned":
+        return number("above", threshold, variant)
+    if codes == "ternary" and variant % 2:
+        inner = net.add("Where", _compared(net, x, "below", -threshold, way), minus, zero)
+        return net.add("Where", _compared(net, x, "above", threshold, way + 1), one, inner)
+    if codes == "ternary":
+        return net.add("Sub", number("above", threshold, way), number("below", -threshold, way + 1))
+    if variant % 3 == 0:  # Brevitas
+        return net.add("Sub", net.add("Mul", number("above", 0, way), net.constant(2.0)), one)
+    if variant % 3 == 1:
+        return net.add("Add", minus, net.add("Mul", net.constant(2.0), number("above", threshold, way)))
+    return net.add("Add", net.add("Mul", number("below", 0, way), net.constant(-2.0)), one)
+
+
+def step_weights(net: Any, w: Weights) -> str:
+    codes = "bipolar" if w.bits == 1 else "ternary"
+    return net.add("Mul", _steps(net, net.constant(w.array), 0.125, codes, w.array.size), net.constant(w.steps))
+
+
+def step_activations(net: Any, x: str, step: Any, codes: Codes, name: str, variant: int) -> str:
+    at = _steps(net, x, step / 2, codes.sign, variant)
+    return net.note(net.add("Mul", at, net.constant(np.float32(step)), name=name), at)
+
+
 def quant(net: Any, x: str, steps: Any, zero: float, bits: int, name: str, variant: int, **attrs: Any) -> str:
     """QONNX, in both of its names and domains."""
     parts = [net.constant(v) for v in (np.asarray(steps, np.float32), zero, float(bits))]
@@ -223,7 +274,8 @@ WRITERS = {
     "quantize_clip_dequantize": Writer(qdq_weights, qdq_activations),
     "integer_weights": Writer(integer_weights),
     "sub_byte": Writer(sub_byte_weights, sub_byte_activations, largest=1e6),
-    "sign": Writer(sign_weights, sign_activations, lambda codes: codes.sign != "unsigned" or codes.bits == 1),
+    "sign": Writer(sign_weights, sign_activations, one_bit_or_signs),
+    "steps": Writer(step_weights, step_activations, one_bit_or_signs),
     "qonnx_quant": Writer(quant_weights, quant_activations, lambda codes: (codes.bits, codes.sign) != (1, "signed")),
     "qonnx_bipolar": Writer(bipolar_weights, bipolar_activations),
     "qonnx_trunc": Writer(trunc_weights, trunc_activations),

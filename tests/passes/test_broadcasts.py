@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from relax_models import evaluate, module, operators
+from relax_models import const, evaluate, module, operators, values
 from tvm import relax
 
 from relay_passes.canonicalize import canonicalize
+from relay_passes.ops import op_name, shape_of
 
 BROADCAST, MATMUL = "relax.broadcast_to", "relax.matmul"
 # Shapes of both operands, what each is broadcast to (or None), operators that are left.
@@ -30,18 +31,46 @@ def test_products_of_broadcast_operands(name: str) -> None:
     """The same values by what is left."""
     *shapes, first, second, left = CASES[name]
 
-    def body(emit: Any, *tensors: Any) -> Any:
+    def body(emit: Any, *sources: Any) -> Any:
         sides = [
             t if to is None else emit(relax.op.broadcast_to(t, relax.ShapeExpr(list(to))))
-            for t, to in zip(tensors, (first, second), strict=True)
+            for t, to in zip(sources, (first, second), strict=True)
         ]
         return emit(relax.op.matmul(*sides), "product")
 
     before = module(body, *shapes)
     after = canonicalize(before)
     assert operators(after) == left
-    values = [np.random.default_rng(i).normal(size=shape).astype(np.float32) for i, shape in enumerate(shapes)]
-    np.testing.assert_allclose(evaluate(after, *values)[0], evaluate(before, *values)[0], rtol=1e-6)
+    tensors = [np.random.default_rng(i).normal(size=shape).astype(np.float32) for i, shape in enumerate(shapes)]
+    np.testing.assert_allclose(evaluate(after, *tensors)[0], evaluate(before, *tensors)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("alike", "dimensions"), [(True, 2), (False, 3)])
+def test_a_repeated_constant(alike: bool, dimensions: int) -> None:
+    """Is one matrix, if all are the same."""
+    stored = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
+    stored[1] = stored[0] if alike else stored[1]
+    before = module(lambda emit, x: emit(relax.op.matmul(const(stored), x), "product"), (2, 5, 7))
+    after = canonicalize(before)
+    (product,) = [value for value in values(after).values() if op_name(value) == MATMUL]
+    assert len(shape_of(product.args[0])) == dimensions
+    x = np.random.default_rng(1).normal(size=(2, 5, 7)).astype(np.float32)
+    np.testing.assert_allclose(evaluate(after, x)[0], stored @ x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "left"), [((3, 5), [MATMUL]), ((2, 1, 3, 5), [BROADCAST, "relax.reshape", MATMUL])])
+def test_batches_merged_after_a_broadcast(shape: tuple[int, ...], left: list[str]) -> None:
+    """As torch writes products of more than three dimensions: one matrix repeated is still the same for each."""
+
+    def body(emit: Any, w: Any, x: Any) -> Any:
+        repeated = emit(relax.op.broadcast_to(w, relax.ShapeExpr([2, 4, 3, 5])))
+        return emit(relax.op.matmul(emit(relax.op.reshape(repeated, relax.ShapeExpr([8, 3, 5]))), x), "product")
+
+    before = module(body, shape, (8, 5, 7))
+    after = canonicalize(before)
+    assert operators(after) == left
+    tensors = [np.random.default_rng(i).normal(size=s).astype(np.float32) for i, s in enumerate((shape, (8, 5, 7)))]
+    np.testing.assert_allclose(evaluate(after, *tensors)[0], evaluate(before, *tensors)[0], rtol=1e-6)
 
 
 def test_a_broadcast_to_the_same_shape() -> None:

@@ -1,4 +1,4 @@
-"""Comparisons with constants as quantisers: thresholds, levels and strictness as ONNX Runtime has them."""
+"""Comparisons with constants as quantisers: thresholds, levels, strictness and magnitudes; what is declined."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx_graphs import GraphBuilder, run_onnx
+from relax_models import const, module, values
+from tvm import relax
 
 import tvm_lowbit
+from relay_passes import notes
+from relay_passes.detect import detect_quantizers
+from relay_passes.ops import FAKE_QUANT, literal, op_name, quant_spec
+from relay_passes.patterns.steps import STEPS
 
 SHAPE = (3, 5, 5)
 Make = Callable[[GraphBuilder, str, str], str]
@@ -176,3 +182,66 @@ def test_steep_clip_is_no_sign() -> None:
     assert [row.name for row in artifact.report.stays_float] == ["c"]
     (expected,) = run_onnx(model, inputs(), ["c"])
     np.testing.assert_allclose(artifact.run(inputs()).outputs["c"], expected, rtol=1e-5, atol=1e-5)
+
+
+X = np.array([[-1e-40, -0.0, 0.0, 1e-40, 2.0, -3.0]], np.float32)
+
+
+def signs(compare: Any = relax.op.greater_equal, **parts: Any) -> Any:
+    """``float(compare(x, 0)) * span - less`` and so on."""
+
+    def body(emit: Any, x: Any) -> Any:
+        level = emit(relax.op.astype(emit(compare(x, const(parts.get("threshold", 0)))), parts.get("type", "float32")))
+        kind = str(level.ty.dtype)
+        v = emit(relax.op.multiply(level, literal(np.asarray(parts.get("span", 2), kind))))
+        if "more" in parts:
+            v = emit(relax.op.add(literal(np.asarray(parts["more"], kind)), v), "q")
+        else:
+            v = emit(relax.op.subtract(v, literal(np.asarray(parts.get("less", 1), kind))), "q")
+        if "magnitude" in parts:
+            v = emit(relax.op.multiply(v, const(parts["magnitude"])), "m")
+        return emit(relax.op.abs(v), "out")
+
+    return detect_quantizers(module(body, X.shape))
+
+
+@pytest.mark.parametrize(
+    ("mod", "scale", "upper"),
+    [
+        (signs(), 1.0, X >= 0),
+        (signs(relax.op.greater, more=-1), 1.0, X > 0),
+        (signs(magnitude=0.3), 0.3, X >= 0),
+        (signs(magnitude=[[0.3, 0.4, 0.5, 0.6, 0.7, 0.8]]), np.float32([0.3, 0.4, 0.5, 0.6, 0.7, 0.8]), X >= 0),
+        (signs(span=0.5, less=0.25), 0.25, X >= 0),
+    ],
+    ids=["plain", "above", "magnitude", "per_channel", "small"],
+)
+def test_signs(mod: Any, scale: Any, upper: Any) -> None:
+    """The same values as the arithmetic gives, on zeros of either sign and the smallest numbers."""
+    found = next(value for value in values(mod).values() if op_name(value) == FAKE_QUANT)
+    spec = quant_spec(found)
+    assert spec.bits == 1
+    expected = np.where(upper, scale, -np.asarray(scale)).astype(np.float32)
+    np.testing.assert_array_equal(spec.values(spec.codes(X)), expected)
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ({"threshold": np.nan}, "its threshold is not a finite number"),
+        ({"threshold": [[0, 0, 0, 0, 0, 1]]}, "its thresholds or levels vary within the tensor"),
+        ({"compare": relax.op.less}, "its levels 1, -1 do not rise"),
+        ({"less": 0.5}, "its levels -0.5, 1.5 do not rise from 0, or from the opposite"),
+        ({"span": -2, "more": 1}, "its levels 1, -1 do not rise"),
+        ({"magnitude": -1}, "its magnitude is not above 0"),
+        ({"type": "float64"}, "it compares or gives float64, not float32"),
+        ({"span": [[2, 2, 2, 2, 2, 1]]}, "its thresholds or levels vary within the tensor"),
+    ],
+)
+def test_signs_that_are_none(parts: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with its reason; some are another row's quantisers."""
+    monkeypatch.setattr("relay_passes.detect.QUANT_PATTERNS", {STEPS.name: STEPS})
+    mod = signs(**parts)
+    # What comes before the last operator may be a quantiser still: of levels 0 and 2, or of -1 and 1.
+    assert op_name(values(mod)["m" if "magnitude" in parts else "q"]) != FAKE_QUANT
+    assert reason in " ".join(notes.read(mod)["declined"].values())
