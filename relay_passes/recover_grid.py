@@ -18,14 +18,15 @@ from relay_passes.exclude import excluded
 from relay_passes.ops import FAKE_QUANT, fake_quant, literal, op_name
 from relay_passes.quant_spec import NoMatch, QuantSpec
 
-# Largest deviation from the grid: this share of the step, and as many roundings to float32 as quantising, batch norm
-# and its folding may have left.
-STEP_TOLERANCE = 1e-5
+# Largest deviation from the grid: as many roundings to float32, of the channel's largest weight, as quantising, batch
+# norm and its folding may have left.
 ROUNDINGS = 4 * 2.0**-24
 # Values looked at before a step is tried on the whole channel.
 SAMPLE = 64
 # A tensor is on a grid only if chance would put it there less often than this (decimal logarithm).
-CHANCE = -9.0
+CHANCE = -4.0
+# How often two float32 numbers of one sign and magnitude are equal by chance (decimal logarithm).
+REPEATED = -7.0
 
 # Operators that hand on the values of what they read, or pick among them; a reader that cannot take them so says why.
 MOVES = frozenset({*moved.MOVES, "relax.split"})
@@ -42,8 +43,9 @@ OUTPUT_AXIS = {
 def recover_grid(mod: Any, each: dataflow.Each = dataflow.no_layers) -> Any:
     """Apply the pass to layers whose input is quantised and whose weights depend on constants only.
 
-    A weight may deviate from its grid by 1e-5 of the step and 4 float32 roundings of itself. ``each`` is told the
-    layers. Notes: topic ``off_grid`` holds, for each layer whose weights lie on no grid, the reason.
+    A weight may deviate from its grid by 4 float32 roundings (``4 * 2**-24``) of the largest weight of its channel, so
+    a layer's outputs move by no more than their own roundings in float may. ``each`` is told the layers. Notes: topic
+    ``off_grid`` holds, for each layer whose weights lie on no grid, the reason.
     """
     function = mod["main"]
     constants, left_alone = Constants(function), excluded(mod)
@@ -115,6 +117,7 @@ def grid_of(array: npt.NDArray[np.float32], axis: int) -> QuantSpec | NoMatch:
 
 def _on_grid(rows: npt.NDArray[np.float32], offset: float, axis: int) -> QuantSpec | NoMatch:
     steps, low, high, chance = np.ones(len(rows)), 0, int(2 * offset), 0.0
+    seen: set[tuple[float, ...]] = set()
     for i, row in enumerate(rows):
         values = row[row != 0].astype(np.float64)
         if offset and values.size < row.size:
@@ -130,8 +133,12 @@ def _on_grid(rows: npt.NDArray[np.float32], offset: float, axis: int) -> QuantSp
         steps[i] = step
         codes = np.rint(values / step + offset)
         low, high = min(low, int(codes.min())), max(high, int(codes.max()))
-        # One value sets the step, of which 512 are tried; each of the others falls within 5e-5 of a code by chance.
-        chance += min(0.0, np.log10(512) - 4 * (values.size - 1))
+        ratios = tuple(np.unique((np.abs(values) / np.abs(values).max()).round(6)))
+        if len(ratios) == 1:  # on a grid whatever it is, but repeated by chance seldom
+            chance += REPEATED * (values.size - 1)
+        elif ratios not in seen:
+            seen.add(ratios)
+            chance += _by_chance(len(ratios), float(np.abs(values).max()) / step)
     if high - low > 255:
         return NoMatch(f"the grid that they lie on takes {(high - low).bit_length()} bits; 1 to 8 are supported")
     if chance > CHANCE:
@@ -141,6 +148,14 @@ def _on_grid(rows: npt.NDArray[np.float32], offset: float, axis: int) -> QuantSp
     return QuantSpec(scale, zero, low, high, axis, "divide_shifted" if offset else "divide")
 
 
+def _by_chance(magnitudes: int, largest: float) -> float:
+    """How often different magnitudes, the largest so many steps, are on a grid by chance; decimal logarithm.
+
+    One of them sets the step, of which there are ``largest`` to try; each of the others falls within tolerance.
+    """
+    return min(0.0, float(np.log10(largest) + (magnitudes - 1) * np.log10(2 * ROUNDINGS * largest)))
+
+
 def _step(values: npt.NDArray[np.float64], offset: float) -> tuple[float | None, float]:
     """The largest step that one channel's values are multiples of, and the deviation (in steps) at the best one."""
     largest = float(np.abs(values).max())
@@ -148,7 +163,8 @@ def _step(values: npt.NDArray[np.float64], offset: float) -> tuple[float | None,
     tried = largest / (np.arange(1, 256) - offset)
     beyond, deviations = _excess(sample, tried[:, None], offset)
     best = float(tried[deviations.argmin()])
-    fits = tried[beyond <= 0]
+    # The largest value has roundings of its own, and so have steps that are taken from it: twice the tolerance.
+    fits = tried[beyond <= ROUNDINGS * np.abs(largest / tried)]
     for step in fits:
         codes = np.rint(values / step + offset) - offset
         refined = float(np.float32(values @ codes / (codes @ codes)))  # least squares over all of the channel
@@ -162,8 +178,8 @@ def _excess(values: npt.NDArray[np.float64], step: Any, offset: float) -> tuple[
     """How far beyond tolerance, and how far from the grid at all, values lie at most (in steps); one for each step."""
     scaled = values / step + offset
     deviation = np.abs(scaled - np.rint(scaled))
-    allowed = STEP_TOLERANCE + ROUNDINGS * np.abs(scaled - offset)
-    return (deviation - allowed).max(-1), deviation.max(-1)
+    allowed = ROUNDINGS * np.abs(scaled - offset).max(-1)
+    return deviation.max(-1) - allowed, deviation.max(-1)
 
 
 SPELLINGS = (

@@ -124,10 +124,9 @@ class ConstantNodes:
             self.kept.add(node)
             if operator_name(node) in STARTS:
                 continue
-            # Smaller operands are scales, zero points and bounds; but for what is repeated for each item of a batch.
-            repeats, extent = operator_name(node) == "expand", _size(node)[0]
-            operands = [a for a in node.all_input_nodes if a in self._constant]
-            pending += [a for a in operands if repeats or _size(a)[0] == extent]
+            # Smaller operands are scales, zero points and bounds, but for a matrix that is repeated for a batch.
+            extent, repeats = _size(node)[0], _repeats(node)
+            pending += [a for a in node.all_input_nodes if a in self._constant and (repeats or _size(a)[0] == extent)]
 
     def value(self, node: fx.Node) -> Any:
         """What torch computes for a constant node."""
@@ -145,6 +144,14 @@ class ConstantNodes:
         value = node.target(*arguments, **named)
         (self._values if _size(node)[0] <= SMALL else large)[node] = value
         return value
+
+
+def _repeats(node: fx.Node) -> bool:
+    """Whether a node repeats whole matrices."""
+    if operator_name(node) != "expand":
+        return False
+    shape = tuple(node.all_input_nodes[0].meta["val"].shape)
+    return len(shape) > 1 and tuple(node.meta["val"].shape)[-len(shape) :] == shape
 
 
 def _size(node: fx.Node) -> tuple[int, int]:

@@ -43,8 +43,8 @@ def test_values_are_kept(bits: int, odd: bool) -> None:
     assert isinstance(spec.checked("w"), QuantSpec)
     assert spec.bits <= bits + (not odd)
     values_ = spec.values(spec.codes(array))
-    step = spec.scale.reshape(-1, 1, 1, 1)
-    assert np.all(np.abs(values_ - array) <= 1.1e-5 * step + 3e-7 * np.abs(array))
+    largest = np.abs(array).max(axis=(1, 2, 3), keepdims=True)
+    assert np.all(np.abs(values_ - array) <= 5 * 2.0**-24 * largest)
 
 
 @pytest.mark.parametrize("shape", [(8, 6, 3, 3), (16, 1, 3, 3), (64, 2, 1, 1), (10, 40)])
@@ -71,6 +71,23 @@ def test_reasons(array: Any, reason: str) -> None:
     found = grid_of(np.asarray(array, np.float32), 0)
     assert isinstance(found, NoMatch)
     assert reason in found.reason
+
+
+@pytest.mark.parametrize("second", [0.500004, 0.5000045, 0.3333366])
+def test_two_values_that_are_repeated_make_no_grid(second: float) -> None:
+    """However often: only values that differ tell a grid; 4e-6 of 1 is more than folding leaves."""
+    array = np.random.default_rng(0).choice([1.0, -second], (4, 32, 3, 3)).astype(np.float32)
+    found = grid_of(array, 0)
+    assert isinstance(found, NoMatch)
+    assert "as floats they lie on no grid" in found.reason
+
+
+@pytest.mark.parametrize(("second", "bits"), [(0.5, 3), (1 / 3, 2)])
+def test_two_values_on_a_grid(second: float, bits: int) -> None:
+    array = np.random.default_rng(0).choice([1.0, -second, -1.0, second], (4, 32, 3, 3)).astype(np.float32)
+    found = grid_of(array, 0)
+    assert isinstance(found, QuantSpec)
+    assert found.bits == bits
 
 
 def test_a_weight_beside_its_grid_is_named_with_its_deviation() -> None:
