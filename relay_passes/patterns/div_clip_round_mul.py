@@ -13,7 +13,7 @@ from tvm.relax.dpl import is_const, is_op, wildcard
 
 from relay_passes.coverage import Coverage
 from relay_passes.ops import constant, literal, op_name, shape_of
-from relay_passes.patterns.base import Found, Match, QuantPattern, bounds, scale_and_zero, whole
+from relay_passes.patterns.base import Found, Match, QuantPattern, bounds, collapsed, scale_and_zero, whole
 from relay_passes.patterns.scaling import step_and_form
 from relay_passes.quant_forms import FORMS, NUMPY
 from relay_passes.quant_spec import NoMatch, QuantSpec
@@ -91,9 +91,12 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
             return NoMatch("it adds two zero points")
         late = zero_late in match
         added = match[zero_late] if late else match.get(zero)
-        numbers = [np.float32(0) if e is None else constant(e) for e in (added, match.get(zero_again))]
+        shifts = (added, match.get(zero_again))
+        numbers = [collapsed(np.float32(0) if e is None else constant(e)) for e in shifts]
         if not np.array_equal(numbers[0], numbers[1], equal_nan=True):
             return NoMatch("it adds one zero point and subtracts another")
+        if shape_of(back) != shape_of(x):
+            return NoMatch("its scale or zero point broadcasts the tensor")
         parts = scale_and_zero(literal(step), added, shape_of(x))
         if isinstance(parts, NoMatch):
             return parts
