@@ -21,6 +21,9 @@ Step = Callable[[Float32, int], Float32]
 # (accumulators int64 (..., C), code of the second operand) -> float32 values (..., C)
 Value = Callable[[npt.NDArray[np.int64], int], Float32]
 
+NOT_A_NUMBER = NoMatch("its input is NaN where its accumulator takes some values")
+# Accumulators at which functions are looked at for NaN, beside 0 and thresholds.
+SAMPLES = 257
 # Above this many thresholds a channel, a table for every code of the second operand outweighs what it saves.
 MAX_THRESHOLDS = 4096
 
@@ -93,7 +96,7 @@ class Accumulated:
         return ops.shape_of(self.acc)[self.axis]
 
     def requantized(self, spec: QuantSpec) -> Any | NoMatch:
-        """The call that gives the codes of ``spec`` from the accumulator, by thresholds."""
+        """The call that gives the codes of ``spec`` from the accumulator, by thresholds; no code stands for NaN."""
         side_bits = self.side.spec.bits if self.side else 0
         rows = 1 << side_bits
         if rows * spec.levels > MAX_THRESHOLDS:
@@ -102,8 +105,14 @@ class Accumulated:
             )
         if spec.axis is not None and spec.axis != self.axis:
             return NoMatch("its quantiser's scale does not run along the channels")
-        along = spec if spec.axis is None else spec.moved(-1)
-        falls = None
+        with np.errstate(all="ignore"):
+            return self._thresholds(spec if spec.axis is None else spec.moved(-1), side_bits)
+
+    def _thresholds(self, along: QuantSpec, side_bits: int) -> Any | NoMatch:
+        spec, rows, falls = along, 1 << side_bits, None
+        even = np.rint(np.linspace(-self.bound, self.bound, SAMPLES)).astype(np.int64)
+        if self._nan_at(np.concatenate([even, [-1, 0, 1]])[:, None].repeat(self.channels, axis=1)[None], rows):
+            return NOT_A_NUMBER
         if self.monotone:
             rises, flip = find_thresholds(
                 lambda acc, row: along.codes(self.value(acc, row)), self.bound, spec.levels, self.channels, rows
@@ -114,8 +123,20 @@ class Accumulated:
                 return turning
             rises, falls = turning
             flip = np.zeros(self.channels, np.uint8)
+        # A jump hides what is NaN at one accumulator only.
+        if self._nan_at(
+            np.concatenate([t + i for t in (rises, falls) if t is not None for i in (-1, 0)], axis=1), rows
+        ):
+            return NOT_A_NUMBER
         side = self.side.codes if self.side else None
         return ops.requantize(self.acc, rises, flip, falls, side, axis=self.axis, bits=spec.bits, side_bits=side_bits)
+
+    def _nan_at(self, accumulators: npt.NDArray[np.integer[Any]], rows: int) -> bool:
+        """Whether the function is NaN at accumulators ``(rows or 1, ..., C)``, as far as they are reachable."""
+        reachable = np.clip(accumulators.astype(np.int64), -self.bound, self.bound)
+        return any(
+            bool(np.isnan(self.value(reachable[min(row, len(reachable) - 1)], row)).any()) for row in range(rows)
+        )
 
 
 @dataclass(frozen=True)

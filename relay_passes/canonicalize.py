@@ -53,11 +53,19 @@ def canonicalize(mod: Any) -> Any:
         if name in REARRANGE and constant(value.args[0]) is not None:
             typed = scope.builder.normalize(value)
             return literal(np.require(REARRANGE[name](constant(value.args[0]), typed), requirements="C"))
+        if name in ("relax.multiply", "relax.divide") and shape_of(value):
+            value = type(value)(value.op, [_no_scalar_zero(a) for a in value.args], attrs=value.attrs)
         lookup = scope.builder.lookup_binding
         value = simplified(rearranged(value, lookup), lookup)
         return dataflow.keep(var, without_broadcast(value, lookup), scope)
 
     return dataflow.rebuild(mod, visit)
+
+
+def _no_scalar_zero(operand: Any) -> Any:
+    """An operand; a scalar 0 as a vector: TVM takes ``x * 0`` for 0, NaN and infinity too, and refuses ``x / 0``."""
+    array = constant(operand)
+    return operand if array is None or array.ndim or array != 0 else literal(array.reshape(1))
 
 
 def _affine(name: str, call: Any, scope: dataflow.Scope) -> Any:

@@ -78,12 +78,13 @@ def _detached_round(value: Any, lookup: Any) -> Any:
         if op_name(inner) != "relax.subtract" or not isinstance(inner.args[0], relax.Var):
             continue
         rounded = lookup(inner.args[0])
-        if op_name(rounded) == "relax.round" and all(_same(q, other) for other in (inner.args[1], rounded.args[0])):
+        if op_name(rounded) == "relax.round" and all(same(q, other) for other in (inner.args[1], rounded.args[0])):
             return relax.op.round(q)
     return value
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
+    """Whether two operands are one variable, or equal constants."""
     arrays = constant(a), constant(b)
     if any(array is None for array in arrays):
         return bool(a.same_as(b))

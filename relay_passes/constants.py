@@ -12,7 +12,7 @@ from tvm import relax
 
 from relay_passes import dataflow
 from relay_passes.canonicalize import REARRANGE
-from relay_passes.ops import FAKE_QUANT, constant, op_name, quant_spec
+from relay_passes.ops import FAKE_QUANT, constant, literal, op_name, quant_spec
 
 Array = npt.NDArray[Any]
 
@@ -24,8 +24,7 @@ def _clip(call: Any, x: Array, *limits: Any) -> Array:
 
 
 def _fake_quant(call: Any, x: Array, *parameters: Any) -> Array:
-    spec = quant_spec(call)
-    return spec.values(spec.codes(x))
+    return quant_spec(call).applied(x)
 
 
 def _reduced(operation: Callable[..., Any]) -> Callable[..., Array]:
@@ -69,6 +68,36 @@ OPERATORS: Mapping[str, Callable[..., Array]] = MappingProxyType(
         **{name: (lambda call, x, *rest, move=move: move(x, call)) for name, move in REARRANGE.items()},
     }
 )
+
+# Operators that read constants as numbers, where a product reads weights.
+NUMBERS = frozenset(
+    {
+        *("relax.add", "relax.subtract", "relax.multiply", "relax.divide", "relax.power", "relax.where"),
+        *("relax.minimum", "relax.maximum", "relax.nn.prelu"),
+    }
+)
+
+
+def fold_numbers(mod: Any) -> Any:
+    """What is computed of constants alone and read as numbers, as quantised biases are, becomes constants."""
+    constants = Constants(mod["main"])
+    arrays: dict[Any, Any] = {}
+    for binding in dataflow.bindings(mod["main"]):
+        if op_name(binding.value) in NUMBERS and binding.var not in constants:
+            for argument in binding.value.args:
+                if isinstance(argument, relax.Var) and argument in constants:
+                    arrays[binding.var, argument] = literal(np.require(constants.value(argument), requirements="C"))
+    if not arrays:
+        return mod
+    old = {binding.var: binding.value for binding in dataflow.bindings(mod["main"])}
+
+    def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
+        if any((var, argument) in arrays for argument in dataflow.variables(old[var])):
+            args = [arrays.get((var, was), new) for was, new in zip(old[var].args, value.args, strict=True)]
+            value = type(value)(value.op, args, attrs=value.attrs)
+        return dataflow.keep(var, value, scope)
+
+    return dataflow.rebuild(mod, visit)
 
 
 class Constants:

@@ -9,16 +9,21 @@ import tvm
 from tvm import relax
 
 from relay_passes import dataflow, notes
-from relay_passes.constants import Constants
+from relay_passes.constants import Constants, fold_numbers
 from relay_passes.ops import FAKE_QUANT, constant, fake_quant, literal, op_name, quant_spec
 from relay_passes.patterns import QUANT_PATTERNS
 from relay_passes.patterns.base import Found
 from relay_passes.quant_spec import NoMatch
+from relay_passes.straight_through import without_estimators
 from schedules.errors import LowbitError
 
 
 def detect_quantizers(mod: Any) -> Any:
-    """Apply the pass. What looks like a quantiser and is none leaves its reason in the module's notes."""
+    """Apply the pass. What looks like a quantiser and is none leaves its reason in the module's notes.
+
+    Straight-through estimators around quantisers go, and quantised constants that are no weights (biases) become the
+    constants that they are.
+    """
     function = mod["main"]
     var_to_value = relax.analysis.get_var2val(function)
     rows = [(row, *row.make()) for row in QUANT_PATTERNS.values()]
@@ -54,7 +59,8 @@ def detect_quantizers(mod: Any) -> Any:
         return dataflow.keep(var, value, scope)
 
     reasons |= notes.read(mod).get("declined", {})  # what a front end found knows more
-    return notes.add(fold_weight_transposes(dataflow.rebuild(mod, visit)), "declined", reasons)
+    detected = fold_weight_transposes(dataflow.rebuild(mod, visit))
+    return notes.add(fold_numbers(without_estimators(detected)), "declined", reasons)
 
 
 def _checked(name: str, found: Found | NoMatch) -> Found | NoMatch:

@@ -155,7 +155,7 @@ register(
     3,
     _like("float32"),
     # Not by way of the unsigned code: those of more than 24 bits would be rounded.
-    _elementwise("fake_quant", lambda x, s, z, spec: (_clipped(x, s, z, spec) - z) * s),
+    _elementwise("fake_quant", lambda x, s, z, spec: tirx.Select(tirx.isnan(x), x, (_clipped(x, s, z, spec) - z) * s)),
 )
 register(QUANTIZE, 3, _like("uint8"), _elementwise("quantize", lambda *a: _code(*a).astype("uint8")))
 register(DEQUANTIZE, 3, _like("float32"), _elementwise("dequantize", _value))

@@ -138,6 +138,9 @@ FORMS: Mapping[str, Form] = MappingProxyType(
             "divide": lambda m, x, s, z: m.rint(x / s) + z,  # ONNX QuantizeLinear
             "reciprocal": lambda m, x, s, z: m.rint(x * (m.number(1) / s)) + z,  # torch.fake_quantize
             "divide_shifted": _shifted(lambda m, v: m.rint(v)),
+            # Halves go up, as floor(. + 1/2) rounds them; a zero point is added after or before that.
+            "half_up": lambda m, x, s, z: m.floor(x / s + m.number(0.5)) + z,
+            "half_up_shifted": lambda m, x, s, z: m.floor((x / s + z) + m.number(0.5)),
             "floor": _shifted(lambda m, v: m.floor(v)),
             "ceil": _shifted(lambda m, v: m.ceil(v)),
             "to_zero": _shifted(lambda m, v: m.choose(v, m.floor(v), m.ceil(v))),

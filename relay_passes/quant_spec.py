@@ -116,13 +116,23 @@ class QuantSpec:
         shape[self.axis] = -1
         return array.reshape(shape)
 
-    def codes(self, x: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        """Unsigned codes ``q - qmin`` of a float32 array, by the fake-quant graph's own float32 steps."""
+    def applied(self, x: npt.NDArray[Any]) -> Float32:
+        """The quantiser of a float32 array in the graph's float32 steps: of any width, and NaN of NaN."""
         scale, zero = self._shaped(self.scale, x.ndim), self._shaped(self.zero_point, x.ndim)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
+            unclipped = FORMS[self.form](NUMPY, x.astype(np.float32), scale, zero)
+            codes = np.clip(unclipped, np.float32(self.qmin), np.float32(self.qmax))
+            result: Float32 = (codes - zero) * scale
+        return result
+
+    def codes(self, x: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """Unsigned codes ``q - qmin`` of a float32 array, by the graph's own float32 steps; of NaN the last one."""
+        scale, zero = self._shaped(self.scale, x.ndim), self._shaped(self.zero_point, x.ndim)
+        with np.errstate(over="ignore", invalid="ignore"):
             unclipped = FORMS[self.form](NUMPY, x.astype(np.float32), scale, zero)
         lo, hi = np.float32(self.qmin), np.float32(self.qmax)
-        return (np.clip(unclipped, lo, hi) - lo).astype(np.uint8)
+        # Of NaN and a number, fmin gives the number: what a cast makes of NaN depends on the machine.
+        return (np.maximum(np.fmin(unclipped, hi), lo) - lo).astype(np.uint8)
 
     def values(self, codes: npt.NDArray[Any]) -> Float32:
         """Dequantised float32 values of unsigned codes."""

@@ -12,12 +12,13 @@ import numpy as np
 from tvm import relax
 
 from relay_passes import dataflow, notes, ops
-from relay_passes.abstract import Accumulated, InRegisters, Known, Quantised
+from relay_passes.abstract import NOT_A_NUMBER, Accumulated, InRegisters, Known, Quantised
 from relay_passes.exclude import excluded
 from relay_passes.integer_forms import ELEMENTWISE, MOVING, MULTIPLYING, Layers, Taken, integer_form
 from relay_passes.ops import constant, literal, op_name, quant_spec
 from relay_passes.quant_spec import NoMatch
 from schedules.dot_problem import INT32_MAX
+from schedules.errors import LowbitError
 
 # Names of the operators that an explanation adds start with this, to be told apart by a reader of the program; passes
 # know them from the notes (topic ``explanation``), for a model may call its layers as it likes.
@@ -56,11 +57,11 @@ def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope, read_on
         return dataflow.bind(value, name, scope)
     layers.note_names(value)
     if operator == ops.FAKE_QUANT and (why := _too_wide(name, value)):
-        layers.stays_float(name, operator, why)
-        layers.declined[name] = f"is no quantiser of 1 to 8 bits: {why}"
-        return _named(layers, scope.emit(value, name), name)
+        return _without_codes(layers, name, value, scope, why, f"is no quantiser of 1 to 8 bits: {why}")
     wished = layers.excluded.get(name)
     result = NoMatch(wished) if wished else integer_form(layers, name, value, scope)
+    if result is NOT_A_NUMBER:
+        return _without_codes(layers, name, value, scope, result.reason, f"gives NaN too: {result.reason}")
     if not isinstance(result, Taken):
         if not wished and operator in ELEMENTWISE and read_once and layers.reads_only_known(value):
             first = next((r for a in value.args if (r := layers.why_in_registers(a))), result)
@@ -82,6 +83,13 @@ def _visit(layers: Layers, name: str, value: Any, scope: dataflow.Scope, read_on
     return _named(layers, var, name, result.known)
 
 
+def _without_codes(layers: Layers, name: str, value: Any, scope: dataflow.Scope, why: str, declined: str) -> Any:
+    """A quantiser that is computed in float, as no codes can stand for its values."""
+    layers.stays_float(name, ops.FAKE_QUANT, why)
+    layers.declined[name] = declined
+    return _named(layers, scope.emit(value, name), name)
+
+
 def _too_wide(name: str, value: Any) -> str:
     """Why a ``fake_quant`` that a front end wrote itself has no codes of 1 to 8 bits; empty if it has."""
     checked = quant_spec(value).checked(name)
@@ -96,8 +104,10 @@ def _named(layers: Layers, var: Any, name: str, known: Known | None = None) -> A
 
 
 def _weights(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
-    spec = quant_spec(value)
-    codes = spec.codes(constant(value.args[0]))
+    spec, array = quant_spec(value), constant(value.args[0])
+    if np.any(np.isnan(array)):
+        raise LowbitError(f"weights of quantiser {name}", "numbers", "NaN", "train or export the model again")
+    codes = spec.codes(array)
     var = scope.emit(ops.dequantize(literal(codes), spec), name)
     layers.weights[var] = (codes, spec)
     return _named(layers, var, name)
@@ -123,6 +133,11 @@ def _difference(layers: Layers, value: Any, scope: dataflow.Scope) -> Any:
 
 
 def _observe(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:
-    known = layers.known[value.args[0]]
-    assert isinstance(known, Quantised), "only quantisers are observed"
-    return scope.emit(relax.op.add(relax.op.astype(known.codes, "int32"), literal(np.int32(known.spec.qmin))), name)
+    known = layers.known.get(value.args[0])
+    if isinstance(known, Quantised):
+        codes, spec = known.codes, known.spec
+    else:  # computed in float
+        call = scope.builder.lookup_binding(value.args[0])
+        spec = quant_spec(call)
+        codes = scope.emit(ops.quantize(call.args[0], spec), f"{name}/codes")
+    return scope.emit(relax.op.add(relax.op.astype(codes, "int32"), literal(np.int32(spec.qmin))), name)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from relay_passes import dataflow, ops
+from relay_passes import dataflow, notes, ops
+from relay_passes.abstract import NOT_A_NUMBER
 from relay_passes.ops import constant, op_name, quant_spec
 from relay_passes.quant_spec import NoMatch
 
@@ -35,11 +36,14 @@ def after_detect(mod: Any) -> None:
 
 
 def after_rewrite(mod: Any) -> None:
-    """No quantiser of 1 to 8 bits is left in the model, and thresholds count integers."""
+    """No quantiser of 1 to 8 bits is left in the model but those that give NaN; thresholds count integers."""
+    rows = notes.read(mod).get("layers", {})
     for binding in dataflow.bindings(mod["main"]):
         value, name = binding.value, dataflow.name_of(binding.var)
         if op_name(value) == ops.FAKE_QUANT:
-            _require(isinstance(quant_spec(value).checked(name), NoMatch), "rewrite", name, "no fake_quant may be left")
+            float_ = isinstance(quant_spec(value).checked(name), NoMatch)
+            float_ |= rows.get(name, {}).get("reason") == NOT_A_NUMBER.reason
+            _require(float_, "rewrite", name, "no fake_quant may be left")
         if op_name(value) == ops.REQUANTIZE:
             integer = str(value.args[0].ty.dtype) in ("int32", "uint8")
             _require(integer, "rewrite", name, "no float may stand between accumulator and epilogue")

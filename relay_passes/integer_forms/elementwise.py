@@ -55,6 +55,7 @@ FUNCTIONS: Mapping[str, Form] = MappingProxyType(
         "relax.abs": function(np.abs, monotone=False),
         "relax.sigmoid": function(_rounded_once(lambda v: 1 / (1 + np.exp(-v)))),
         "relax.tanh": function(_rounded_once(np.tanh)),
+        "relax.sqrt": function(np.sqrt),
         "relax.exp": function(_rounded_once(np.exp)),
         "relax.nn.silu": function(_rounded_once(lambda v: v / (1 + np.exp(-v))), monotone=False),
     }

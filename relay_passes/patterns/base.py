@@ -54,9 +54,21 @@ def same(a: Any, b: Any) -> bool:
     return bool(np.array_equal(x, y, equal_nan=x.dtype.kind == "f" and y.dtype.kind == "f"))
 
 
+def collapsed(array: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """A constant in the smallest shape that broadcasts to the same numbers."""
+    numbers = np.asarray(array, np.float32)
+    for axis in range(numbers.ndim):
+        first = numbers.take([0], axis) if numbers.shape[axis] > 1 else numbers
+        if np.array_equal(np.broadcast_to(first, numbers.shape), numbers, equal_nan=True):
+            numbers = first
+    while numbers.ndim and numbers.shape[0] == 1:
+        numbers = numbers.reshape(numbers.shape[1:])
+    return numbers
+
+
 def per_axis(array: npt.NDArray[Any], rank: int) -> tuple[npt.NDArray[np.float32], int | None] | NoMatch:
     """A scale or zero point of any broadcastable shape as ``()`` or ``(channels,)`` and its axis in a rank-d tensor."""
-    array = np.asarray(array, np.float32)
+    array = collapsed(array)
     long = [i for i, extent in enumerate(array.shape) if extent > 1]
     if not long:
         return array.reshape(()), None

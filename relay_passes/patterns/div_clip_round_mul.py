@@ -1,6 +1,7 @@
 """Raw arithmetic: ``[Clip] -> Div -> [Add] -> [Clip] -> Round -> [Add] -> [Clip] -> [Sub] -> Mul``.
 
-At least one of the clips is there. Div may be a Mul by the reciprocal, Mul a Div by it.
+At least one of the clips is there. Div may be a Mul by the reciprocal, Mul a Div by it; Round may be
+``Floor(. + 1/2)``, which takes halves up.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from tvm.relax.dpl import is_const, is_op, wildcard
 
 from relay_passes.coverage import Coverage
 from relay_passes.ops import constant, literal, op_name, shape_of
-from relay_passes.patterns.base import Found, Match, QuantPattern, bounds, scale_and_zero, whole
+from relay_passes.patterns.base import Found, Match, QuantPattern, bounds, collapsed, scale_and_zero, whole
 from relay_passes.patterns.scaling import step_and_form
 from relay_passes.quant_forms import FORMS, NUMPY
 from relay_passes.quant_spec import NoMatch, QuantSpec
@@ -28,6 +29,8 @@ def _either(operator: str, x: Any, number: Any) -> Any:
 
 
 Pair = tuple[float, float]
+# Forms that round, and those that take the floor of the same plus 1/2.
+HALF_UP = {"divide": "half_up", "divide_shifted": "half_up_shifted"}
 EVERYTHING: Pair = (-np.inf, np.inf)
 
 
@@ -69,11 +72,14 @@ def _limits(ends: Pair, clips: list[Pair], form: str, scale: Any, zero: Any, lat
 
 def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
     scale, zero, scale_again, zero_again, zero_late = is_const(), is_const(), is_const(), is_const(), is_const()
+    half = is_const()
     bounded = _clip(wildcard()) | is_op("relax.nn.relu")(wildcard())
     scaled = is_op("relax.divide")(bounded | wildcard(), scale) | _either("relax.multiply", bounded | wildcard(), scale)
     shifted = _either("relax.add", scaled, zero)
     clip_first = _clip(shifted | scaled)
-    rounded = is_op("relax.round")(clip_first | shifted | scaled)
+    inner = clip_first | shifted | scaled
+    floored = is_op("relax.floor")(_either("relax.add", inner, half))
+    rounded = is_op("relax.round")(inner) | floored
     shifted_late = _either("relax.add", rounded, zero_late)
     clip_last = _clip(shifted_late | rounded)
     code = clip_last | shifted_late | rounded
@@ -91,9 +97,12 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
             return NoMatch("it adds two zero points")
         late = zero_late in match
         added = match[zero_late] if late else match.get(zero)
-        numbers = [np.float32(0) if e is None else constant(e) for e in (added, match.get(zero_again))]
+        shifts = (added, match.get(zero_again))
+        numbers = [collapsed(np.float32(0) if e is None else constant(e)) for e in shifts]
         if not np.array_equal(numbers[0], numbers[1], equal_nan=True):
             return NoMatch("it adds one zero point and subtracts another")
+        if shape_of(back) != shape_of(x):
+            return NoMatch("its scale or zero point broadcasts the tensor")
         parts = scale_and_zero(literal(step), added, shape_of(x))
         if isinstance(parts, NoMatch):
             return parts
@@ -106,6 +115,10 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
             if form != "divide":
                 return NoMatch("it adds its zero point to a product that is not rounded yet, where no form does")
             form = "divide_shifted"
+        if floored in match:
+            if form not in HALF_UP or not np.all(constant(match[half]) == np.float32(0.5)):
+                return NoMatch("it takes the floor of something else than a quotient plus 1/2")
+            form = HALF_UP[form]
         clips = [bounds(match[p]) if p in match else EVERYTHING for p in (clip_first, clip_last)]
         if bounded not in match and all(pair == EVERYTHING for pair in clips):
             return NoMatch("nothing bounds its codes")

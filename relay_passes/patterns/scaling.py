@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from relay_passes.ops import constant, op_name
+from relay_passes.patterns.base import collapsed
 from relay_passes.quant_spec import NoMatch
 
 Float32 = npt.NDArray[np.float32]
@@ -21,7 +22,7 @@ def step_and_form(there: Any, back: Any, by: Any, again: Any) -> tuple[Float32, 
     forms ``reciprocal`` multiplies by the same number as the graph, bit for bit. A division on the way back becomes a
     multiplication, which may move the value (never the code) by the last bit.
     """
-    first, second = (np.asarray(constant(e), np.float32) for e in (by, again))
+    first, second = (collapsed(constant(e)) for e in (by, again))
     divides, multiplies_back = op_name(there) == "relax.divide", op_name(back) == "relax.multiply"
     with np.errstate(all="ignore"):
         step = first if divides else second if multiplies_back else (np.float32(1) / second).astype(np.float32)
