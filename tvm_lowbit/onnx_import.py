@@ -19,7 +19,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 from relay_passes import dataflow, notes
 from relay_passes.ops import constant, literal, shape_of
 from schedules.errors import LowbitError
-from tvm_lowbit import moving_import, onnx_failures, products_import, qdq_checks, sub_byte, window_checks
+from tvm_lowbit import moving_import, onnx_failures, products_import, qdq_checks, sub_byte, type_checks, window_checks
 from tvm_lowbit.onnx_custom import CUSTOM
 
 # The front end looks converters up in a module-level function; only one import may replace it at a time.
@@ -36,10 +36,11 @@ def import_onnx(model: onnx.ModelProto, batch: int) -> Any:
     LowbitError
         For operators without a converter, or shapes that are not static but for the batch.
     """
-    model = sub_byte.widen(model)
+    given, model = model, sub_byte.widen(model)
     graph = model.graph
     shapes = {value.name: _static_shape(value, batch) for value in graph.input if value.name not in _stored(graph)}
     _check_operators(graph)
+    type_checks.check_types(given)
     at = _Place()
     try:
         with _converters(at) as declined, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -128,6 +129,10 @@ class _Clip(onnx_frontend.Clip):  # type: ignore[misc]
 
     @classmethod
     def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        for which, bound in zip(("minimum", "maximum"), inputs[1:3], strict=False):
+            shape = () if bound is None else shape_of(bound)
+            if shape not in ((), (1,)):
+                raise LowbitError(f"{which} of {attr['tvm_custom']['label']}", "one number", f"shape {shape}")
         limits = [-np.inf, np.inf]
         for i, bound in enumerate((inputs[1], inputs[2])):
             if bound is None:

@@ -213,3 +213,44 @@ def test_inspect_refuses_what_build_does(name: str, tmp_path: Path) -> None:
     for more in ((), ("--dump",)):
         done = CliRunner(env={"COLUMNS": "500"}).invoke(cli, ["inspect", str(path), *more])
         assert done.exit_code == 2 and words[1] in done.output
+
+
+def _type_of(name: str, kind: Any) -> Callable[[onnx.ModelProto], None]:
+    def change(m: onnx.ModelProto) -> None:
+        for tensor in m.graph.initializer:
+            if tensor.name == name:
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(kind), name))
+
+    return change
+
+
+def _integer_output(m: onnx.ModelProto) -> None:
+    m.graph.output[0].type.tensor_type.elem_type = TensorProto.INT8
+
+
+TYPES: dict[str, tuple[onnx.ModelProto, Callable[[onnx.ModelProto], None], tuple[str, ...]]] = {
+    "mixed": (graph("Add", (1, 4), F(1)), _type_of("c0", np.int8), ("input c0 of Add", "expected float", "got int8")),
+    "none of the operator's": (
+        graph("Resize", PICTURE, F([]), F([1, 1, 2, 2])),
+        _type_of("c1", np.float64),
+        ("input c1 of Resize that makes y", "expected float", "got double"),
+    ),
+    "output": (graph("Neg", (1, 4)), _integer_output, ("output y", "expected int8, as declared", "got float")),
+    "bound of several numbers": (
+        graph("Clip", (1, 4), F([0, 1, 2, 3])),
+        lambda m: None,
+        ("minimum of Clip that makes y", "one number", "got shape (4,)"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_types_that_do_not_fit(name: str) -> None:
+    """ONNX's checker takes them; ONNX Runtime does not."""
+    model, change, words = TYPES[name]
+    made = onnx.ModelProto.FromString(model.SerializeToString())
+    change(made)
+    onnx.checker.check_model(made)
+    refused(made, *words)
+    with pytest.raises(Exception, match=r"Type|scalar"):
+        oracle.run(made, np.ones([d.dim_value for d in made.graph.input[0].type.tensor_type.shape.dim], F))
