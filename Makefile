@@ -6,7 +6,7 @@ VENV ?= .venv
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint emulator clean
+.PHONY: demo test lint fuzz networks emulator clean
 
 # With the emulated board where it can be had without asking for a password; the demo says so where it cannot.
 demo: $(VENV)/.demo
@@ -20,6 +20,13 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Beyond the tests; both go into out/. The first goes on where it was ended; see CONTRIBUTING.md for what they cost.
+fuzz: $(VENV)/.test
+	PYTHONPATH=.:tests $(BIN)/python -m fuzz.run --count 10000 --out out/fuzz
+
+networks: $(VENV)/.test
+	PYTHONPATH=.:examples $(BIN)/python -m networks.compile --out out/networks
 
 # The emulated Arm board: Debian packages (asks for root where they are missing) and TVM's aarch64 runtime.
 emulator: $(VENV)/.demo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -104,6 +105,17 @@ def keep(var: Any, value: Any, scope: Scope) -> Any:
     return bind(value, name_of(var), scope)
 
 
+@contextlib.contextmanager
+def closed(builder: Any) -> Iterator[None]:
+    """Around ``builder.function``: what fails there leaves an open block, of which TVM would tell the user."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # it had not begun
+            builder._end_block()
+        raise
+
+
 def rebuild(mod: Any, visit: Visit = keep, finish: Callable[[Any, Scope], Any] = lambda body, scope: body) -> Any:
     """``main`` anew, binding by binding, dead code removed.
 
@@ -121,7 +133,7 @@ def rebuild(mod: Any, visit: Visit = keep, finish: Callable[[Any, Scope], Any] =
     others = {gv: f for gv, f in mod.functions.items() if gv.name_hint != "main"}
     builder = relax.BlockBuilder(tvm.IRModule(others, attrs=mod.attrs))
     scope = Scope(builder)
-    with builder.function("main", list(function.params), attrs=dict(function.attrs or {})):
+    with closed(builder), builder.function("main", list(function.params), attrs=dict(function.attrs or {})):
         with builder.dataflow():
             for binding in bindings(function):
                 value = scope.new(binding.value)

@@ -13,7 +13,6 @@ from relay_passes.attribution import instrument
 from relay_passes.attribution.method import DeepLift
 from relay_passes.compile import compile_module
 from relay_passes.probe import ATTRIBUTE as PROBES
-from schedules.errors import LowbitError
 from tvm_lowbit.artifact import Artifact
 from tvm_lowbit.boards.rows import BuildTarget, resolve
 from tvm_lowbit.frontend import import_model
@@ -118,16 +117,7 @@ def _manifest(imported: Any, lowered: Any, destination: BuildTarget) -> Manifest
     explanations = json.loads(str(attrs[instrument.ATTRIBUTE])) if instrument.ATTRIBUTE in attrs else []
     probes = json.loads(str(attrs[PROBES])) if PROBES in attrs else []
     inputs = tuple(_tensor(str(param.name), param.ty) for param in main.params)
-    for row in inputs:
-        if row.dtype != "float32":
-            raise LowbitError(f"input {row.name}", "float32", row.dtype)
-    batches = {row.shape[0] if row.shape else 0 for row in inputs}
-    if len(batches) != 1 or 0 in batches:
-        raise LowbitError("inputs", "one batch size, first in every shape", str([row.shape for row in inputs]))
     results = tuple(_tensor(name, ty) for name, ty in zip(names, outputs, strict=True))
-    for row in results:
-        if not row.shape:
-            raise LowbitError(f"output {row.name}", "a tensor whose first dimension is the batch", "a single number")
     core = destination.core
     return Manifest(
         tvm=tvm.__version__,
@@ -135,7 +125,7 @@ def _manifest(imported: Any, lowered: Any, destination: BuildTarget) -> Manifest
         core=core.name,
         mtriple=core.mtriple,
         mcpu=core.mcpu,
-        batch=batches.pop(),
+        batch=inputs[0].shape[0],
         inputs=inputs,
         outputs=results,
         explanations=tuple(ExplanationRow(**row) for row in explanations),

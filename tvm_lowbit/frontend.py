@@ -56,7 +56,7 @@ def import_model(model: Any, example_inputs: tuple[Any, ...] | None = None, batc
     else:
         expected = "an ONNX path or ModelProto, torch ExportedProgram or Module, or a Relax IRModule"
         raise LowbitError("model", expected, kind)
-    return name_layers(_normalized(mod, batch))
+    return name_layers(_servable(_normalized(mod, batch)))
 
 
 def _checked_relax(mod: Any) -> Any:
@@ -94,6 +94,30 @@ def _normalized(mod: Any, batch: int) -> Any:
         names = ["output"] if count == 1 else [f"output{i}" for i in range(count)]
         mod.update_func(mod.get_global_var("main"), mod["main"].with_attr("output_names", names))
     return mod
+
+
+def _servable(mod: Any) -> Any:
+    """The module, if its inputs and outputs are what a library takes and gives: float32, the batch first."""
+    main = mod["main"]
+    for param in main.params:
+        if str(param.ty.dtype) != "float32":
+            raise LowbitError(f"input {param.name}", "float32", str(param.ty.dtype))
+    shapes = [tuple(int(d) for d in param.ty.shape) for param in main.params]
+    if not shapes:
+        raise LowbitError("inputs", "at least one", "none", "does the model compute anything from an input?")
+    if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
+        raise LowbitError("inputs", "one batch size, first in every shape", ", ".join(map(str, shapes)))
+    results = main.ret_ty.fields if isinstance(main.ret_ty, relax.TupleType) else [main.ret_ty]
+    for name, ty in zip(main.attrs["output_names"], results, strict=True):
+        if not isinstance(ty, relax.TensorType) or ty.shape is None:
+            raise LowbitError(f"output {name}", "a tensor of known shape", _kind(ty))
+        if not len(ty.shape):
+            raise LowbitError(f"output {name}", "a tensor whose first dimension is the batch", "a single number")
+    return mod
+
+
+def _kind(ty: Any) -> str:
+    return "a sequence" if isinstance(ty, relax.TupleType) else type(ty).__name__.removesuffix("Type").lower()
 
 
 # Operators that are what a layer is about; a bias or a scale beside them is not.

@@ -9,6 +9,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from relay_passes.ops import constant, literal, shape_of
+from schedules.errors import LowbitError
 from tvm_lowbit import resize_import
 
 
@@ -25,7 +26,8 @@ class _Gather(onnx_frontend.Gather):  # type: ignore[misc]
         extent = shape_of(x)[axis]
         at = np.where(indices < 0, indices + extent, indices).astype(np.int64)
         if np.any(at < 0) or np.any(at >= extent):
-            raise ValueError(f"Gather {attr['tvm_custom']['name']}: an index lies outside of 0..{extent - 1}")
+            where, outside = f"indices of {attr['tvm_custom']['label']}", indices[(at < 0) | (at >= extent)]
+            raise LowbitError(where, f"{-extent} to {extent - 1}, for axis {axis}", str(outside.flat[0]))
         return relax.op.take(x, literal(at), axis=axis, mode="clip")
 
 

@@ -7,6 +7,7 @@ import io
 import threading
 import warnings
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 from relay_passes import dataflow, notes
 from relay_passes.ops import constant, literal, shape_of
 from schedules.errors import LowbitError
-from tvm_lowbit import moving_import, products_import, qdq_checks, sub_byte, window_checks
+from tvm_lowbit import moving_import, onnx_failures, products_import, qdq_checks, sub_byte, type_checks, window_checks
 from tvm_lowbit.onnx_custom import CUSTOM
 
 # The front end looks converters up in a module-level function; only one import may replace it at a time.
@@ -35,18 +36,20 @@ def import_onnx(model: onnx.ModelProto, batch: int) -> Any:
     LowbitError
         For operators without a converter, or shapes that are not static but for the batch.
     """
-    model = sub_byte.widen(model)
+    given, model = model, sub_byte.widen(model)
     graph = model.graph
     shapes = {value.name: _static_shape(value, batch) for value in graph.input if value.name not in _stored(graph)}
     _check_operators(graph)
+    type_checks.check_types(given)
+    at = _Place()
     try:
-        with _converters() as declined, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with _converters(at) as declined, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             mod = onnx_frontend.from_onnx(model, shape_dict=shapes, sanitize_input_names=False)
     except LowbitError:
         raise
     except Exception as error:  # TVM raises whatever its converters run into
-        raise LowbitError("ONNX import", "operators that TVM's front end converts", _first_line(error)) from error
+        raise onnx_failures.failure(model, at.node, error) from error
     main = mod["main"].with_attr("output_names", [value.name for value in graph.output])
     mod.update_func(mod.get_global_var("main"), main)
     return notes.add(mod, "declined", declined) if declined else mod
@@ -56,9 +59,11 @@ def _stored(graph: onnx.GraphProto) -> set[str]:
     return {tensor.name for tensor in graph.initializer}
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1].strip()
+@dataclass
+class _Place:
+    """Where an import is."""
+
+    node: onnx.NodeProto | None = None
 
 
 def _check_operators(graph: onnx.GraphProto) -> None:
@@ -69,13 +74,7 @@ def _check_operators(graph: onnx.GraphProto) -> None:
             known[domain] = {*known.get(domain, ()), *more.CONVERTERS}
     for node in graph.node:
         if node.op_type not in known.get(node.domain, ()):
-            label = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-            raise LowbitError(
-                f"node {node.name or '(unnamed)'}",
-                "an operator that can be imported",
-                label,
-                "see `tvm-lowbit inspect --help`",
-            )
+            raise onnx_failures.unknown_operator(node)
 
 
 def _static_shape(value: onnx.ValueInfoProto, batch: int) -> list[int]:
@@ -130,6 +129,10 @@ class _Clip(onnx_frontend.Clip):  # type: ignore[misc]
 
     @classmethod
     def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        for which, bound in zip(("minimum", "maximum"), inputs[1:3], strict=False):
+            shape = () if bound is None else shape_of(bound)
+            if shape not in ((), (1,)):
+                raise LowbitError(f"{which} of {attr['tvm_custom']['label']}", "one number", f"shape {shape}")
         limits = [-np.inf, np.inf]
         for i, bound in enumerate((inputs[1], inputs[2])):
             if bound is None:
@@ -165,36 +168,42 @@ _REPLACED = {"Clip": _Clip, "Min": _Min, "Max": _Max, **products_import.CONVERTE
 
 
 @contextlib.contextmanager
-def _converters() -> Iterator[dict[str, str]]:
+def _converters(at: _Place) -> Iterator[dict[str, str]]:
     """Replace some of TVM's converters, add custom operators, bind each node's result to a variable of its name.
 
     Gives the reasons of converters that found a quantiser to be none, by its node's name; they write to
-    ``attr["tvm_custom"]["declined"]``.
+    ``attr["tvm_custom"]["declined"]``, and name the node in messages by ``attr["tvm_custom"]["label"]``.
     """
     declined: dict[str, str] = {}
     importer = onnx_frontend.ONNXGraphImporter
     custom = {name: converter for more in CUSTOM for name, converter in more.CONVERTERS.items()}
     original_map, original_convert = onnx_frontend._get_convert_map, importer._convert_operator
+    original_parse, original_import = importer._parse_value_proto, importer.from_onnx
+
+    def parse(self: Any, proto: Any) -> Any:
+        # Called with each node before it is converted, with inputs and outputs too.
+        at.node = proto if isinstance(proto, onnx.NodeProto) else None
+        return original_parse(self, proto)
+
+    def whole(self: Any, graph: Any, opset: Any) -> Any:
+        with dataflow.closed(self.bb):
+            return original_import(self, graph, opset)
 
     def convert(self: Any, op_name: str, inputs: Any, attrs: Any, opset: int) -> Any:
         attrs["tvm_custom"]["declined"] = declined
+        where = attrs["tvm_custom"]["label"] = onnx_failures.label(at.node) if at.node is not None else op_name
         name = attrs["tvm_custom"]["name"] or op_name
         if op_name in _KEPT_APART and all(_is_float_constant(value) for value in inputs):
             result = _KEPT_APART[op_name](*inputs)
         elif op_name == "DequantizeLinear" and (folded := _folded_bias(inputs)) is not None:
             return folded
         else:
-            try:
-                if op_name in qdq_checks.OPERATORS:
-                    qdq_checks.check_linear(f"node {name}", inputs, attrs.get("axis", 1))
-                if op_name in window_checks.OPERATORS:
-                    window_checks.check_window(f"node {name}", len(shape_of(inputs[0])), attrs)
-                result = original_convert(self, op_name, inputs, attrs, opset)
-            except LowbitError:
-                raise
-            except Exception as error:  # TVM raises whatever its converters run into
-                expected = "what TVM's front end converts"
-                raise LowbitError(f"node {name} ({op_name})", expected, _first_line(error)) from error
+            if op_name in qdq_checks.OPERATORS:
+                qdq_checks.check_linear(where, inputs, attrs.get("axis", 1))
+            if op_name in window_checks.OPERATORS:
+                shapes = [None if value is None else shape_of(value) for value in inputs]
+                window_checks.check_window(where, op_name, shapes, attrs)
+            result = original_convert(self, op_name, inputs, attrs, opset)
         if isinstance(result, relax.Tuple) and attrs["tvm_custom"]["num_outputs"] == 1:
             return relax.Tuple([self.bb.emit(result.fields[0], name_hint=dataflow.hint(name)), *result.fields[1:]])
         if isinstance(result, tvm.ir.Call | relax.Var):
@@ -203,9 +212,10 @@ def _converters() -> Iterator[dict[str, str]]:
 
     with _LOCK:
         onnx_frontend._get_convert_map = lambda: {**original_map(), **_REPLACED, **custom}
-        importer._convert_operator = convert
+        importer._convert_operator, importer._parse_value_proto, importer.from_onnx = convert, parse, whole
         try:
             yield declined
         finally:
             onnx_frontend._get_convert_map = original_map
             importer._convert_operator = original_convert
+            importer._parse_value_proto, importer.from_onnx = original_parse, original_import

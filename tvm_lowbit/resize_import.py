@@ -78,7 +78,7 @@ def _resized(
     bb: Any, x: Any, attr: Any, scales: npt.NDArray[Any] | None, sizes: npt.NDArray[Any] | None, old: bool
 ) -> Any:
     """Emit the resizing; the operators of opsets below 11 have no modes of coordinates."""
-    shape, where = shape_of(x), f"Resize {attr['tvm_custom']['name']}"
+    shape, where = shape_of(x), attr["tvm_custom"]["label"]
     axes = [int(a) % len(shape) for a in attr.get("axes", range(len(shape)))]
     if (scales is None) == (sizes is None) or len(axes) != (sizes if scales is None else scales).size:  # type: ignore[union-attr]
         raise LowbitError(where, f"scales or sizes for {len(axes)} axes", f"scales {scales}, sizes {sizes}")

@@ -78,7 +78,10 @@ class Importer(ExportedProgramImporter):  # type: ignore[misc]
         attrs = {name: values for name, values in bounds.items() if values}
         self.block_builder = relax.BlockBuilder()
         names: dict[Any, str] = {}
-        with self.block_builder.function("main", list(inputs.values()), attrs=attrs):
+        with (
+            dataflow.closed(self.block_builder),
+            self.block_builder.function("main", list(inputs.values()), attrs=attrs),
+        ):
             with self.block_builder.dataflow():
                 for node in self.nodes:
                     if node.op == "placeholder" and node.name in inputs:

@@ -1,7 +1,8 @@
 """``python -m fuzz.run --count 10000 --seed 0`` (with the folder ``tests`` on PYTHONPATH): mutants, judged.
 
 Each is built and run in a worker process with a limit of memory, and of time for each mutant. Whatever is neither a
-`LowbitError` nor ONNX Runtime's answer is a finding: its file is kept, and its path printed.
+`LowbitError` nor ONNX Runtime's answer is a finding: its file is kept, and its path printed. Counts and findings are in
+``progress.json`` below the folder for findings; the same command goes on where it was ended.
 """
 
 from __future__ import annotations
@@ -15,17 +16,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fuzz.mutate import mutant
+from fuzz.progress import Display, State
 
 SECONDS = 20.0
 CLEAN = frozenset({"LowbitError", "equal", "near", "undefined", "no oracle"})
@@ -155,21 +154,22 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="index of the first")
     parser.add_argument("--out", type=Path, default=Path("out/fuzz"), help="folder for findings")
     given = parser.parse_args()
-    console, counts, findings = Console(), Counter[str](), 0
-    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=given.count)
+    state = State(given.out, given.seed, given.first, given.count)
+    with Display(state) as display:
+        if state.done:
+            display.say(f"goes on behind {state.done} mutants of {state.path}")
 
         def each(outcome: dict[str, Any]) -> None:
-            counts[outcome["kind"]] += 1
-            text = ", ".join(f"{kind} {n}" for kind, n in counts.most_common())
-            progress.update(task, advance=1, description=text)
+            state.counts[outcome["kind"]] += 1
+            state.save()
+            display.advance()
 
-        for finding in campaign(range(given.first, given.first + given.count), given.seed, given.out, each):
-            findings += 1
-            console.print(str(finding), markup=False, soft_wrap=True)
-    console.print(f"{given.count} mutants: " + ", ".join(f"{kind} {n}" for kind, n in counts.most_common()))
-    return 1 if findings else 0
+        for finding in campaign(state.left, given.seed, given.out, each):
+            state.findings.append(str(finding))
+            display.say(str(finding))
+        state.save()
+        display.say(f"{state.done} mutants: {state.text()}; {len(state.findings)} findings, see {state.path}")
+    return 1 if state.findings else 0
 
 
 if __name__ == "__main__":

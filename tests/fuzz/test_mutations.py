@@ -13,6 +13,7 @@ import pytest
 import tvm_lowbit
 from fuzz.judge import judge
 from fuzz.mutate import BYTES, MUTATIONS, mutant
+from fuzz.progress import Display, State
 from fuzz.run import campaign
 from fuzz.seeds import SEEDS
 from fuzz.worker import inputs
@@ -78,3 +79,35 @@ def test_what_rounding_moves_passes() -> None:
     x = {"x": np.ones((1, 4), np.float32)}  # sums 0.4, 0.5 (a tie), 0.6
     for got, kind in (([0, 0, 3], "equal"), ([0, 3, 3], "near"), ([3, 0, 3], "wrong"), ([0, 0, 0], "wrong")):
         assert judge(made, x, {"y": np.float32([got])}).kind == kind
+
+
+def test_answers_to_what_the_reference_refuses_are_found() -> None:
+    """A kernel that contradicts its weights; not an operator that ONNX Runtime has no kernel for."""
+    from onnx import TensorProto, helper
+
+    def verdict(opset: int, shape: list[int], node: Any, *constants: Any) -> str:
+        values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
+        graph = helper.make_graph([node], "g", values[:1], values[1:], list(constants))
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+        x = np.zeros(shape, np.float32)
+        return judge(model.SerializeToString(), {"x": x}, {"y": x}).kind
+
+    weights = onnx.numpy_helper.from_array(np.ones((1, 1, 3, 3), np.float32), "w")
+    conv = helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[5, 5], pads=[1] * 4)
+    assert verdict(13, [1, 1, 4, 4], conv, weights) == "accepted"
+    assert verdict(1, [1, 4], helper.make_node("Neg", ["x"], ["y"])) == "no oracle"
+
+
+def test_a_campaign_goes_on_where_it_was_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its counts are kept, of the same seed and first mutant only; outside of a terminal there are lines."""
+    state = State(tmp_path, 5, 10, 250)
+    with Display(state) as display:
+        for kind in ["equal"] * 120 + ["wrong"] * 80:
+            state.counts[kind] += 1
+            display.advance()
+    state.findings.append("5-12-wrong.onnx: wrong")
+    state.save()
+    assert capsys.readouterr().out.splitlines() == ["100 of 250: equal 100", "200 of 250: equal 120, wrong 80"]
+    again = State(tmp_path, 5, 10, 300)
+    assert (again.done, again.findings, again.left) == (200, state.findings, range(210, 310))
+    assert State(tmp_path, 6, 10, 300).done == State(tmp_path, 5, 0, 300).done == 0
