@@ -114,7 +114,7 @@ def test_layers_keep_their_names() -> None:
     """As excluding them needs."""
     net, x = calibrated(*MODELS["relu"][:2])
     (row,) = compiled(net, x).report.low_bit
-    assert row.name == "layer/conv2d"
+    assert row.name == "layer"
     assert not bits(compiled(net, x, exclude=["layer"]))
 
 
