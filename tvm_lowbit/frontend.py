@@ -155,7 +155,7 @@ def name_layers(mod: Any) -> Any:
         products = [var for var in parts if operators[var] in PRODUCTS]
         chief = products[0] if len(products) == 1 else last
         for var in parts:
-            names[var] = layer if var is chief or operators[var] == "value" else f"{layer}/{operators[var]}"
+            names[var] = layer if var is chief else f"{layer}/{operators[var]}"
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         return dataflow.bind(value, names.get(var, ""), scope)

@@ -48,6 +48,16 @@ def test_reports_and_codes_have_the_names_of_nodes(spelling: str) -> None:
     assert len(codes) == 3 and set(codes) <= nodes
 
 
+def test_what_reads_an_entry_of_a_split_keeps_its_name() -> None:
+    w = Writer(3)
+    quantise = SPELLINGS["raw"]
+    w.add("Split", quantise(w, "x", 0.5, -2, 1, 0.0), w.const([1, 1], np.int64), axis=1)
+    split = w.nodes[-1]
+    split.output[:] = ["first", "second"]
+    y = w.add("Conv", "second", quantise(w, w.weights(4, 1, 3, 3), 0.5, -2, 1, 0.0))
+    assert [row.name for row in tvm_lowbit.build(w.model(y, ["N", 2, 4, 4]), "host").report.low_bit] == [y]
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_are_excluded_by_their_names(name: str) -> None:
     report = tvm_lowbit.inspect(network(), "host", exclude=[name])

@@ -19,7 +19,7 @@ NEAR = 1e-4
 
 
 def settings_of(model: onnx.ModelProto) -> dict[str, Any]:
-    """Seed of the inputs, tensors of codes by quantiser, what is rounded and what exact."""
+    """Seed of the inputs, tensors of codes by quantiser, what is rounded, exact, and a product on integers."""
     return dict(json.loads(next(p.value for p in model.metadata_props if p.key == "check")))
 
 
@@ -48,11 +48,15 @@ def decided(model: onnx.ModelProto) -> bool:
 
 
 def check(model: onnx.ModelProto) -> None:
-    """Codes of every quantiser equal to ONNX Runtime's, exact outputs too, others within 1e-4 of the largest value."""
+    """Codes of every quantiser equal to ONNX Runtime's, exact outputs too, others within 1e-4 of the largest value.
+
+    Products of quantised tensors and quantised weights run on integers.
+    """
     said, x = settings_of(model), inputs_of(model)
     outputs = [value.name for value in model.graph.output]
     wanted = run_onnx(model, x, [*outputs, *said["codes"].values()])
-    result = tvm_lowbit.build(model, "host", probe=True).run(x if len(x) > 1 else next(iter(x.values())))
+    artifact = tvm_lowbit.build(model, "host", probe=True)
+    result = artifact.run(x if len(x) > 1 else next(iter(x.values())))
     codes = dict(zip(said["codes"], wanted[len(outputs) :], strict=True))
     for name, found in result.codes.items():
         np.testing.assert_array_equal(found, codes[name].astype(np.int32), err_msg=f"codes of {name}")
@@ -62,6 +66,8 @@ def check(model: onnx.ModelProto) -> None:
         else:
             largest = max(1e-6, float(np.abs(values).max()))
             np.testing.assert_allclose(result.outputs[name], values, rtol=1e-4, atol=1e-4 * largest, err_msg=name)
+    left = set(said["on_integers"]) - {row.name for row in artifact.report.low_bit}
+    assert not left, f"quantised products in float: {sorted(left)}\n{artifact.report}"
 
 
 def check_and_save(model: onnx.ModelProto) -> None:

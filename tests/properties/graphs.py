@@ -25,13 +25,17 @@ UGLY = 1.0371
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of the graph; every element is a multiple of ``lsb``, ``bound`` of them at most, unless ``rounded``."""
+    """A tensor of the graph; every element is a multiple of ``lsb``, ``bound`` of them at most, unless ``rounded``.
+
+    ``codes`` says that it comes from a quantiser, moved at most: products of it must run on integers.
+    """
 
     name: str
     shape: tuple[int, ...]
     lsb: float
     bound: float
     rounded: bool = False
+    codes: bool = False
 
     def scaled(self, name: str, factor: float, terms: float = 1, shape: tuple[int, ...] | None = None) -> Value:
         """After multiplication by multiples of ``factor`` and sums that make it ``terms`` times as large in units."""
@@ -47,7 +51,7 @@ class Drawn:
     net: GraphBuilder
     seed: int
     rounded_quantisers: list[str] = field(default_factory=list)
-    exact_outputs: list[str] = field(default_factory=list)
+    on_integers: list[str] = field(default_factory=list)
 
     def pick(self, *values: Any) -> Any:
         """One of them; the first is the simplest."""
@@ -101,8 +105,8 @@ def quantise(g: Drawn, v: Value) -> Value:
     if v.rounded:
         g.rounded_quantisers.append(name)
         # Its values are multiples of a number of 24 bits: exact once rounded, sums of them not.
-        return Value(name, v.shape, step, 2**EXACT_BITS, True)
-    return Value(name, v.shape, step, 256)
+        return Value(name, v.shape, step, 2**EXACT_BITS, True, codes=True)
+    return Value(name, v.shape, step, 256, codes=True)
 
 
 def conv(g: Drawn, v: Value) -> Value:
@@ -221,7 +225,7 @@ def batch_norm(g: Drawn, v: Value) -> Value:
 
 
 def relu(g: Drawn, v: Value) -> Value:
-    return replace(v, name=g.net.add("Relu", v.name))
+    return replace(v, name=g.net.add("Relu", v.name), codes=False)
 
 
 def leaky_relu(g: Drawn, v: Value) -> Value:
@@ -229,7 +233,7 @@ def leaky_relu(g: Drawn, v: Value) -> Value:
 
 
 def clip(g: Drawn, v: Value) -> Value:
-    return replace(v, name=g.net.add("Clip", v.name, g.net.constant(0.0), g.net.constant(6 * v.lsb)))
+    return replace(v, name=g.net.add("Clip", v.name, g.net.constant(0.0), g.net.constant(6 * v.lsb)), codes=False)
 
 
 def _rounded(v: Value, name: str) -> Value:
@@ -318,9 +322,20 @@ def graphs(draw: Any) -> onnx.ModelProto:
         "codes": net.codes,
         "rounded": g.rounded_quantisers,
         "exact": [v.name for v in ends if not v.rounded],
+        "on_integers": sorted(reached(model) & {*g.on_integers}),
     }
     helper.set_model_props(model, {"check": json.dumps(entries)})
     return model
+
+
+def reached(model: onnx.ModelProto) -> set[str]:
+    """The nodes that outputs depend on."""
+    wanted, found = {value.name for value in model.graph.output}, set()
+    for node in reversed(model.graph.node):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            found.add(node.name)
+    return found
 
 
 def step(g: Drawn, values: list[Value]) -> list[Value]:
@@ -338,5 +353,8 @@ def step(g: Drawn, values: list[Value]) -> list[Value]:
     else:
         family = g.pick(PRODUCTS, PRODUCTS, MOVES, MOVES, ELEMENTWISE)
         there = [o for o in BY_RANK[len(v.shape)] if o in family and fits(o, v)]
-        made = g.pick(*(there or ELEMENTWISE[1:]))(g, v)
+        operator = g.pick(*(there or ELEMENTWISE[1:]))
+        made = operator(g, v)
+        if operator in PRODUCTS and v.codes:
+            g.on_integers.append(made.name)
     return [quantise(g, made)] if g.pick(True, True, False) else [made]

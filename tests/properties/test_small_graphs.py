@@ -33,7 +33,7 @@ def test_a_failing_graph_is_saved_and_runs_again(tmp_path: Path, monkeypatch: py
     second = net.quantiser(first, 0.5, -2, 1)
     model = net.model(second)
     wrong = {first: net.codes[second], second: net.codes[second]}
-    said = {"seed": 5, "codes": wrong, "rounded": [], "exact": [second]}
+    said = {"seed": 5, "codes": wrong, "rounded": [], "exact": [second], "on_integers": []}
     helper.set_model_props(model, {"check": json.dumps(said)})
     with pytest.raises(AssertionError, match=r"codes of .*[\s\S]*graph.onnx, inputs of seed 5"):
         check_and_save(model)
@@ -42,3 +42,19 @@ def test_a_failing_graph_is_saved_and_runs_again(tmp_path: Path, monkeypatch: py
     said["codes"] = net.codes
     helper.set_model_props(model, {"check": json.dumps(said)})
     check_and_save(model)
+
+
+def test_a_product_in_float_is_caught() -> None:
+    """Values alone would be right."""
+    net = GraphBuilder()
+    # Weights on no grid: the product runs in float.
+    weights = net.constant(net.random.normal(size=(4, 3)))
+    product = net.add("MatMul", net.quantiser(net.input(4), 0.25, -2, 1), weights)
+    model = net.model(product)
+    said = {"seed": 5, "codes": net.codes, "rounded": [], "exact": [], "on_integers": []}
+    helper.set_model_props(model, {"check": json.dumps(said)})
+    check.check(model)
+    said["on_integers"] = [product]
+    helper.set_model_props(model, {"check": json.dumps(said)})
+    with pytest.raises(AssertionError, match=f"quantised products in float: .*{product}"):
+        check.check(model)
