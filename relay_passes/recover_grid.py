@@ -185,7 +185,8 @@ def _excess(values: npt.NDArray[np.float64], step: Any, offset: float) -> tuple[
 SPELLINGS = (
     Spelling(
         "recover_grid",
-        "weights that an exporter folded to floats: multiples, or odd multiples of half, of one step a channel",
+        "weights that an exporter folded to floats: multiples, or odd multiples of half, of one step a channel, "
+        "but for 4 float32 roundings (4 * 2^-24) of the channel's largest",
         Coverage(("ONNX", "torch", "Relax"), activations=(), signs=()),
         grid_of,
     ),

@@ -31,6 +31,10 @@ def _either(operator: str, x: Any, number: Any) -> Any:
 Pair = tuple[float, float]
 # Forms that round, and those that take the floor of the same plus 1/2.
 HALF_UP = {"divide": "half_up", "divide_shifted": "half_up_shifted"}
+# |x| and |x - a| are rounded apart: where x is large, the difference is anything but 0 or a.
+BY_MAGNITUDES = NoMatch(
+    "it clips by PACT's (abs(x) - abs(x - a) + a) / 2, which float32 rounds beyond 0..a: Clip is exact"
+)
 EVERYTHING: Pair = (-np.inf, np.inf)
 
 
@@ -70,11 +74,20 @@ def _limits(ends: Pair, clips: list[Pair], form: str, scale: Any, zero: Any, lat
     return whole(*(float(code.flat[0]) for code in codes))
 
 
+def _pact() -> Any:
+    """``0.5 * (|x| - |x - a| + a)``, PACT's clip as published (Choi et al. 2018, equation 1)."""
+    x, a = wildcard(), is_const()
+    magnitudes = is_op("relax.subtract")(is_op("relax.abs")(x), is_op("relax.abs")(is_op("relax.subtract")(x, a)))
+    return _either("relax.multiply", _either("relax.add", magnitudes, is_const()), is_const())
+
+
 def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
     scale, zero, scale_again, zero_again, zero_late = is_const(), is_const(), is_const(), is_const(), is_const()
     half = is_const()
     bounded = _clip(wildcard()) | is_op("relax.nn.relu")(wildcard())
-    scaled = is_op("relax.divide")(bounded | wildcard(), scale) | _either("relax.multiply", bounded | wildcard(), scale)
+    pact = _pact()
+    source = bounded | pact | wildcard()
+    scaled = is_op("relax.divide")(source, scale) | _either("relax.multiply", source, scale)
     shifted = _either("relax.add", scaled, zero)
     clip_first = _clip(shifted | scaled)
     inner = clip_first | shifted | scaled
@@ -121,7 +134,7 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
             form = HALF_UP[form]
         clips = [bounds(match[p]) if p in match else EVERYTHING for p in (clip_first, clip_last)]
         if bounded not in match and all(pair == EVERYTHING for pair in clips):
-            return NoMatch("nothing bounds its codes")
+            return BY_MAGNITUDES if pact in match else NoMatch("nothing bounds its codes")
         ends = _value_bounds(match[bounded]) if bounded in match else EVERYTHING
         limits = _limits(ends, clips, form, s, z, late)
         return limits if isinstance(limits, NoMatch) else Found(x, QuantSpec(s, z, *limits, axis, form))

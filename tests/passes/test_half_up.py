@@ -49,3 +49,20 @@ def test_floor_of_something_else_is_said() -> None:
     model = g.model(g.add("MatMul", q, g.weights(8, 5, axis=1), name="fc"))
     (row,) = tvm_lowbit.inspect(model, "host").stays_float
     assert row.reason.endswith("but it takes the floor of something else than a quotient plus 1/2")
+
+
+def test_clip_by_magnitudes_is_said() -> None:
+    """PACT's formula is no clip in float32: of -1e9 it gives a / 2."""
+    g = GraphBuilder()
+    x, a = g.input(8), g.constant(3.0)
+    v = g.add("Sub", g.add("Abs", x), g.add("Abs", g.add("Sub", x, a)))
+    v = g.add("Mul", g.constant(0.5), g.add("Add", v, a))
+    q = g.add("Mul", g.add("Round", g.add("Mul", v, g.constant(5))), g.constant(0.2))
+    model = g.model(g.add("MatMul", q, g.weights(8, 5, axis=1), name="fc"))
+    (row,) = tvm_lowbit.inspect(model, "host").stays_float
+    assert "but it clips by PACT's (abs(x) - abs(x - a) + a) / 2" in row.reason
+    artifact = tvm_lowbit.build(model, "host", batch=2)
+    data = np.float32([[-1e9] * 8, np.linspace(-1, 5, 8)])
+    (clipped, expected) = run_onnx(model, data, [v, model.graph.output[0].name])
+    assert clipped[0, 0] == 1.5
+    np.testing.assert_allclose(next(iter(artifact.run(data).outputs.values())), expected, rtol=1e-6)
