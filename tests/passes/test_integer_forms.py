@@ -203,6 +203,7 @@ TAKEN: dict[str, Callable[[Any], Any]] = {
     "relax.negative": relax.op.negative,
     "relax.abs": relax.op.abs,
     "relax.sigmoid": relax.op.sigmoid,
+    "relax.sqrt": lambda v: relax.op.sqrt(relax.op.nn.relu(v)),
     "relax.tanh": relax.op.tanh,
     "relax.exp": relax.op.exp,
     "relax.nn.silu": relax.op.nn.silu,
