@@ -162,7 +162,8 @@ def _with_noise(model: onnx.ModelProto, random: np.random.Generator) -> onnx.Mod
         graph.initializer.append(onnx.numpy_helper.from_array(np.float32(NOISE * random.uniform(-1, 1)), relative))
         size = add("Abs", exact, output=f"{name}/abs")
         largest = add("ReduceMax", size, output=f"{name}/max", keepdims=0)
-        spread = add("RandomUniformLike", exact, output=f"{name}/random", low=-NOISE, high=NOISE, dtype=1)
+        seed = float(random.integers(1 << 20))  # without one ONNX Runtime draws other noise in every process
+        spread = add("RandomUniformLike", exact, output=f"{name}/random", low=-NOISE, high=NOISE, dtype=1, seed=seed)
         spread = add("Mul", spread, largest, output=f"{name}/spread")
         spread = add("Add", spread, add("Mul", exact, relative, output=f"{name}/by"), output=f"{name}/all")
         add("Add", exact, spread, output=name)

@@ -202,7 +202,8 @@ def qdq_numbers(
     return emit(relax.op.nn.relu(value), "out")
 
 
-VECTOR, COLUMN = np.full((1, 3, 1, 1), 0.5), np.full((1, 1, 4, 1), 0.5)
+VECTOR, COLUMN = (np.arange(1.0, 1 + n) / 4 for n in (3, 4))
+VECTOR, COLUMN = VECTOR.reshape(1, 3, 1, 1), COLUMN.reshape(1, 1, 4, 1)
 
 
 @pytest.mark.parametrize(

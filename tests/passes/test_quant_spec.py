@@ -152,7 +152,7 @@ def test_forms_differ_where_they_should() -> None:
     codes = {form: int(spec(1.0, 0, 7, 3.0, form=form).codes(half)[0]) for form in FORMS}
     down, up = (
         {"divide", "reciprocal", "reciprocal_below", "floor", "to_zero", "half_to_zero"},
-        {"divide_shifted", "reciprocal_above", "ceil", "away", "half_away", "sign"},
+        {"divide_shifted", "reciprocal_above", "ceil", "away", "half_away", "half_up", "half_up_shifted", "sign"},
     )
     signs = dict.fromkeys(("at_least_zero", "above_zero", "sign_scaled"), 1)
     assert codes == dict.fromkeys(down, 3) | dict.fromkeys(up, 4) | signs
