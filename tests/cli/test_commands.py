@@ -170,8 +170,13 @@ def test_interrupt_is_130_without_a_traceback(run, vector, monkeypatch, error):
             raise error from None
 
     monkeypatch.setattr("tvm_lowbit.cli.inspect.inspect", stopped)
-    assert run("inspect", vector, code=130).stderr.strip() == "stopped"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # A shell starts jobs in the background with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run("inspect", vector, code=130).stderr.strip() == "stopped"
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_name_in_brackets_is_not_taken_for_markup(run, vector, tmp_path):

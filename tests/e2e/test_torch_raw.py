@@ -198,7 +198,7 @@ def test_weights(name: str) -> None:
         (LSQ(0, 15, 0.31), Ternary(negative=0.3391), "its thresholds or levels vary within the tensor"),
         (LSQ(0, 15, 0.31), nn.Identity(), "lie on no grid of at most 8 bits"),
         (LSQ(0, 1023, 0.31), LSQ(-2, 1, 0.2), "takes 10 bits; 1 to 8 are supported"),
-        (PACT(4, "formula"), LSQ(-2, 1, 0.2), "nothing bounds its codes"),
+        (PACT(4, "formula"), LSQ(-2, 1, 0.2), "it clips by PACT's (abs(x) - abs(x - a) + a) / 2"),
     ],
     ids=["ttq", "float", "ten_bits", "pact_formula"],
 )
