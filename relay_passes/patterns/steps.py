@@ -60,6 +60,8 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
         if any(array.size != 1 for array in numbers.values()) or any(np.size(t) != 1 for _, _, t in compared):
             return NoMatch("its thresholds or levels vary within the tensor")
         x, operator, threshold = compared[0]
+        if shape_of(match[pattern]) != shape_of(x):
+            return NoMatch("its threshold or levels broadcast the tensor")
         types = {str(x.ty.dtype), str(match[pattern].ty.dtype)} - {"float32"}
         if types:
             return NoMatch(f"it compares or gives {types.pop()}, not float32")
@@ -92,7 +94,8 @@ def _read(call: Any) -> tuple[Any, str, Any]:
     x, threshold, name = call.args[0], call.args[1], op_name(call)
     if constant(threshold) is None:
         x, threshold, name = threshold, x, MIRRORED[name]
-    return x, name, constant(threshold)
+    number = constant(threshold)
+    return x, name, number.reshape(()) if number.size == 1 else number
 
 
 def _quantiser(x: Any, levels: list[Any], magnitude: Any, bounds: list[tuple[bool, float]]) -> Found | NoMatch:

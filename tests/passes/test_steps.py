@@ -245,3 +245,15 @@ def test_signs_that_are_none(parts: dict[str, Any], reason: str, monkeypatch: py
     # What comes before the last operator may be a quantiser still: of levels 0 and 2, or of -1 and 1.
     assert op_name(values(mod)["m" if "magnitude" in parts else "q"]) != FAKE_QUANT
     assert reason in " ".join(notes.read(mod)["declined"].values())
+
+
+@pytest.mark.parametrize(("shape", "taken"), [((1,), True), ((1, 1), True), ((1, 1, 1, 1), False)])
+def test_thresholds_of_one_element(shape: tuple[int, ...], taken: bool) -> None:
+    """Of any rank up to the tensor's; one that broadcasts the tensor is no quantiser of it."""
+
+    def body(emit: Any, x: Any) -> Any:
+        above = emit(relax.op.greater_equal(x, literal(np.full(shape, 0.25, np.float32))))
+        return emit(relax.op.abs(emit(relax.op.where(above, const(1.0), const(-1.0)), "q")), "out")
+
+    after = detect_quantizers(module(body, (2, 3)))
+    assert (FAKE_QUANT in {op_name(value) for value in values(after).values()}) == taken
