@@ -67,6 +67,8 @@ def _make() -> tuple[Any, Callable[[Match], Found | NoMatch]]:
         if isinstance(read, NoMatch):
             return read
         x, form, lo, hi = read
+        if shape_of(match[pattern]) != shape_of(x):
+            return NoMatch("its threshold or levels broadcast the tensor")
         if str(x.ty.dtype) != "float32":
             return NoMatch(f"it takes the sign of {x.ty.dtype}, not of float32")
         if not (hi > lo and (lo == -hi or lo == 0)):
