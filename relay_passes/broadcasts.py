@@ -16,15 +16,7 @@ BROADCAST = "relax.broadcast_to"
 
 
 def without_broadcast(value: Any, lookup: Any) -> Any:
-    """The same value without a needless broadcast.
-
-    Parameters
-    ----------
-    value : Expr
-        A bound value.
-    lookup : callable
-        The value that a variable is bound to.
-    """
+    """The same value without a needless broadcast. A row of `canonicalize.REWRITES`."""
     if op_name(value) == BROADCAST and shape_of(value) == shape_of(value.args[0]):
         return value.args[0]
     if op_name(value) != "relax.matmul":

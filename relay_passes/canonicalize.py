@@ -35,6 +35,26 @@ CREATE: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
+def _without_scalar_zeros(value: Any, lookup: Any) -> Any:
+    """A scalar 0 as a vector: TVM takes ``x * 0`` for 0, NaN and infinity too, and refuses ``x / 0``."""
+    if op_name(value) not in ("relax.multiply", "relax.divide") or not shape_of(value):
+        return value
+    arrays = [constant(a) for a in value.args]
+    zeros = [array is not None and array.ndim == 0 and array == 0 for array in arrays]
+    pairs = zip(value.args, arrays, zeros, strict=True)
+    args = [literal(array.reshape(1)) if zero else argument for argument, array, zero in pairs]
+    return type(value)(value.op, args, attrs=value.attrs)
+
+
+# Each gives a bound value in its one spelling, or as it is; it may ask what a variable is bound to. In this order.
+REWRITES: tuple[Callable[[Any, Callable[[Any], Any]], Any], ...] = (
+    _without_scalar_zeros,
+    rearranged,
+    simplified,
+    without_broadcast,
+)
+
+
 def canonicalize(mod: Any) -> Any:
     """Apply the pass.
 
@@ -53,19 +73,11 @@ def canonicalize(mod: Any) -> Any:
         if name in REARRANGE and constant(value.args[0]) is not None:
             typed = scope.builder.normalize(value)
             return literal(np.require(REARRANGE[name](constant(value.args[0]), typed), requirements="C"))
-        if name in ("relax.multiply", "relax.divide") and shape_of(value):
-            value = type(value)(value.op, [_no_scalar_zero(a) for a in value.args], attrs=value.attrs)
-        lookup = scope.builder.lookup_binding
-        value = simplified(rearranged(value, lookup), lookup)
-        return dataflow.keep(var, without_broadcast(value, lookup), scope)
+        for rewrite in REWRITES:
+            value = rewrite(value, scope.builder.lookup_binding)
+        return dataflow.keep(var, value, scope)
 
     return dataflow.rebuild(mod, visit)
-
-
-def _no_scalar_zero(operand: Any) -> Any:
-    """An operand; a scalar 0 as a vector: TVM takes ``x * 0`` for 0, NaN and infinity too, and refuses ``x / 0``."""
-    array = constant(operand)
-    return operand if array is None or array.ndim or array != 0 else literal(array.reshape(1))
 
 
 def _affine(name: str, call: Any, scope: dataflow.Scope) -> Any:

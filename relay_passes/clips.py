@@ -13,15 +13,7 @@ Bounds = tuple[float, float]
 
 
 def simplified(value: Any, lookup: Any) -> Any:
-    """The call as one clip or one round, if it is equal to one; else the call itself.
-
-    Parameters
-    ----------
-    value : Expr
-        A bound value.
-    lookup : callable
-        The value that a variable is bound to.
-    """
+    """The call as one clip or one round, if it is equal to one. A row of `canonicalize.REWRITES`."""
     found = _clip_of(value)
     if found is not None and op_name(value) != "relax.nn.relu":
         x, bounds = found
@@ -46,7 +38,7 @@ def _clip_of(value: Any) -> tuple[Any, Bounds] | None:
     for x, limit in (value.args, list(value.args)[::-1]):
         bound = _uniform(limit)
         if bound is not None and constant(x) is None and shape_of(value) == shape_of(x):
-            lowest, highest = _range(str(x.ty.dtype))
+            lowest, highest = value_range(str(x.ty.dtype))
             return x, ((lowest, bound) if name == "relax.minimum" else (bound, highest))
     return None
 
@@ -59,7 +51,8 @@ def _uniform(expr: Any) -> float | None:
     return float(array.flat[0])
 
 
-def _range(dtype: str) -> Bounds:
+def value_range(dtype: str) -> Bounds:
+    """The lowest and the highest value of a type; infinities for floats."""
     if np.dtype(dtype).kind == "f":
         return -np.inf, np.inf
     return float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)

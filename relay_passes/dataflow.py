@@ -110,7 +110,7 @@ def closed(builder: Any) -> Iterator[None]:
     """Around ``builder.function``: what fails there leaves an open block, of which TVM would tell the user."""
     try:
         yield
-    except BaseException:
+    except BaseException:  # an interrupt too leaves it open
         with contextlib.suppress(RuntimeError):  # it had not begun
             builder._end_block()
         raise

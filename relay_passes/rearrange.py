@@ -12,15 +12,7 @@ from relay_passes.ops import op_name, shape_of
 
 
 def rearranged(value: Any, lookup: Callable[[Any], Any]) -> Any:
-    """The value in the one spelling, or as it is.
-
-    Parameters
-    ----------
-    value : Expr
-        A bound value.
-    lookup : callable
-        The value that a variable is bound to.
-    """
+    """The value in the one spelling, or as it is. A row of `canonicalize.REWRITES`."""
     if op_name(value) == "relax.nn.pixel_shuffle":
         return _pixel_shuffle(value)
     if isinstance(value, relax.TupleGetItem) and isinstance(value.tuple_value, relax.Var):

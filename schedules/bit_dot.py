@@ -105,7 +105,7 @@ class BitDot:
         for plane in reversed(range(self.a_bits)):
             ones = Registers([(0, 0)], "uint16", 8)
             for at, size in _steps(self.row_bytes):
-                counts = tirx.popcount(_load(lambda b, n: panel.load(pixel, plane, b, n), at, size))  # noqa: B023
+                counts = tirx.popcount(_load(lambda b, n: panel.load(pixel, plane, b, n), at, size))  # noqa: B023 - called at once
                 ones[0, 0] = ones[0, 0] + self.v.widen_pairs(counts, "uint16", 8)
             total[0, 0] = total[0, 0] + total[0, 0] + self.v.widen_pairs(ones[0, 0], "uint32", 4)
         (sums,) = transpose_sums(self.v, [total[0, 0]], "uint32", 4)

@@ -145,9 +145,9 @@ class ByteDot:
         pixels = len(sums.buffers) // self.nr
 
         def emit(step: Any, fresh: bool) -> None:
-            a = [self._halves(lambda b, n: load_a(i, step * STEP + b, n)) for i in range(pixels)]  # noqa: B023
+            a = [self._halves(lambda b, n: load_a(i, step * STEP + b, n)) for i in range(pixels)]  # noqa: B023 - called at once
             for j in range(self.nr):
-                w = self._halves(lambda b, n: load_w(j // CHANNELS, step, j % CHANNELS, b, n))  # noqa: B023
+                w = self._halves(lambda b, n: load_w(j // CHANNELS, step, j % CHANNELS, b, n))  # noqa: B023 - called at once
                 for half in (0, 1):
                     for i in range(pixels):
                         product = a[i][half].astype("int16x8") * w[half].astype("int16x8")
@@ -167,9 +167,9 @@ class ByteDot:
         sums = Registers(outputs, "int32", 4)
         pixels = len(outputs) // self.nr
         with T.serial(0, self.steps) as step:
-            a = [self._halves(lambda b, n: load_a(i, step * STEP + b, n)) for i in range(pixels)]  # noqa: B023
+            a = [self._halves(lambda b, n: load_a(i, step * STEP + b, n)) for i in range(pixels)]  # noqa: B023 - called at once
             for j in range(self.nr):
-                w = self._halves(lambda b, n: load_w(j // CHANNELS, step, j % CHANNELS, b, n))  # noqa: B023
+                w = self._halves(lambda b, n: load_w(j // CHANNELS, step, j % CHANNELS, b, n))  # noqa: B023 - called at once
                 for i in range(pixels):
                     low, high = (a[i][half].astype("int16x8") * w[half].astype("int16x8") for half in (0, 1))
                     for product in (low, high) if self.every < 0 else (low + high,):

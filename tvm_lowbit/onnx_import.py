@@ -17,6 +17,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from relay_passes import dataflow, notes
+from relay_passes.clips import value_range
 from relay_passes.ops import constant, literal, shape_of
 from schedules.errors import LowbitError
 from tvm_lowbit import moving_import, onnx_failures, products_import, qdq_checks, sub_byte, type_checks, window_checks
@@ -80,7 +81,9 @@ def _check_operators(graph: onnx.GraphProto) -> None:
 def _static_shape(value: onnx.ValueInfoProto, batch: int) -> list[int]:
     kind = value.type.tensor_type.elem_type
     if kind != onnx.TensorProto.FLOAT:
-        raise LowbitError(f"input {value.name}", "float32", onnx.TensorProto.DataType.Name(kind))
+        names = dict(onnx.TensorProto.DataType.items())
+        got = next((name for name, number in names.items() if number == kind), f"type {kind}, which ONNX does not have")
+        raise LowbitError(f"input {value.name}", "float32", got)
     shape = []
     for i, dim in enumerate(value.type.tensor_type.shape.dim):
         if dim.HasField("dim_value"):
@@ -120,7 +123,8 @@ class _Clip(onnx_frontend.Clip):  # type: ignore[misc]
 
     @classmethod
     def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        lo, hi = float(attr.get("min", -np.inf)), float(attr.get("max", np.inf))
+        lowest, highest = value_range(str(inputs[0].ty.dtype))
+        lo, hi = float(attr.get("min", lowest)), float(attr.get("max", highest))
         return relax.op.clip(inputs[0], min(lo, hi), hi)
 
     @classmethod
@@ -133,7 +137,8 @@ class _Clip(onnx_frontend.Clip):  # type: ignore[misc]
             shape = () if bound is None else shape_of(bound)
             if shape not in ((), (1,)):
                 raise LowbitError(f"{which} of {attr['tvm_custom']['label']}", "one number", f"shape {shape}")
-        limits = [-np.inf, np.inf]
+        # A missing bound is the type's own: an infinity of integers cannot be compiled.
+        limits = list(value_range(str(inputs[0].ty.dtype)))
         for i, bound in enumerate((inputs[1], inputs[2])):
             if bound is None:
                 continue

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from explained import explain, summed
 from relax_models import const, quantised
 from tvm import relax
@@ -23,7 +24,6 @@ def interpolated(size: tuple[int, int], **options: Any) -> Callable[[Array], Arr
     """Torch's interpolation in NumPy."""
 
     def run(x: Array) -> Array:
-        torch = pytest.importorskip("torch")
         return torch.nn.functional.interpolate(torch.from_numpy(x), size, **options).numpy()
 
     return run
@@ -33,8 +33,7 @@ def adaptive(size: tuple[int, ...]) -> Callable[[Array], Array]:
     """Torch's adaptive average pooling in NumPy."""
 
     def run(x: Array) -> Array:
-        functional = pytest.importorskip("torch").nn.functional
-        torch = pytest.importorskip("torch")
+        functional = torch.nn.functional
         pool = functional.adaptive_avg_pool1d if len(size) == 1 else functional.adaptive_avg_pool2d
         return pool(torch.from_numpy(x), size).numpy()
 

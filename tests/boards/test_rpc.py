@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from board_samples import HOST, LENGTH, axpy, export
 from tvm.rpc.server import Server
+from tvm.rpc.tracker import Tracker
 
 from schedules.errors import LowbitError
 from tvm_lowbit.boards.rpc import RpcBoard
@@ -46,12 +47,10 @@ def test_an_unreachable_board_is_an_error_within_seconds(silent: int) -> None:
 @pytest.mark.parametrize("tracked", [False, True], ids=["direct", "tracker"])
 def test_tvms_own_server_serves_a_session(tracked: bool, tmp_path: Path) -> None:
     library = export(axpy(3), HOST, tmp_path / "axpy.so", find_linker(host_machine()))
-    pytest.importorskip("psutil", reason="TVM's server in Python needs psutil")
     with ExitStack() as running:
         address = None
         if tracked:
-            tracker = pytest.importorskip("tvm.rpc.tracker", reason="TVM's tracker needs tornado", exc_type=ImportError)
-            queue = tracker.Tracker(LOOPBACK, 29190, 29290, silent=True)
+            queue = Tracker(LOOPBACK, 29190, 29290, silent=True)
             running.callback(queue.terminate)
             address = (LOOPBACK, queue.port)
         server = Server(LOOPBACK, 29290, 29390, key="rpi4", tracker_addr=address, silent=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from models import dense, model
 from onnx import helper
 
@@ -95,7 +96,6 @@ def test_model_of_unknown_kind() -> None:
 
 
 def test_torch_module_without_example_inputs() -> None:
-    torch = pytest.importorskip("torch", reason="pip install 'tvm_lowbit[torch]'")
     rejected(lambda: tvm_lowbit.build(torch.nn.ReLU(), "host"), "example_inputs")
 
 

@@ -290,6 +290,12 @@ def test_flags_that_are_none(tmp_path: Path) -> None:
         refused(changed, tmp_path, f"{name} of quantiser", "0 or 1", "got 2")
 
 
+def test_a_type_that_onnx_does_not_have(tmp_path: Path) -> None:
+    made = dense("raw")
+    made.graph.input[0].type.tensor_type.elem_type = 71
+    refused(made, tmp_path, "input x", "float32", "type 71")
+
+
 FILES = {
     "empty": (b"", "a graph without nodes"),
     "text": (b"these are notes, not a network\n" * 20, "bytes that do not parse"),

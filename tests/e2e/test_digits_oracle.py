@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from data import load_digits_split
 from onnx import numpy_helper
 
 import tvm_lowbit
 
-torch = pytest.importorskip("torch", reason="pip install 'tvm_lowbit[torch]'")
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 
 

@@ -145,6 +145,22 @@ def test_sixteen_bits_stay_float(kind: str) -> None:
     assert f"its weights are stored as {kind.lower()}" in artifact.report.stays_float[0].reason
 
 
+@pytest.mark.parametrize("bound", [0, 1])
+def test_clip_of_codes_with_one_bound(bound: int) -> None:
+    """The other is the type's own."""
+    w = Writer(10)
+    parts = w.const(0.5), w.const(3, UINT8)
+    bounds = ["", ""]
+    bounds[bound] = w.const([2, 15][bound], UINT8)
+    clipped = w.add("Clip", w.add("QuantizeLinear", "x", *parts), *bounds)
+    c = w.add("Conv", w.add("DequantizeLinear", clipped, *parts), weights(w, 4, 3, 3, 3, axis=0))
+    made = w.model(c, ["N", 3, 5, 5], 4, 13)
+    artifact = tvm_lowbit.build(made, "host", batch=2)
+    assert [row.bits for row in artifact.report.low_bit] == [["W8A8", "W8A4"][bound]]
+    x = (np.random.default_rng(0).integers(-40, 160, (2, 3, 5, 5)) / 4).astype(F)
+    np.testing.assert_array_equal(next(iter(artifact.run(x).outputs.values())), oracle.run(made, x))
+
+
 @pytest.mark.parametrize("zero", [None, 0])
 @pytest.mark.parametrize("operator", ["Conv", "Gemm"])
 def test_bias_of_int32_is_a_constant(operator: str, zero: int | None) -> None:

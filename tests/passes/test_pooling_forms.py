@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from onnx_graphs import GraphBuilder
 from test_moving_forms import check, conv, dense, first, ints, last, quant
 
@@ -123,9 +124,8 @@ def test_averages_along_axes(name: str) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 5), (7, 2)])
 def test_adaptive_average_pool_of_torch(size: tuple[int, int]) -> None:
     """Windows of uneven extents too."""
-    torch = pytest.importorskip("torch")
 
-    class Net(torch.nn.Module):  # type: ignore[misc, name-defined]
+    class Net(torch.nn.Module):
         def forward(self, x: Any) -> Any:
             x = torch.fake_quantize_per_tensor_affine(x, 0.3137, 3, 0, 15)
             x = torch.nn.functional.adaptive_avg_pool2d(x, size)

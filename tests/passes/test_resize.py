@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx_graphs import GraphBuilder, run_onnx
 from test_moving_forms import check, first, last, quant
 
@@ -186,9 +187,8 @@ TORCH: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", TORCH)
 def test_interpolation_of_torch_stays_integer(name: str) -> None:
     """Between two quantisers: values equal, no layer in float."""
-    torch = pytest.importorskip("torch")
 
-    class Net(torch.nn.Module):  # type: ignore[misc, name-defined]
+    class Net(torch.nn.Module):
         def forward(self, x: Any) -> Any:
             x = torch.fake_quantize_per_tensor_affine(x, 0.3137, 3, 0, 15)
             x = torch.nn.functional.interpolate(x, **TORCH[name])
@@ -203,9 +203,8 @@ def test_interpolation_of_torch_stays_integer(name: str) -> None:
 
 def test_other_operators_of_torch() -> None:
     """In float: bilinear by a factor that is no ratio of sizes, maxima over pixels."""
-    torch = pytest.importorskip("torch")
 
-    class Net(torch.nn.Module):  # type: ignore[misc, name-defined]
+    class Net(torch.nn.Module):
         def forward(self, x: Any) -> Any:
             f = torch.nn.functional
             y = f.interpolate(x, scale_factor=1.3, mode="bilinear")

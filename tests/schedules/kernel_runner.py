@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 import tvm
 import tvm_ffi
 from tvm import te
 
 from schedules import reference
-from schedules.cores import CoreSpec
+from schedules.cores import CORES, CoreSpec, host_core
 from schedules.dot_problem import DotProblem, Thresholds
 from schedules.layout import pack
 from schedules.techniques import TECHNIQUES, Technique
@@ -29,6 +28,16 @@ Array = npt.NDArray[Any]
 # The techniques that take any shape; the others have tests of their own.
 SPECIAL = ("ternary", "winograd", "winograd_sdot")
 GENERAL = tuple(name for name in TECHNIQUES if name not in SPECIAL)
+
+
+def placed(cores: Sequence[str]) -> list[tuple[str, str]]:
+    """Each general technique on those of the cores that have its instructions; where none has, on one that has."""
+
+    def able(name: str, among: Iterable[str]) -> list[str]:
+        rows = {core: host_core() if core == "host" else CORES[core] for core in among}
+        return [core for core, row in rows.items() if TECHNIQUES[name].needs <= row.features]
+
+    return [(core, name) for name in GENERAL for core in able(name, cores) or able(name, CORES)[:1]]
 
 
 @dataclass(frozen=True)
@@ -187,17 +196,9 @@ def build_kernel(
     return Kernel(function, arguments, expected_output(problem, operands), f"{technique.name} {knobs} {problem}")
 
 
-def runnable(name: str, machine: Machine) -> Technique:
-    """The technique of a name; skips where the machine lacks its instructions."""
-    technique, core = TECHNIQUES[name], machine.core
-    if not technique.needs <= core.features:
-        pytest.skip(f"{core.name} lacks {', '.join(sorted(technique.needs - core.features))}")
-    return technique
-
-
 def check_technique(name: str, problems: Sequence[DotProblem], machine: Machine) -> None:
-    """Hold a technique against the definition on the problems it takes; skip where it lacks the instructions."""
-    technique, core = runnable(name, machine), machine.core
+    """Hold a technique against the definition on the problems it takes."""
+    technique, core = TECHNIQUES[name], machine.core
     declined = [technique.declines(problem, core) for problem in problems]
     taken = [problem for problem, reason in zip(problems, declined, strict=True) if reason is None]
     assert taken, f"{name} declines every problem: {declined}"

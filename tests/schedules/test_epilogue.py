@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_runner import GENERAL, Machine, check_technique, random_operands
+from kernel_runner import Machine, check_technique, placed, random_operands
 
 from schedules import reference
 from schedules.dot_problem import INT32_MAX, DotProblem, Operand, Thresholds, threshold_dtype
@@ -64,16 +64,14 @@ LAYOUTS: Mapping[str, tuple[DotProblem, ...]] = {
 }
 
 
-@pytest.mark.parametrize("technique", GENERAL)
 @pytest.mark.parametrize("sample", LEVELS)
-@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize(("core", "technique"), placed(CORES))
 def test_every_number_of_levels(core: str, sample: str, technique: str, machines: Machines) -> None:
     check_technique(technique, LEVELS[sample], machines(core))
 
 
-@pytest.mark.parametrize("technique", GENERAL)
 @pytest.mark.parametrize("sample", LAYOUTS)
-@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize(("core", "technique"), placed(CORES))
 def test_every_layout(core: str, sample: str, technique: str, machines: Machines) -> None:
     check_technique(technique, LAYOUTS[sample], machines(core))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
-from kernel_runner import GENERAL, Machine, build_kernel, check_technique, constant_operands, runnable
+from kernel_runner import GENERAL, Machine, build_kernel, check_technique, constant_operands, placed
 
 from schedules.cores import CORES
 from schedules.dot_problem import INT32_MAX, DotProblem, Operand
@@ -107,33 +107,29 @@ def pair(a_bits: int, w_bits: int) -> DotProblem:
     return DotProblem(1, 1, width, 100, out_channels, a, w, (1, 3), padding=(1, 1, 0, 1))
 
 
-@pytest.mark.parametrize("technique", GENERAL)
 @pytest.mark.parametrize("a_bits", WIDTHS)
-@pytest.mark.parametrize("core", GRID_CORES)
+@pytest.mark.parametrize(("core", "technique"), placed(GRID_CORES))
 def test_every_pair_of_widths(core: str, a_bits: int, technique: str, machines: Machines) -> None:
     check_technique(technique, [pair(a_bits, w_bits) for w_bits in WIDTHS], machines(core))
 
 
-@pytest.mark.parametrize("technique", GENERAL)
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("core", GRID_CORES)
+@pytest.mark.parametrize(("core", "technique"), placed(GRID_CORES))
 def test_every_geometry(core: str, family: str, technique: str, machines: Machines) -> None:
     check_technique(technique, FAMILIES[family], machines(core))
 
 
-@pytest.mark.parametrize("technique", GENERAL)
-@pytest.mark.parametrize("core", SAMPLE_CORES)
+@pytest.mark.parametrize(("core", "technique"), placed(SAMPLE_CORES))
 def test_a_sample_on_other_cores(core: str, technique: str, machines: Machines) -> None:
     geometries = [problems[-2] for problems in FAMILIES.values()]
     check_technique(technique, [*geometries, pair(1, 1), pair(3, 2), pair(8, 8)], machines(core))
 
 
-@pytest.mark.parametrize("technique", GENERAL)
-@pytest.mark.parametrize("core", [*GRID_CORES, "cortex-a53"])
+@pytest.mark.parametrize(("core", "technique"), placed([*GRID_CORES, "cortex-a53"]))
 def test_rows_in_parallel(core: str, technique: str, machines: Machines) -> None:
     machine = machines(core)
     problems = [FAMILIES["padding"][2], FAMILIES["groups"][1]]
-    row = runnable(technique, machine)
+    row = TECHNIQUES[technique]
     machine.check([build_kernel(row, problem, machine.core, knobs={"parallel": 1}) for problem in problems])
 
 
@@ -181,11 +177,10 @@ FULL = (
 )
 
 
-@pytest.mark.parametrize("technique", GENERAL)
-@pytest.mark.parametrize("core", GRID_CORES)
+@pytest.mark.parametrize(("core", "technique"), placed(GRID_CORES))
 def test_operands_that_fill_the_accumulator(core: str, technique: str, machines: Machines) -> None:
     machine = machines(core)
-    row = runnable(technique, machine)
+    row = TECHNIQUES[technique]
     kernels = []
     for problem, codes in FULL:
         # Some techniques correct in three terms, each of which may be as large as the sum.

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import weakref
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,31 @@ from tvm_lowbit.boards.remote_session import RemoteSession
 
 QEMU = "qemu-aarch64-static"
 SYSROOT = Path("/usr/aarch64-linux-gnu")
+
+
+def absent(needed: Mapping[str, bool]) -> str | None:
+    """What of some tools, and of what every emulated program runs on, is not there, and the command that brings it.
+
+    Parameters
+    ----------
+    needed : mapping of str to bool
+        Further pieces, and whether each is there.
+
+    Returns
+    -------
+    str or None
+        None if all is there.
+    """
+    there = {
+        **needed,
+        f"{SYSROOT}/lib (libc6-arm64-cross)": (SYSROOT / "lib/ld-linux-aarch64.so.1").exists(),
+        f"{SYSROOT}/lib/libstdc++.so.6": (SYSROOT / "lib/libstdc++.so.6").exists(),
+        "TVM's aarch64 runtime": has_runtime(),
+    }
+    pieces = [piece for piece, is_there in there.items() if not is_there]
+    return f"missing {', '.join(pieces)}; install with: {install_command()}" if pieces else None
+
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -118,13 +144,9 @@ class EmulatedBoard:
         """
         there = {
             QEMU: shutil.which(QEMU) is not None,
-            f"{SYSROOT}/lib (libc6-arm64-cross)": (SYSROOT / "lib/ld-linux-aarch64.so.1").exists(),
-            f"{SYSROOT}/lib/libstdc++.so.6": (SYSROOT / "lib/libstdc++.so.6").exists(),
-            "TVM's aarch64 runtime": has_runtime(),
             "the board server or a C compiler for aarch64": can_compile(),
         }
-        absent = [piece for piece, is_there in there.items() if not is_there]
-        return f"missing {', '.join(absent)}; install with: {install_command()}" if absent else None
+        return absent(there)
 
     def open(self) -> EmulatedSession:
         """Start the emulator and connect to it.
@@ -165,7 +187,7 @@ class EmulatedBoard:
             patience = self.startup_timeout
             rpc = connect(LOOPBACK, port, key, connect_timeout=patience, call_timeout=self.call_timeout)
             return EmulatedSession(self.name, rpc, process, folder)
-        except BaseException as error:
+        except BaseException as error:  # an interrupt too must not leave the emulator running
             _stop(process, folder)
             if isinstance(error, LowbitError) or not isinstance(error, OSError | RuntimeError):
                 raise

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from schedules.errors import LowbitError
-from tvm_lowbit.boards.aarch64_runtime import has_runtime, install_command
+from tvm_lowbit.boards.aarch64_runtime import install_command
 from tvm_lowbit.boards.board_compiler import can_compile, find_compiler, include_folder
 from tvm_lowbit.boards.cache import cache_root, published
 from tvm_lowbit.boards.emulated import QEMU as PLAIN_QEMU
-from tvm_lowbit.boards.emulated import SYSROOT
+from tvm_lowbit.boards.emulated import absent
 
 # The emulator that is linked dynamically loads plugins; the static one does not.
 PLUGIN_QEMU = "qemu-aarch64"
@@ -42,20 +42,16 @@ def missing() -> str | None:
     """
     there = {
         f"{PLUGIN_QEMU} or {PLAIN_QEMU}": bool(shutil.which(PLUGIN_QEMU) or shutil.which(PLAIN_QEMU)),
-        f"{SYSROOT}/lib (libc6-arm64-cross)": (SYSROOT / "lib/ld-linux-aarch64.so.1").exists(),
-        f"{SYSROOT}/lib/libstdc++.so.6": (SYSROOT / "lib/libstdc++.so.6").exists(),
-        "TVM's aarch64 runtime": has_runtime(),
         "a C compiler for aarch64": can_compile(),
     }
-    absent = [piece for piece, is_there in there.items() if not is_there]
-    return f"missing {', '.join(absent)}; install with: {install_command()}" if absent else None
+    return absent(there)
 
 
 def require_tools() -> None:
     """Raise ``LowbitError`` with the command that installs what is missing, if anything is."""
-    absent = missing()
-    if absent is not None:
-        raise LowbitError("estimate", "an emulator that counts instructions", absent, install_command())
+    lacking = missing()
+    if lacking is not None:
+        raise LowbitError("estimate", "an emulator that counts instructions", lacking, install_command())
 
 
 def _compiled(name: str, sources: Sequence[str], command: Sequence[str], flags: Sequence[str]) -> Path:
