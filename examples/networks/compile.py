@@ -131,17 +131,20 @@ def main(
 ) -> None:
     """Compile networks at full size; check that layers are low-bit, measure seconds and memory.
 
-    Writes after every build, so that what is done is kept. Exit code 1: a row does not hold.
+    Writes after every build; the same command goes on where it was ended, and tries again what does not hold. Exit
+    code 1: a row does not hold.
     """
     combinations = list(product(chosen or networks.NETWORKS, schemes or SCHEMES, exporters or EXPORTERS))
     result: dict[str, Any] = {
         "seed": seed,
         "target": target,
+        "small": small,
         "cores": len(os.sched_getaffinity(0)),
         "versions": {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in VERSIONS}},
-        "rows": [],
     }
     out.mkdir(parents=True, exist_ok=True)
+    result["rows"] = rows = _kept(out / "results.json", result)
+    combinations = [names for names in combinations if names not in {_names(row) for row in rows}]
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -150,18 +153,31 @@ def main(
             if row is None:
                 progress.update(task, description=what)
                 continue
-            result["rows"].append(row)
+            rows.append(row)
             progress.advance(task)
             progress.console.print(_line(row), markup=False, highlight=False, soft_wrap=True)
             (out / "results.json").write_text(json.dumps(result, indent=1) + "\n")
             (out / "results.md").write_text(markdown(result))
-    failed = [row for row in result["rows"] if not holds(row)]
-    click.echo(f"{len(result['rows']) - len(failed)} of {len(result['rows'])} hold; see {out / 'results.md'}")
+    failed = [row for row in rows if not holds(row)]
+    click.echo(f"{len(rows) - len(failed)} of {len(rows)} hold; see {out / 'results.md'}")
     raise SystemExit(bool(failed))
 
 
+def _names(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["network"], row["scheme"], row["exporter"]
+
+
+def _kept(path: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that hold of an earlier run like this one."""
+    if not path.exists():
+        return []
+    earlier = json.loads(path.read_text())
+    rows = earlier.pop("rows")
+    return [row for row in rows if holds(row)] if earlier == result else []
+
+
 def _line(row: dict[str, Any]) -> str:
-    names = f"{row['network']} {row['scheme']} {row['exporter']}"
+    names = " ".join(_names(row))
     if "error" in row:
         return f"{names}: {row['error']}"
     return f"{names}: {row['low_bit']} of {row['layers']} low-bit, {row['seconds']:.0f} s, {row['peak_gib']:.2f} GiB"

@@ -57,34 +57,30 @@ def build(
 
     model: Any = file if file.exists() else _export(network, scheme, exporter, width, size, seed, file)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    phases: dict[str, float] = {}
-    began = last = time.perf_counter()
-    cpu = time.process_time()
+    starts: dict[str, float] = {}
+    began, cpu = time.perf_counter(), time.process_time()
 
     def step(name: str) -> None:
-        nonlocal last
-        if getattr(name, "layer", ""):
-            return
-        now = time.perf_counter()
-        phases[name], last = round(now - last, 2), now
+        if not getattr(name, "layer", ""):
+            starts[str(name)] = time.perf_counter()
 
-    step("begin")
     artifact = tvm_lowbit.build(model, target, progress=step)
-    step("code")
+    step("link")
     with tempfile.TemporaryDirectory() as folder:
         bundle = artifact.save(Path(folder) / "bundle")
         bundle_bytes = sum(path.stat().st_size for path in bundle.iterdir())
-    step("link")
+    ended = time.perf_counter()
+    ends = [*list(starts.values())[1:], ended]
     low, rows = artifact.report.low_bit, artifact.report.stays_float
     result = {
         "low_bit": sum(row.op in MULTIPLYING for row in low),
         "float_layers": {row.name: row.reason for row in rows if row.op in MULTIPLYING},
         "float_between": {row.name: f"{row.op}: {row.reason}" for row in rows if row.op not in MULTIPLYING},
-        "seconds": round(last - began, 1),
+        "seconds": round(ended - began, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
         "peak_gib": round(_peak() / 2**30, 2),
         "bundle_bytes": bundle_bytes,
-        "phases": phases,
+        "phases": {name: round(end - start, 2) for (name, start), end in zip(starts.items(), ends, strict=True)},
     }
     click.echo(json.dumps(result))
 
