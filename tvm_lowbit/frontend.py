@@ -13,9 +13,9 @@ from tvm import relax
 from relay_passes import dataflow
 from relay_passes.ops import op_name
 from schedules.errors import LowbitError
-from tvm_lowbit.onnx_import import import_onnx
-from tvm_lowbit.onnx_read import checked, read_onnx
-from tvm_lowbit.torch_import import export_module, import_torch
+from tvm_lowbit.from_onnx.graph import import_onnx
+from tvm_lowbit.from_onnx.read import checked, read_onnx
+from tvm_lowbit.from_torch.export import export_module, import_torch
 
 
 def import_model(model: Any, example_inputs: tuple[Any, ...] | None = None, batch: int = 1) -> Any:

@@ -19,13 +19,13 @@ from relay_passes.integer_forms import INTEGER_FORMS
 from relay_passes.patterns import QUANT_PATTERNS
 from relay_passes.quant_spec import QuantSpec
 from schedules.errors import LowbitError
-from tvm_lowbit import finn_import, qonnx_import, sub_byte
 from tvm_lowbit.declines import reasons
+from tvm_lowbit.from_onnx import finn, qonnx, sub_byte
 
 # Each has ``SPELLINGS``, its rows.
-_OTHERS = (qonnx_import, finn_import, sub_byte, recover_grid)
+_OTHERS = (qonnx, finn, sub_byte, recover_grid)
 # These need torch, which is optional.
-_OF_TORCH = ("tvm_lowbit.torch_import_quantisers", "tvm_lowbit.torch_import_pairs")
+_OF_TORCH = ("tvm_lowbit.from_torch.quantisers", "tvm_lowbit.from_torch.pairs")
 SEVERAL = "\n"
 
 

@@ -16,7 +16,7 @@ from relay_passes.integer_forms.moving import moving
 from relay_passes.ops import literal, shape_of
 from relay_passes.quant_spec import NoMatch
 from relay_passes.window_sums import Windows, adaptive_windows, pooling_windows, window_sums
-from schedules.dot_problem import INT32_MAX
+from schedules.dot_problem import INT32_MAX, Operand
 
 # What one tap of a bilinear window may count at most; beyond, weights are no simple fractions.
 _FINEST = 1 << 10
@@ -29,6 +29,12 @@ def _source(layers: Layers, call: Any) -> Quantised | NoMatch:
     return source if source.spec.axis is None else NoMatch("its input is quantised per channel")
 
 
+def _too_many(operand: Operand, count: int) -> NoMatch | None:
+    """Why so many codes cannot be summed; neither the sum of the codes nor that of their values may overflow."""
+    largest = count * max(operand.bound, 255)
+    return NoMatch(f"its sums reach {largest}; int32 holds {INT32_MAX}") if largest > INT32_MAX else None
+
+
 def _windowed(layers: Layers, call: Any, scope: dataflow.Scope, name: str, axes: Sequence[Windows]) -> Taken | NoMatch:
     """Windows along the one or two last axes of an NCW or NCHW tensor."""
     source = _source(layers, call)
@@ -36,9 +42,9 @@ def _windowed(layers: Layers, call: Any, scope: dataflow.Scope, name: str, axes:
         return source
     rows, columns = axes if len(axes) == 2 else (Windows.averages([([0], 1)]), axes[0])
     operand = source.spec.operand
-    bound = operand.bound * rows.total * columns.total
-    if bound > INT32_MAX:
-        return NoMatch(f"its sums reach {bound}; int32 holds {INT32_MAX}")
+    count = rows.total * columns.total
+    if why := _too_many(operand, count):
+        return why
     codes = source.codes
     if len(axes) == 1:
         n, c, w = source.shape
@@ -46,7 +52,7 @@ def _windowed(layers: Layers, call: Any, scope: dataflow.Scope, name: str, axes:
     acc = scope.emit(window_sums(codes, operand.offset, operand.multiplier, rows, columns), f"{name}/sums")
     if shape_of(acc) != shape_of(call):
         acc = scope.emit(relax.op.reshape(acc, relax.ShapeExpr(list(shape_of(call)))), f"{name}/shaped")
-    return scaled(acc, 1, bound, source.spec.step / (rows.denominator * columns.denominator))
+    return scaled(acc, 1, operand.bound * count, source.spec.step / (rows.denominator * columns.denominator))
 
 
 def average_pool(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken | NoMatch:
@@ -77,8 +83,8 @@ def mean(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken |
     operand = source.spec.operand
     if not out:
         return NoMatch("it leaves no axis")
-    if count * max(operand.bound, 255) > INT32_MAX:
-        return NoMatch(f"it sums {count} values, for which int32 is too narrow")
+    if why := _too_many(operand, count):
+        return why
     wide = scope.emit(relax.op.astype(source.codes, "int32"), f"{name}/wide")
     acc = scope.emit(relax.op.sum(wide, axes, bool(call.attrs.keepdims)), f"{name}/sums")
     if operand.multiplier != 1:

@@ -13,9 +13,9 @@ from relay_passes.integer_forms import INTEGER_FORMS
 from relay_passes.patterns import QUANT_PATTERNS
 from relay_passes.quant_spec import NoMatch
 from schedules.errors import LowbitError
-from tvm_lowbit import torch_import_pairs, torch_import_quantisers
 from tvm_lowbit.declines import reasons
-from tvm_lowbit.onnx_custom import CUSTOM
+from tvm_lowbit.from_onnx.custom import CUSTOM
+from tvm_lowbit.from_torch import pairs, quantisers
 from tvm_lowbit.spellings import listings, markdown, spellings
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def test_every_pattern_says_what_it_covers() -> None:
 
 def test_every_custom_operator_has_a_row() -> None:
     named = {operator for row in spellings() for operator in row.operators}
-    for module in (*CUSTOM, torch_import_quantisers, torch_import_pairs):
+    for module in (*CUSTOM, quantisers, pairs):
         assert set(module.CONVERTERS) <= named, module.__name__
 
 

@@ -290,6 +290,12 @@ def test_flags_that_are_none(tmp_path: Path) -> None:
         refused(changed, tmp_path, f"{name} of quantiser", "0 or 1", "got 2")
 
 
+def test_an_output_declared_with_another_rank(tmp_path: Path) -> None:
+    made = dense("qonnx")
+    made.graph.output[0].type.tensor_type.shape.dim.add().dim_value = 1
+    refused(made, tmp_path, f"output {made.graph.output[0].name}", "3 dimensions", "a result of 2")
+
+
 def test_a_type_that_onnx_does_not_have(tmp_path: Path) -> None:
     made = dense("raw")
     made.graph.input[0].type.tensor_type.elem_type = 71

@@ -181,6 +181,7 @@ def _none(m: onnx.ModelProto) -> None:
 def _scalar(m: onnx.ModelProto) -> None:
     m.graph.input[0].type.tensor_type.ClearField("shape")
     m.graph.input[0].type.tensor_type.shape.SetInParent()
+    del m.graph.output[0].type.tensor_type.shape.dim[:]
 
 
 def _two_batches(m: onnx.ModelProto) -> None:
@@ -192,6 +193,7 @@ def _two_batches(m: onnx.ModelProto) -> None:
 def _number(m: onnx.ModelProto) -> None:
     m.graph.node[1].op_type = "ReduceSum"
     m.graph.node[1].attribute.append(helper.make_attribute("keepdims", 0))
+    del m.graph.output[0].type.tensor_type.shape.dim[:]
 
 
 ENDS: dict[str, tuple[Callable[[onnx.ModelProto], None], tuple[str, ...]]] = {

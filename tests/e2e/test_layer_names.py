@@ -55,7 +55,7 @@ def test_what_reads_an_entry_of_a_split_keeps_its_name() -> None:
     split = w.nodes[-1]
     split.output[:] = ["first", "second"]
     y = w.add("Conv", "second", quantise(w, w.weights(4, 1, 3, 3), 0.5, -2, 1, 0.0))
-    assert [row.name for row in tvm_lowbit.build(w.model(y, ["N", 2, 4, 4]), "host").report.low_bit] == [y]
+    assert [row.name for row in tvm_lowbit.build(w.model(y, ["N", 2, 4, 4], 4), "host").report.low_bit] == [y]
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -11,11 +11,11 @@ import pytest
 from models import model
 from onnx import helper
 from qonnx_oracle import spelled_out
-from test_qonnx_import import DOMAIN, assert_exact, parts, quant
+from test_qonnx import DOMAIN, assert_exact, parts, quant
 
 import tvm_lowbit
 from tvm_lowbit import LowbitError
-from tvm_lowbit.qonnx_import import ROUNDING_MODES
+from tvm_lowbit.from_onnx.qonnx import ROUNDING_MODES
 
 F = np.float32
 

@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 import tvm_lowbit
 from tvm_lowbit import LowbitError
-from tvm_lowbit.sub_byte import NARROW, widen
+from tvm_lowbit.from_onnx.sub_byte import NARROW, widen
 
 OPSETS = {"INT4": 21, "UINT4": 21, "INT2": 25, "UINT2": 25}
 BITS = {"INT4": 4, "UINT4": 4, "INT2": 2, "UINT2": 2}

@@ -14,7 +14,7 @@ from test_moving_forms import check, first, last, quant
 
 import tvm_lowbit
 from schedules.errors import LowbitError
-from tvm_lowbit.resize_import import COORDINATES, ROUNDING
+from tvm_lowbit.from_onnx.resize import COORDINATES, ROUNDING
 
 SHAPE = (2, 7, 9)
 SCALES = [(2.0, 2.0), (1.5, 2.5), (0.5, 0.6), (1.3, 2.6), (0.3, 4.0), (1.0, 3.0)]

@@ -14,10 +14,10 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 from relay_passes import dataflow
 from relay_passes.ops import constant, literal
 from schedules.errors import LowbitError
-from tvm_lowbit import torch_import_operators, torch_import_pairs, torch_import_quantisers, torch_moving
-from tvm_lowbit.torch_import_constants import MULTIPLYING, ConstantNodes, operator_name, stored_tensors
+from tvm_lowbit.from_torch import moving, operators, pairs, quantisers
+from tvm_lowbit.from_torch.constants import MULTIPLYING, ConstantNodes, operator_name, stored_tensors
 
-_TABLES = (torch_import_operators, torch_moving, torch_import_quantisers, torch_import_pairs)
+_TABLES = (operators, moving, quantisers, pairs)
 _CONVERTERS = {name: convert for table in _TABLES for name, convert in table.CONVERTERS.items()}
 
 
@@ -40,7 +40,7 @@ class Importer(ExportedProgramImporter):  # type: ignore[misc]
         Nodes that depend on no input.
     quantised, dequantised : dict
         What each integer tensor that a quantising operator made is made of, and its float value, if one was asked for;
-        see `torch_import_pairs`.
+        see `pairs`.
     """
 
     def __init__(self, program: Any) -> None:

@@ -20,7 +20,7 @@ def export_module(module: Any, example_inputs: tuple[Any, ...] | None) -> Any:
     """
     import torch
 
-    from tvm_lowbit.torch_import_modules import frozen
+    from tvm_lowbit.from_torch.modules import frozen
 
     if example_inputs is None:
         raise LowbitError("build", "example_inputs with a torch.nn.Module", "None", "pass example_inputs=(tensor, ...)")
@@ -45,7 +45,7 @@ def import_torch(program: Any) -> Any:
         For operators without a converter and quantisers whose parameters are computed at run time; it names the
         operator and the layer.
     """
-    from tvm_lowbit.torch_import_graph import Importer
+    from tvm_lowbit.from_torch.graph import Importer
 
     mod = Importer(program).module()
     outputs = [str(name) for name in program.graph_signature.user_outputs]

@@ -10,7 +10,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from relay_passes.ops import constant, literal, shape_of
 from schedules.errors import LowbitError
-from tvm_lowbit import resize_import
+from tvm_lowbit.from_onnx import resize
 
 
 class _Gather(onnx_frontend.Gather):  # type: ignore[misc]
@@ -48,4 +48,4 @@ class _MaxPool(onnx_frontend.MaxPool):  # type: ignore[misc]
         return super()._impl_v1(bb, inputs, {**attr, "auto_pad": b"NOTSET", "pads": begins + ends}, params)
 
 
-CONVERTERS = {"Gather": _Gather, "MaxPool": _MaxPool, **resize_import.CONVERTERS}
+CONVERTERS = {"Gather": _Gather, "MaxPool": _MaxPool, **resize.CONVERTERS}

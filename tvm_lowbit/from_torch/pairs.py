@@ -19,8 +19,8 @@ from relay_passes.coverage import Coverage, Spelling
 from relay_passes.ops import constant, fake_quant, literal
 from relay_passes.quant_spec import QuantSpec
 from schedules.errors import LowbitError
-from tvm_lowbit.torch_import_constants import is_blocked
-from tvm_lowbit.torch_import_grids import (
+from tvm_lowbit.from_torch.constants import is_blocked
+from tvm_lowbit.from_torch.grids import (
     Array,
     Grid,
     Quantised,

@@ -14,7 +14,7 @@ from qonnx_oracle import ROUNDINGS, spelled_out
 
 import tvm_lowbit
 from tvm_lowbit import LowbitError
-from tvm_lowbit.qonnx_import import DOMAINS, ROUNDING_MODES
+from tvm_lowbit.from_onnx.qonnx import DOMAINS, ROUNDING_MODES
 
 F = np.float32
 DOMAIN = "qonnx.custom_op.general"

@@ -11,7 +11,7 @@ from torch import fx
 
 from relay_passes.coverage import Coverage, Spelling
 from schedules.errors import LowbitError
-from tvm_lowbit.torch_import_grids import Grid, Quantised, codes_of, dequantised, emitted, grid_of, limits_of, number
+from tvm_lowbit.from_torch.grids import Grid, Quantised, codes_of, dequantised, emitted, grid_of, limits_of, number
 
 
 def _fake(node: fx.Node, importer: Any, grid: Grid, limits: tuple[int, int]) -> Any:

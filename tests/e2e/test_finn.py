@@ -14,7 +14,7 @@ from onnx import helper
 
 import tvm_lowbit
 from tvm_lowbit import LowbitError
-from tvm_lowbit.finn_import import DOMAINS
+from tvm_lowbit.from_onnx.finn import DOMAINS
 
 F = np.float32
 DOMAIN = "finn.custom_op.general"

@@ -17,7 +17,7 @@ from relay_passes.patterns.base import scale_and_zero
 from relay_passes.quant_forms import FORMS, Maths
 from relay_passes.quant_spec import NoMatch, QuantSpec
 from schedules.errors import LowbitError
-from tvm_lowbit import qonnx_trunc
+from tvm_lowbit.from_onnx import qonnx_trunc
 
 # Brevitas wrote the first until QONNX got a home of its own.
 DOMAINS = frozenset({"onnx.brevitas", "qonnx.custom_op.general"})

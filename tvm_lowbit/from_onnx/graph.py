@@ -20,8 +20,8 @@ from relay_passes import dataflow, notes
 from relay_passes.clips import value_range
 from relay_passes.ops import constant, literal, shape_of
 from schedules.errors import LowbitError
-from tvm_lowbit import moving_import, onnx_failures, products_import, qdq_checks, sub_byte, type_checks, window_checks
-from tvm_lowbit.onnx_custom import CUSTOM
+from tvm_lowbit.from_onnx import failures, moving, products, qdq_checks, sub_byte, type_checks, window_checks
+from tvm_lowbit.from_onnx.custom import CUSTOM
 
 # The front end looks converters up in a module-level function; only one import may replace it at a time.
 _LOCK = threading.Lock()
@@ -50,10 +50,21 @@ def import_onnx(model: onnx.ModelProto, batch: int) -> Any:
     except LowbitError:
         raise
     except Exception as error:  # TVM raises whatever its converters run into
-        raise onnx_failures.failure(model, at.node, error) from error
+        raise failures.failure(model, at.node, error) from error
+    _check_ranks(graph, mod["main"].ret_ty)
     main = mod["main"].with_attr("output_names", [value.name for value in graph.output])
     mod.update_func(mod.get_global_var("main"), main)
     return notes.add(mod, "declined", declined) if declined else mod
+
+
+def _check_ranks(graph: onnx.GraphProto, made: Any) -> None:
+    """Outputs have the ranks that the model declares. Extents may differ: exporters leave old ones behind."""
+    for value, ty in zip(graph.output, made.fields if isinstance(made, relax.TupleType) else [made], strict=False):
+        declared = value.type.tensor_type
+        rank = len(declared.shape.dim)
+        if declared.HasField("shape") and isinstance(ty, relax.TensorType) and ty.ndim not in (-1, rank):
+            got = f"a result of {ty.ndim}"
+            raise LowbitError(f"output {value.name}", f"{rank} dimensions, as the model declares", got)
 
 
 def _stored(graph: onnx.GraphProto) -> set[str]:
@@ -75,7 +86,7 @@ def _check_operators(graph: onnx.GraphProto) -> None:
             known[domain] = {*known.get(domain, ()), *more.CONVERTERS}
     for node in graph.node:
         if node.op_type not in known.get(node.domain, ()):
-            raise onnx_failures.unknown_operator(node)
+            raise failures.unknown_operator(node)
 
 
 def _static_shape(value: onnx.ValueInfoProto, batch: int) -> list[int]:
@@ -169,7 +180,7 @@ class _Max(_Pairwise, onnx_frontend.Max):  # type: ignore[misc]
     """A ``Max`` in place of a ``Clip`` stays visible."""
 
 
-_REPLACED = {"Clip": _Clip, "Min": _Min, "Max": _Max, **products_import.CONVERTERS, **moving_import.CONVERTERS}
+_REPLACED = {"Clip": _Clip, "Min": _Min, "Max": _Max, **products.CONVERTERS, **moving.CONVERTERS}
 
 
 @contextlib.contextmanager
@@ -196,7 +207,7 @@ def _converters(at: _Place) -> Iterator[dict[str, str]]:
 
     def convert(self: Any, op_name: str, inputs: Any, attrs: Any, opset: int) -> Any:
         attrs["tvm_custom"]["declined"] = declined
-        where = attrs["tvm_custom"]["label"] = onnx_failures.label(at.node) if at.node is not None else op_name
+        where = attrs["tvm_custom"]["label"] = failures.label(at.node) if at.node is not None else op_name
         name = attrs["tvm_custom"]["name"] or op_name
         if op_name in _KEPT_APART and all(_is_float_constant(value) for value in inputs):
             result = _KEPT_APART[op_name](*inputs)

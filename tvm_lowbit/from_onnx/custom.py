@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tvm_lowbit import finn_import, qonnx_import
+from tvm_lowbit.from_onnx import finn, qonnx
 
-CUSTOM = (qonnx_import, finn_import)
+CUSTOM = (qonnx, finn)

@@ -10,7 +10,7 @@ import onnx
 from onnx import external_data_helper
 
 from schedules.errors import LowbitError
-from tvm_lowbit.onnx_custom import CUSTOM
+from tvm_lowbit.from_onnx.custom import CUSTOM
 
 # Protobuf's limit, for files and for models in memory.
 MAX_BYTES = 2**31 - 1

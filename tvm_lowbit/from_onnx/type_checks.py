@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, defs
 
 from schedules.errors import LowbitError
-from tvm_lowbit.onnx_failures import label
+from tvm_lowbit.from_onnx.failures import label
 
 Types = dict[str, str]
 
