@@ -10,6 +10,7 @@ from tvm import relax
 
 from relay_passes import dataflow
 from relay_passes.broadcasts import without_broadcast
+from relay_passes.casts import without_casts
 from relay_passes.clips import simplified
 from relay_passes.ops import constant, literal, op_name, shape_of
 from relay_passes.rearrange import rearranged
@@ -51,6 +52,7 @@ REWRITES: tuple[Callable[[Any, Callable[[Any], Any]], Any], ...] = (
     _without_scalar_zeros,
     rearranged,
     simplified,
+    without_casts,
     without_broadcast,
 )
 

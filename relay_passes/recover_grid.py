@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tvm import relax
 
 from relay_passes import dataflow, moved, notes
 from relay_passes.constants import Constants
@@ -17,6 +18,7 @@ from relay_passes.coverage import Coverage, Spelling
 from relay_passes.exclude import excluded
 from relay_passes.ops import FAKE_QUANT, fake_quant, literal, op_name
 from relay_passes.quant_spec import NoMatch, QuantSpec
+from relay_passes.two_scales import halves, two_scales
 
 # Largest deviation from the grid: as many roundings to float32, of the channel's largest weight, as quantising, batch
 # norm and its folding may have left.
@@ -50,7 +52,7 @@ def recover_grid(mod: Any, each: dataflow.Each = dataflow.no_layers) -> Any:
     function = mod["main"]
     constants, left_alone = Constants(function), excluded(mod)
     quantised: set[Any] = set()
-    specs: dict[Any, tuple[int, npt.NDArray[np.float32], QuantSpec]] = {}
+    specs: dict[Any, tuple[int, npt.NDArray[np.float32], tuple[QuantSpec, ...]]] = {}
     reasons: dict[str, str] = {}
     weights: set[Any] = set()
     layers = sum(op_name(binding.value) in OUTPUT_AXIS for binding in dataflow.bindings(function))
@@ -78,22 +80,40 @@ def recover_grid(mod: Any, each: dataflow.Each = dataflow.no_layers) -> Any:
             if array is None or array.dtype != np.float32 or array.ndim < 2:
                 continue
             # The rows of a matrix on the left are its outputs.
-            found = grid_of(array, (-2 if left else OUTPUT_AXIS[operator]) % array.ndim)
-            if isinstance(found, NoMatch):
-                reasons[name] = found.reason
+            axis = (-2 if left else OUTPUT_AXIS[operator]) % array.ndim
+            found = grid_of(array, axis)
+            apart = two_scales(array, axis, ROUNDINGS) if isinstance(found, NoMatch) else None
+            if not isinstance(found, NoMatch):
+                specs[binding.var] = side, array, (found,)
+            elif apart is not None:
+                specs[binding.var] = side, array, apart
             else:
-                specs[binding.var] = side, array, found
+                reasons[name] = found.reason
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         name = dataflow.name_of(var)
-        if var in specs:
-            side, array, spec = specs[var]
-            args = list(value.args)
-            args[side] = scope.emit(fake_quant(literal(np.ascontiguousarray(array)), spec), f"{name}/weights")
-            value = type(value)(value.op, args, attrs=value.attrs)
-        return dataflow.bind(value, name, scope)
+        if var not in specs:
+            return dataflow.bind(value, name, scope)
+        side, array, found = specs[var]
+        if len(found) == 1:
+            return dataflow.bind(_layer(value, side, array, found[0], name, scope), name, scope)
+        parts = zip(("positive", "negative"), halves(array), found, strict=True)
+        both = [
+            scope.emit(_layer(value, side, part, spec, f"{name}/{sign}", scope), f"{name}/{sign}")
+            for sign, part, spec in parts
+        ]
+        return scope.emit(relax.op.add(*both), name)
 
     return notes.add(dataflow.rebuild(mod, visit), "off_grid", reasons)
+
+
+def _layer(
+    call: Any, side: int, array: npt.NDArray[np.float32], spec: QuantSpec, name: str, scope: dataflow.Scope
+) -> Any:
+    """The layer with quantised weights on one of its sides."""
+    args = list(call.args)
+    args[side] = scope.emit(fake_quant(literal(np.ascontiguousarray(array)), spec), f"{name}/weights")
+    return type(call)(call.op, args, attrs=call.attrs)
 
 
 def grid_of(array: npt.NDArray[np.float32], axis: int) -> QuantSpec | NoMatch:
@@ -186,7 +206,8 @@ SPELLINGS = (
     Spelling(
         "recover_grid",
         "weights that an exporter folded to floats: multiples, or odd multiples of half, of one step a channel, "
-        "but for 4 float32 roundings (4 * 2^-24) of the channel's largest",
+        "but for 4 float32 roundings (4 * 2^-24) of the channel's largest; ternary ones with a scale on either side of "
+        "0 (TTQ) as two layers of one bit",
         Coverage(("ONNX", "torch", "Relax"), activations=(), signs=()),
         grid_of,
     ),

@@ -14,6 +14,7 @@ from relay_passes.dataflow import Each, no_layers
 from relay_passes.detect import detect_quantizers
 from relay_passes.exclude import exclude_layers
 from relay_passes.lower import lower_lowbit
+from relay_passes.paddings import fold_padding
 from relay_passes.probe import probe
 from relay_passes.recover_grid import recover_grid
 from relay_passes.rewrite import rewrite_lowbit
@@ -69,6 +70,7 @@ PHASES = (
     Phase(
         "detect", "every spelling of a quantiser to fake_quant", lambda m, o: detect_quantizers(m), verify.after_detect
     ),
+    Phase("fold_padding", "pads by 0 to the convolutions behind them", lambda m, o: fold_padding(m)),
     Phase(
         "exclude",
         "note the layers that stay float by request",

@@ -15,6 +15,7 @@ from relay_passes import dataflow, ops
 from relay_passes.integer_forms.base import REGISTERS, Form, Layers, Taken
 from relay_passes.integer_forms.elementwise import FUNCTIONS, add, arithmetic, clip, leaky_relu, prelu
 from relay_passes.integer_forms.moving import moving
+from relay_passes.integer_forms.padding import padded
 from relay_passes.integer_forms.pooling import adaptive_average, average_pool, mean, resize
 from relay_passes.integer_forms.products import convolution, matmul
 from relay_passes.integer_forms.pushed import applies, pushed
@@ -80,6 +81,7 @@ INTEGER_FORMS: Mapping[str, Form] = MappingProxyType(
         "relax.mean": mean,
         "relax.sum": mean,
         **dict.fromkeys(MOVES, moving),
+        "relax.nn.pad": padded,
         "relax.image.resize2d": resize,
     }
 )

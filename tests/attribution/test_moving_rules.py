@@ -55,6 +55,10 @@ LINEAR: dict[str, tuple[Callable[[Any], Any], Callable[[Array], Array]]] = {
         lambda x: relax.op.concat([x, const(np.ones((N, 2, 6, 5))), relax.op.multiply(x, const(-1.0))], axis=1),
         lambda x: np.concatenate([x, np.zeros((len(x), 2, 6, 5), np.float32), -x], 1),
     ),
+    "nn.pad": (
+        lambda x: relax.op.nn.pad(x, [0, 0, 1, 0, 2, 0, 0, 3], "constant", 0.7),
+        lambda x: np.pad(x, ((0, 0), (1, 0), (2, 0), (0, 3))),
+    ),
     "stack": (
         lambda x: relax.op.stack([x, relax.op.multiply(x, const(-1.0))], axis=-1),
         lambda x: np.stack([x, -x], -1),

@@ -145,6 +145,15 @@ def test_sixteen_bits_stay_float(kind: str) -> None:
     assert f"its weights are stored as {kind.lower()}" in artifact.report.stays_float[0].reason
 
 
+def test_bias_along_an_axis_it_does_not_have() -> None:
+    """ONNX's default, 1, is none of a vector's."""
+    w = Writer(11)
+    bias = w.add("DequantizeLinear", w.const([40, -80, 12, 7], INT32), w.const([0.25, 0.125, 0.5, 1]))
+    made = w.model(w.add("Conv", "x", weights(w, 4, 3, 3, 3, axis=0), bias), ["N", 3, 5, 5], 4, 13)
+    with pytest.raises(tvm_lowbit.LowbitError, match=r"axis of .*: expected one of 1 dimensions"):
+        tvm_lowbit.build(made, "host")
+
+
 @pytest.mark.parametrize("bound", [0, 1])
 def test_clip_of_codes_with_one_bound(bound: int) -> None:
     """The other is the type's own."""

@@ -192,15 +192,20 @@ def test_weights(name: str) -> None:
     assert bits(compiled(Net(LSQ(0, 15, 0.31), weight), inputs(0.31))) == [f"{width}A4"]
 
 
+def test_trained_ternary_weights() -> None:
+    """TTQ: two magnitudes without a common measure, so two layers of one bit."""
+    net = Net(LSQ(0, 15, 0.31), Ternary(negative=0.3391))
+    assert bits(compiled(net, inputs(0.31))) == ["W1A4", "W1A4"]
+
+
 @pytest.mark.parametrize(
     ("act", "weight", "reason"),
     [
-        (LSQ(0, 15, 0.31), Ternary(negative=0.3391), "its thresholds or levels vary within the tensor"),
         (LSQ(0, 15, 0.31), nn.Identity(), "lie on no grid of at most 8 bits"),
         (LSQ(0, 1023, 0.31), LSQ(-2, 1, 0.2), "takes 10 bits; 1 to 8 are supported"),
         (PACT(4, "formula"), LSQ(-2, 1, 0.2), "it clips by PACT's (abs(x) - abs(x - a) + a) / 2"),
     ],
-    ids=["ttq", "float", "ten_bits", "pact_formula"],
+    ids=["float", "ten_bits", "pact_formula"],
 )
 def test_declined(act: Any, weight: Any, reason: str) -> None:
     """Float with a reason, and right."""

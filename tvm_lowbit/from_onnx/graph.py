@@ -17,6 +17,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from relay_passes import dataflow, notes
+from relay_passes.casts import fits, integers
 from relay_passes.clips import value_range
 from relay_passes.ops import constant, literal, shape_of
 from schedules.errors import LowbitError
@@ -161,6 +162,18 @@ class _Clip(onnx_frontend.Clip):  # type: ignore[misc]
         return relax.op.clip(inputs[0], min(limits), limits[1])
 
 
+class _Cast(onnx_frontend.Cast):  # type: ignore[misc]
+    """Integers cast to a type that holds them: TVM's converter writes the wrapping around of all others too."""
+
+    @classmethod
+    def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        kind = onnx_frontend.get_type(attr["to"])
+        known = integers(inputs[0], bb.lookup_binding) if kind.startswith(("int", "uint")) else None
+        if known is not None and fits(known, kind):
+            return relax.op.astype(inputs[0], kind)
+        return super()._impl_v13(bb, inputs, attr, params)
+
+
 class _Pairwise:
     """With a constant among the operands, one ``minimum`` or ``maximum`` an operand; TVM broadcasts and stacks."""
 
@@ -180,7 +193,7 @@ class _Max(_Pairwise, onnx_frontend.Max):  # type: ignore[misc]
     """A ``Max`` in place of a ``Clip`` stays visible."""
 
 
-_REPLACED = {"Clip": _Clip, "Min": _Min, "Max": _Max, **products.CONVERTERS, **moving.CONVERTERS}
+_REPLACED = {"Cast": _Cast, "Clip": _Clip, "Min": _Min, "Max": _Max, **products.CONVERTERS, **moving.CONVERTERS}
 
 
 @contextlib.contextmanager
@@ -211,11 +224,11 @@ def _converters(at: _Place) -> Iterator[dict[str, str]]:
         name = attrs["tvm_custom"]["name"] or op_name
         if op_name in _KEPT_APART and all(_is_float_constant(value) for value in inputs):
             result = _KEPT_APART[op_name](*inputs)
-        elif op_name == "DequantizeLinear" and (folded := _folded_bias(inputs)) is not None:
-            return folded
         else:
             if op_name in qdq_checks.OPERATORS:
                 qdq_checks.check_linear(where, inputs, attrs.get("axis", 1))
+            if op_name == "DequantizeLinear" and (folded := _folded_bias(inputs)) is not None:
+                return folded
             if op_name in window_checks.OPERATORS:
                 shapes = [None if value is None else shape_of(value) for value in inputs]
                 window_checks.check_window(where, op_name, shapes, attrs)

@@ -48,4 +48,31 @@ class _MaxPool(onnx_frontend.MaxPool):  # type: ignore[misc]
         return super()._impl_v1(bb, inputs, {**attr, "auto_pad": b"NOTSET", "pads": begins + ends}, params)
 
 
-CONVERTERS = {"Gather": _Gather, "MaxPool": _MaxPool, **resize.CONVERTERS}
+class _Pad(onnx_frontend.Pad):  # type: ignore[misc]
+    """A pad by a constant stays visible as ``relax.nn.pad``; TVM's converter hides it in a TIR call."""
+
+    @classmethod
+    def _lower_pad(cls, bb: Any, inputs: Any, attr: Any, params: Any, allowed_modes: Any) -> Any:
+        if attr.get("mode", b"constant") != b"constant":
+            return super()._lower_pad(bb, inputs, attr, params, allowed_modes)
+        return cls._by_constant(inputs[0], *cls._parse_pads_and_axes(inputs, params))
+
+    @classmethod
+    def _impl_v2(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        if attr.get("mode", b"constant") != b"constant":
+            return super()._impl_v2(bb, inputs, attr, params)
+        half = len(attr["pads"]) // 2
+        return cls._by_constant(inputs[0], attr["pads"][:half], attr["pads"][half:], attr.get("value", 0.0))
+
+    @staticmethod
+    def _by_constant(x: Any, before: Any, after: Any, value: float) -> Any:
+        # ONNX: negative pads take away.
+        if min(*before, *after, 0) < 0:
+            ends = [extent + min(int(a), 0) for extent, a in zip(shape_of(x), after, strict=True)]
+            begins = [max(-int(b), 0) for b in before]
+            x = relax.op.strided_slice(x, list(range(len(ends))), begins, ends)
+        widths = [max(int(width), 0) for pair in zip(before, after, strict=True) for width in pair]
+        return relax.op.nn.pad(x, widths, "constant", value) if any(widths) else x
+
+
+CONVERTERS = {"Gather": _Gather, "MaxPool": _MaxPool, "Pad": _Pad, **resize.CONVERTERS}

@@ -113,6 +113,15 @@ def resize2d(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     return [g, None]
 
 
+def pad(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
+    """What was there before gets its own; constants that surround it get nothing."""
+    if str(call.attrs.pad_mode) != "constant":
+        raise NotImplementedError("only a pad by a constant has a rule")
+    before = [int(width) for width in call.attrs.pad_width][::2]
+    ends = [b + extent for b, extent in zip(before, shape_of(call.args[0]), strict=True)]
+    return [context.emit(relax.op.strided_slice(g, list(range(len(ends))), before, ends))]
+
+
 SHAPE = {
     "relax.reshape": reshape,
     "relax.flatten": reshape,
@@ -123,6 +132,7 @@ SHAPE = {
     "relax.stack": stack,
     "relax.strided_slice": strided_slice,
     "relax.take": take,
+    "relax.nn.pad": pad,
     "relax.flip": flip,
     "relax.repeat": repeat,
     "relax.tile": tile,

@@ -1,0 +1,31 @@
+"""Pads of codes: by the code of what the graph pads with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from relay_passes import dataflow, ops
+from relay_passes.abstract import Quantised
+from relay_passes.integer_forms.base import NOT_KNOWN, Layers, Taken
+from relay_passes.quant_spec import NoMatch
+
+
+def padded(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken | NoMatch:
+    """``nn.pad`` by a constant that is a value of the quantiser before it."""
+    source = layers.quantised(call.args[0])
+    if source is None:
+        return NOT_KNOWN
+    if str(call.attrs.pad_mode) != "constant":
+        return NoMatch(f"its mode is {call.attrs.pad_mode}, not constant")
+    if source.spec.axis is not None:
+        return NoMatch("its input is quantised per channel")
+    by = np.full(1, float(call.attrs.pad_value), np.float32)
+    code = source.spec.codes(by)
+    if source.spec.values(code) != by:
+        return NoMatch(f"it pads by {by[0]:g}, which is no value of the quantiser before it")
+    widths = [int(width) for width in call.attrs.pad_width]
+    codes = scope.emit(relax.op.nn.pad(source.codes, widths, "constant", float(code[0])), f"{name}/codes")
+    return Taken(Quantised(codes, source.spec), ops.dequantize(codes, source.spec))

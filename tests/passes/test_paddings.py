@@ -1,0 +1,116 @@
+"""Pads: taken by the convolution behind them, or done on codes; results are ONNX Runtime's and torch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from onnx_graphs import GraphBuilder, run_onnx
+from test_moving_forms import check, conv, first, ints, last, quant
+
+import tvm_lowbit
+
+PADS = (0, 0, 1, 0, 0, 0, 2, 1)
+
+
+def pad(g: GraphBuilder, x: str, *pads: int, by: float | None = None) -> str:
+    more = [] if by is None else [g.constant(by)]
+    return g.add("Pad", x, ints(g, *(pads or PADS)), *more, name="pad")
+
+
+def strided(g: GraphBuilder, x: str, inputs: int) -> str:
+    """With uneven padding of its own."""
+    return g.add("Conv", x, g.weights(5, inputs, 3, 3), name="last", pads=[0, 1, 0, 2], strides=[2, 2])
+
+
+@pytest.mark.parametrize("spelling", ["raw", "qonnx"])
+def test_a_pad_before_a_convolution_is_its_padding(spelling: str) -> None:
+    """Asymmetric codes too: 0.0 has a code."""
+    artifact = check(lambda g: strided(g, pad(g, g.quantiser("x", 0.37, -3, 4)), 3), 3, 7, 6, spelling=spelling)
+    assert [row.name for row in artifact.report.rows] == ["last"]
+
+
+# Between the accumulator and the convolution: what a quantiser does to 0.0, and with it what stays float.
+BEHIND: dict[str, tuple[Callable[[GraphBuilder, str], str], bool]] = {
+    "per tensor": (quant, True),
+    "per channel": (lambda g, x: quant(g, x, scale=np.linspace(0.2, 0.9, 8).reshape(8, 1, 1)), True),
+    "no zero": (lambda g, x: g.quantiser(x, 0.4, 1, 4), False),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_a_quantiser_behind_a_pad(name: str) -> None:
+    """It moves before the pad where it gives 0.0 for 0.0, so that its codes come from the accumulator."""
+    make, moves = BEHIND[name]
+    g = GraphBuilder()
+    g.input(3, 7, 6)
+    model = g.model(strided(g, make(g, pad(g, g.add("Relu", first(g)))), 8))
+    artifact = tvm_lowbit.build(model, "host", batch=2)
+    stayed = [row.name for row in artifact.report.stays_float]
+    assert ("pad" not in stayed) == moves
+    x = np.random.default_rng(1).normal(size=(2, 3, 7, 6)).astype(np.float32)
+    (expected,) = run_onnx(model, x, ["last"])
+    np.testing.assert_allclose(artifact.run(x).outputs["last"], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("by", [None, 0.41, 3 * 0.41])
+@pytest.mark.parametrize("pads", [PADS, (0, 1, 0, 2, 0, 0, 1, 0), (0, 0, -1, 2, 0, 0, 1, -2)])
+def test_a_pad_of_codes(by: float | None, pads: tuple[int, ...]) -> None:
+    """Keras pads before a max pool; channels may be padded, negative numbers take away."""
+
+    def body(g: GraphBuilder) -> str:
+        codes = pad(g, quant(g, first(g)), *pads, by=by)
+        pooled = g.add("MaxPool", codes, kernel_shape=[3, 3], strides=[2, 2])
+        return last(g, pooled, 8 + pads[1] + pads[5])
+
+    check(body, 3, 7, 6)
+
+
+def test_a_pad_by_another_number_stays_float() -> None:
+    def body(g: GraphBuilder) -> str:
+        return g.add("MaxPool", pad(g, quant(g, first(g)), by=0.3), kernel_shape=[3, 3])
+
+    artifact = check(body, 3, 7, 6, float_ops=("pad",))
+    (row,) = artifact.report.stays_float
+    assert "it pads by 0.3, which is no value of the quantiser before it" in row.reason
+
+
+def test_other_modes_stay_float() -> None:
+    def body(g: GraphBuilder) -> str:
+        return conv(g, quant(g, g.add("Pad", first(g), ints(g, *PADS), mode="edge", name="pad")), 8, 5, name="last")
+
+    g = GraphBuilder()
+    g.input(3, 7, 6)
+    model = g.model(body(g))
+    x = np.random.default_rng(1).normal(size=(2, 3, 7, 6)).astype(np.float32)
+    artifact = tvm_lowbit.build(model, "host", batch=2)
+    assert "last" in [row.name for row in artifact.report.low_bit]
+    (expected,) = run_onnx(model, x, ["last"])
+    np.testing.assert_allclose(artifact.run(x).outputs["last"], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_pads_of_torch(behind: bool) -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.randint(-2, 2, (4, 3, 3, 3)) * 0.25)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            f = torch.nn.functional
+            steps = [
+                lambda v: torch.fake_quantize_per_tensor_affine(v, 0.3137, 3, 0, 15),
+                lambda v: f.pad(v, (0, 1, 2, 1)),
+            ]
+            for step in reversed(steps) if behind else steps:
+                x = step(x)
+            return f.conv2d(x, torch.fake_quantize_per_tensor_affine(self.weight, 0.25, 0, -2, 1), stride=2)
+
+    torch.manual_seed(0)
+    net, x = Net(), torch.randn(2, 3, 7, 6)
+    artifact = tvm_lowbit.build(net, "host", example_inputs=(x,))
+    assert [row.bits for row in artifact.report.rows] == ["W2A4"]
+    (got,) = artifact.run(x.numpy()).outputs.values()
+    np.testing.assert_allclose(got, net(x).detach().numpy(), rtol=1e-5, atol=1e-5)
