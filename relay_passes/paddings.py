@@ -1,7 +1,8 @@
 """``FoldPadding``: a Pad by 0 becomes the padding of the convolution that reads it, a quantiser between them or not.
 
 Exporters from TensorFlow and Keras write a Pad before each strided convolution. A convolution pads at no cost; a Pad
-would copy the tensor, and write it in float. A quantiser behind a Pad is then one before it: its codes have no border.
+would copy the tensor, and write it in float. A quantiser behind a Pad changes places with it. After explanations and
+probes are in the program: they read what the model computes, borders included.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ def fold_padding(mod: Any) -> Any:
         name = dataflow.name_of(var)
         pad = _padded(value, scope.builder.lookup_binding)
         if pad is not None and op_name(value) == FAKE_QUANT and _keeps_zero(value):
-            codes = scope.emit(fake_quant(pad.args[0], quant_spec(value)), name)
+            codes = scope.emit(fake_quant(pad.args[0], quant_spec(value)), f"{name}/unpadded")
             padded = relax.op.nn.pad(codes, [int(width) for width in pad.attrs.pad_width])
-            return scope.emit(padded, f"{name}/padded")
+            return scope.emit(padded, name)
         if pad is not None and op_name(value) in SPACES:
             value = _with_padding(value, pad)
         return dataflow.bind(value, name, scope)

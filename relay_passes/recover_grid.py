@@ -31,7 +31,7 @@ CHANCE = -4.0
 REPEATED = -7.0
 
 # Operators that hand on the values of what they read, or pick among them; a reader that cannot take them so says why.
-MOVES = frozenset({*moved.MOVES, "relax.split"})
+MOVES = frozenset({*moved.MOVES, "relax.split", "relax.nn.pad"})
 # The axis of a layer's weights that runs along its outputs.
 OUTPUT_AXIS = {
     "relax.nn.conv1d": 0,

@@ -70,7 +70,6 @@ PHASES = (
     Phase(
         "detect", "every spelling of a quantiser to fake_quant", lambda m, o: detect_quantizers(m), verify.after_detect
     ),
-    Phase("fold_padding", "pads by 0 to the convolutions behind them", lambda m, o: fold_padding(m)),
     Phase(
         "exclude",
         "note the layers that stay float by request",
@@ -84,6 +83,7 @@ PHASES = (
     ),
     Phase("instrument", "append the explanations", lambda m, o: instrument(m, o.explain) if o.explain else m),
     Phase("probe", "append the codes of quantisers, if asked for", lambda m, o: probe(m) if o.probe else m),
+    Phase("fold_padding", "pads by 0 to the convolutions behind them", lambda m, o: fold_padding(m)),
     Phase("rewrite", "quantised layers to integer operators", lambda m, o: rewrite_lowbit(m), verify.after_rewrite),
     Phase(
         "lower",

@@ -20,12 +20,15 @@ def padded(layers: Layers, name: str, call: Any, scope: dataflow.Scope) -> Taken
         return NOT_KNOWN
     if str(call.attrs.pad_mode) != "constant":
         return NoMatch(f"its mode is {call.attrs.pad_mode}, not constant")
-    if source.spec.axis is not None:
-        return NoMatch("its input is quantised per channel")
-    by = np.full(1, float(call.attrs.pad_value), np.float32)
-    code = source.spec.codes(by)
-    if source.spec.values(code) != by:
-        return NoMatch(f"it pads by {by[0]:g}, which is no value of the quantiser before it")
-    widths = [int(width) for width in call.attrs.pad_width]
-    codes = scope.emit(relax.op.nn.pad(source.codes, widths, "constant", float(code[0])), f"{name}/codes")
+    spec, widths = source.spec, [int(width) for width in call.attrs.pad_width]
+    if spec.axis is not None and any(widths[2 * spec.axis : 2 * spec.axis + 2]):
+        return NoMatch("it pads the axis that its input's scale runs along")
+    along = [extent if axis == spec.axis else 1 for axis, extent in enumerate(source.shape)]
+    by = np.full(along, float(call.attrs.pad_value), np.float32)
+    found = spec.codes(by)
+    if np.any(spec.values(found) != by):
+        return NoMatch(f"it pads by {by.flat[0]:g}, which is no value of the quantiser before it")
+    if np.any(found != found.flat[0]):
+        return NoMatch("what it pads by has different codes in its channels")
+    codes = scope.emit(relax.op.nn.pad(source.codes, widths, "constant", float(found.flat[0])), f"{name}/codes")
     return Taken(Quantised(codes, source.spec), ops.dequantize(codes, source.spec))

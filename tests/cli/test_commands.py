@@ -124,7 +124,9 @@ def test_inspect_says_why_a_layer_stays_float(run, float_vector):
 def test_inspect_dumps_the_program_after_each_phase(run, vector, phase):
     said = run("inspect", vector, "--stop-after", phase, "--dump").output
     assert "@R.function" in said
-    assert ("fake_quant" in said) == (phase in ("detect", "exclude", "recover_grid", "instrument", "probe"))
+    assert ("fake_quant" in said) == (
+        phase in ("detect", "exclude", "recover_grid", "instrument", "probe", "fold_padding")
+    )
     assert ("@T.prim_func" in said) == (phase == "lower")
 
 

@@ -302,6 +302,14 @@ def test_a_type_that_onnx_does_not_have(tmp_path: Path) -> None:
     refused(made, tmp_path, "input x", "float32", "type 71")
 
 
+def test_a_transposition_that_is_neither(tmp_path: Path) -> None:
+    made = SEEDS["qdq"]()
+    (gemm,) = (node for node in made.graph.node if node.op_type == "Gemm")
+    del gemm.attribute[:]
+    gemm.attribute.append(helper.make_attribute("transB", 1 << 62))
+    refused(made, tmp_path, f"transB of node {gemm.name}", "0 or 1")
+
+
 FILES = {
     "empty": (b"", "a graph without nodes"),
     "text": (b"these are notes, not a network\n" * 20, "bytes that do not parse"),

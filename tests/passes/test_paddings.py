@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from onnx_graphs import GraphBuilder, run_onnx
+from onnx_graphs import GraphBuilder, assert_like_onnx, run_onnx
 from test_moving_forms import check, conv, first, ints, last, quant
 
 import tvm_lowbit
@@ -47,12 +47,21 @@ def test_a_quantiser_behind_a_pad(name: str) -> None:
     g = GraphBuilder()
     g.input(3, 7, 6)
     model = g.model(strided(g, make(g, pad(g, g.add("Relu", first(g)))), 8))
-    artifact = tvm_lowbit.build(model, "host", batch=2)
+    artifact = tvm_lowbit.build(model, "host", batch=2, probe=True)
     stayed = [row.name for row in artifact.report.stays_float]
     assert ("pad" not in stayed) == moves
     x = np.random.default_rng(1).normal(size=(2, 3, 7, 6)).astype(np.float32)
-    (expected,) = run_onnx(model, x, ["last"])
-    np.testing.assert_allclose(artifact.run(x).outputs["last"], expected, rtol=1e-5, atol=1e-5)
+    assert_like_onnx(artifact, g, model, x)
+
+
+def test_folded_weights_behind_a_pad() -> None:
+    """Weights are taken back to their grid where the pad stands between."""
+    g = GraphBuilder()
+    codes = g.random.integers(-2, 2, (5, 3, 3, 3)).astype(np.float32)
+    x = pad(g, g.quantiser(g.input(3, 7, 6), 0.37, -3, 4))
+    model = g.model(g.add("Conv", x, g.constant(codes * np.float32(0.137)), name="last"))
+    artifact = tvm_lowbit.build(model, "host")
+    assert [(row.name, row.bits) for row in artifact.report.rows] == [("last", "W2A3")]
 
 
 @pytest.mark.parametrize("by", [None, 0.41, 3 * 0.41])

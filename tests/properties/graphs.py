@@ -215,6 +215,14 @@ def resize(g: Drawn, v: Value) -> Value:
     return v.scaled(g.net.add("Resize", v.name, "", scales, **attrs), 1 / 16, 16, size)
 
 
+def pad(g: Drawn, v: Value) -> Value:
+    """By 0 or by one unit, which codes may not hold."""
+    top, left, bottom, right = (g.pick(0, 1, 2) for _ in range(4))
+    by = [g.net.constant(v.lsb)] if g.pick(False, True) else []
+    name = g.net.add("Pad", v.name, _constant64(g, [0, 0, top, left, 0, 0, bottom, right]), *by)
+    return replace(v, name=name, shape=(v.shape[0], v.shape[1] + top + bottom, v.shape[2] + left + right), codes=False)
+
+
 def batch_norm(g: Drawn, v: Value) -> Value:
     """Variance and epsilon sum to 1, all else dyadic: exact, gammas of both signs and 0."""
     channels = v.shape[0]
@@ -283,7 +291,7 @@ def split(g: Drawn, v: Value) -> list[Value]:
 
 
 PRODUCTS = (conv, conv_transpose, gemm, matmul, matmul_left)
-MOVES = (max_pool, average_pool, global_average, flatten, reshape, transpose, depth_to_space, resize)
+MOVES = (max_pool, average_pool, global_average, flatten, reshape, transpose, depth_to_space, resize, pad)
 ELEMENTWISE = (batch_norm, relu, leaky_relu, clip, sigmoid, silu, hard_swish, softmax)
 BY_RANK = {
     1: (gemm, matmul, *ELEMENTWISE[1:]),

@@ -10,6 +10,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from relay_passes.ops import constant, literal, shape_of
+from schedules.errors import LowbitError
 
 SAME = ("SAME_UPPER", "SAME_LOWER")
 
@@ -21,6 +22,9 @@ class Gemm(onnx_frontend.Gemm):  # type: ignore[misc]
     def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
         a, b, c = inputs[0], inputs[1], inputs[2]
         dtype = str(a.ty.dtype)
+        for name in ("transA", "transB"):
+            if attr.get(name, 0) not in (0, 1):
+                raise LowbitError(f"{name} of {attr['tvm_custom']['label']}", "0 or 1", str(attr[name]))
         if attr.get("transA", 0):
             a = relax.op.permute_dims(a, [1, 0])
         if attr.get("transB", 0):
