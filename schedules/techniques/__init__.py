@@ -15,6 +15,7 @@ from schedules.techniques.portable import Portable
 from schedules.techniques.reference import Reference
 from schedules.techniques.smlal import Sdot, Smlal
 from schedules.techniques.ternary import Ternary
+from schedules.techniques.u8_mla import U8Mla
 from schedules.techniques.winograd import Winograd, WinogradSdot
 
 __all__ = ["TECHNIQUES", "Choice", "Technique", "register", "select"]
@@ -22,6 +23,7 @@ __all__ = ["TECHNIQUES", "Choice", "Technique", "register", "select"]
 _ROWS: tuple[Technique, ...] = (
     BitSerial(),
     Ternary(),
+    U8Mla(),
     Winograd(),
     WinogradSdot(),
     Smlal(),
