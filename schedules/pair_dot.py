@@ -12,20 +12,20 @@ that, so nothing is carried; a 16-bit sum is flushed to 32 bits every ``span`` c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from contextlib import nullcontext
 from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.intrinsics import const, splat, vload
+from schedules.ordered_pairs import MOST_PIXELS, UNIT, OrderedPairs, body
 from schedules.panel import Panel
 from schedules.registers import Registers, held
-from schedules.vectors import Vectors, load_through_general, part, through_general, transpose_sums
+from schedules.vectors import Vectors, part, transpose_sums
 
 LANES, BYTES = 8, 16
-# Pairs of codes that eight bytes hold.
-UNIT = 4
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,13 @@ class PairDot:
     nr : int
         Channels of a block, a multiple of 8.
     chunk : int
-        Pairs between flushes: a multiple of 4, or a divisor of it.
+        Pairs between flushes.
     span : int
         Chunks whose sums fit 16 bits.
-    split : bool
-        See `vectors.through_general`.
+    most_code : int
+        The largest code of an activation.
+    ordered : bool
+        Whether to write the loop out for an in-order core: see `ordered_pairs`.
     """
 
     v: Vectors
@@ -53,7 +55,9 @@ class PairDot:
     nr: int
     chunk: int
     span: int
-    split: bool = False
+    most_code: int
+    ordered: bool = False
+    defined: set[str] = field(default_factory=set)
 
     @property
     def large(self) -> bool:
@@ -70,29 +74,28 @@ class PairDot:
         """Sums to a result vector."""
         return LANES // 2 if self.large else LANES
 
-    def multiply(self, panel: Panel, load_w: Callable[[int, Any, int, int], Any], pixel: Any, pixels: int) -> list[Any]:
+    def multiply(self, panel: Panel, weights: Callable[[int, Any], Any], pixel: Any, pixels: int) -> list[Any]:
         """Emit a block's products; returns vectors of sums, channels innermost.
 
-        ``load_w(block of eight, pair, byte, count)`` gives some of the 16 bytes of a pair of codes of eight channels.
+        ``weights(block of eight, pair)`` gives a buffer and where in it the 16 bytes of a pair of codes begin.
         """
         outputs = [(i, b) for i in range(pixels) for b in range(self.nr // LANES)]
         if not self.large:
-            sums = Registers(outputs, "uint16", LANES)
-            self._chunks(panel, load_w, pixel, sums, const(0), self.pairs)
-            return sums.vectors()
+            return self._sums(panel, weights, pixel, outputs, const(0), self.pairs)
         halves = [(i, 2 * b + half) for i, b in outputs for half in (0, 1)]
         totals = Registers(halves, "uint32", LANES // 2)
 
         def run(first: Any, pairs: int) -> None:
-            sums = Registers(outputs, "uint16", LANES)
-            self._chunks(panel, load_w, pixel, sums, first, pairs)
-            for i, b in outputs:
+            sums = self._sums(panel, weights, pixel, outputs, first, pairs)
+            for (i, b), value in zip(outputs, sums, strict=True):
                 for half in (0, 1):
-                    wide = part(sums[i, b], half * LANES // 2, LANES // 2).astype("uint32x4")
+                    wide = part(value, half * LANES // 2, LANES // 2).astype("uint32x4")
                     totals[i, 2 * b + half] = totals[i, 2 * b + half] + wide
 
-        # Runs of a multiple of four pairs, so that each begins at whole bytes of eight.
-        length = max(UNIT, self.span * self.chunk // UNIT * UNIT)
+        # Runs of like length, of whole loads of eight bytes.
+        most = self.span * self.chunk // UNIT * UNIT
+        count = -(-self.pairs // most)
+        length = -(-self.pairs // count // UNIT) * UNIT
         whole, rest = divmod(self.pairs, length)
         with T.serial(0, whole) as index:
             run(index * length, length)
@@ -100,25 +103,42 @@ class PairDot:
             run(const(whole * length), rest)
         return totals.vectors()
 
-    def _chunks(self, panel: Panel, load_w: Any, pixel: Any, sums: Registers, first: Any, pairs: int) -> None:
-        """Emit the products of some pairs from ``first`` on."""
-        length = max(self.chunk, UNIT)
-        whole, rest = divmod(pairs, length)
+    def _sums(self, panel: Panel, weights: Any, pixel: Any, outputs: Any, first: Any, pairs: int) -> list[Any]:
+        """Emit the products of some pairs from ``first`` on; 16-bit sums."""
+        pixels, blocks = len(outputs) * LANES // self.nr, self.nr // LANES
+        loop = OrderedPairs(pixels, panel.stride(), pairs, self.chunk)
+        if self.ordered and pixels <= MOST_PIXELS and loop.reaches():
+            return [value for b in range(blocks) for value in self._call(loop, panel, weights, pixel, first, b)]
+        sums = Registers(outputs, "uint16", LANES)
+        whole, rest = divmod(pairs, body(self.chunk))
         if whole:
             with T.serial(0, whole) as index:
-                self._run(panel, load_w, pixel, sums, first + index * length, length)
+                self._run(panel, weights, pixel, sums, first + index * body(self.chunk), body(self.chunk))
         if rest:
-            self._run(panel, load_w, pixel, sums, first + whole * length, rest)
+            self._run(panel, weights, pixel, sums, first + whole * body(self.chunk), rest)
+        return sums.vectors()
 
-    def _run(self, panel: Panel, load_w: Any, pixel: Any, sums: Registers, first: Any, pairs: int) -> None:
+    def _call(self, loop: OrderedPairs, panel: Panel, weights: Any, pixel: Any, first: Any, block: int) -> list[Any]:
+        buffer, at = weights(block, first)
+        sums = T.alloc_buffer((loop.pixels, LANES), "uint16")
+        fresh = loop.name not in self.defined
+        self.defined.add(loop.name)
+        with T.attr(const(0), "pragma_import_llvm", loop.definition()) if fresh else nullcontext():
+            codes = panel.address(pixel, 2 * first)
+            operands = codes, tirx.address_of(buffer[tuple(at)]), tirx.address_of(sums[0, 0])
+            T.evaluate(tirx.call_extern("int32", loop.name, *operands))
+        return [vload(sums, [i, 0], LANES) for i in range(loop.pixels)]
+
+    def _run(self, panel: Panel, weights: Any, pixel: Any, sums: Registers, first: Any, pairs: int) -> None:
         blocks = self.nr // LANES
         pixels = len(sums.buffers) // blocks
         lanes = Registers(list(sums.buffers), "uint16", LANES)
         a: list[Any] = []
         for pair in range(pairs):
             if pair % UNIT == 0:
-                a = [self._codes(panel, pixel, i, 2 * (first + pair)) for i in range(pixels)]
-            w = [self._weights(lambda byte, n, b=b: load_w(b, first + pair, byte, n)) for b in range(blocks)]  # noqa: B023 - called at once
+                codes = [panel.load(pixel + i, 0, 2 * (first + pair), 2 * UNIT) for i in range(pixels)]
+                a = [tirx.reinterpret("uint16x4", held(eight, "uint8", 2 * UNIT)) for eight in codes]
+            w = [tirx.reinterpret("uint16x8", vload(*weights(b, first + pair), BYTES)) for b in range(blocks)]
             for i in range(pixels):
                 one = splat(tirx.Shuffle([a[i]], [pair % UNIT]), LANES)
                 for b in range(blocks):
@@ -128,22 +148,22 @@ class PairDot:
                 for ij in sums.buffers:
                     sums[ij] = sums[ij] + (lanes[ij] >> splat(const(8, "uint16"), LANES))
 
-    def _codes(self, panel: Panel, pixel: Any, i: int, byte: Any) -> Any:
-        """Four pairs of codes of a pixel, as 16-bit lanes."""
-        eight = panel.load(pixel + i, 0, byte, 2 * UNIT)
-        if self.split and i % 2:
-            return tirx.reinterpret("uint16x4", held(through_general(eight, "uint8x8"), "uint8", 8))
-        return tirx.reinterpret("uint16x4", held(eight, "uint8", 8))
-
-    def _weights(self, load: Callable[[int, int], Any]) -> Any:
-        value = load_through_general(load) if self.split else load(0, BYTES)
-        return tirx.reinterpret("uint16x8", held(value, "uint8", BYTES))
-
     def sum_codes(self, panel: Panel, pixel: Any) -> Any:
         """See `blocked.Dots`."""
-        total = Registers([(0, 0)], "uint32", 2)
-        with T.serial(0, self.pairs // UNIT) as index:
-            pairs = self.v.widen_pairs(panel.load(pixel, 0, index * 2 * UNIT, 2 * UNIT), "uint16", 4)
-            total[0, 0] = total[0, 0] + self.v.widen_pairs(pairs, "uint32", 2)
-        (sums,) = transpose_sums(self.v, [total[0, 0]], "uint32", 2)
-        return tirx.Shuffle([sums], [0]).astype("int32")
+        row, most = 2 * self.pairs, 255 // self.most_code
+        total = Registers([(0, 0)], "uint32", 4)
+        wide, rest = divmod(row, BYTES)
+        for first in range(0, wide, most):
+            codes = Registers([(0, 0)], "uint8", BYTES)
+            with T.serial(0, min(most, wide - first)) as index:
+                codes[0, 0] = codes[0, 0] + panel.load(pixel, 0, (first + index) * BYTES, BYTES)
+            pairs = self.v.widen_pairs(codes[0, 0], "uint16", LANES)
+            total[0, 0] = total[0, 0] + self.v.widen_pairs(pairs, "uint32", LANES // 2)
+        (sums,) = transpose_sums(self.v, [total[0, 0]], "uint32", 4)
+        found = tirx.Shuffle([sums], [0])
+        if rest:
+            (sums,) = transpose_sums(
+                self.v, [self.v.widen_pairs(panel.load(pixel, 0, wide * BYTES, rest), "uint16", 4)], "uint16", 4
+            )
+            found = found + tirx.Shuffle([sums], [0]).astype("uint32")
+        return found.astype("int32")

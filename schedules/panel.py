@@ -77,6 +77,18 @@ class Panel:
         buffer, at = self.source.at(n, oy, ox + pixel, g, plane)
         return vload(buffer, [*at[:-1], at[-1] + byte], lanes)
 
+    def stride(self) -> int:
+        """Bytes from a patch to that of the next pixel."""
+        return self.source.planes * self.row_bytes if self.buffer is not None else self.problem.channels
+
+    def address(self, pixel: Any, byte: Any) -> Any:
+        """Where a byte of the first plane of a patch is."""
+        if self.buffer is not None:
+            return tirx.address_of(self.buffer[pixel, 0, byte])
+        n, oy, ox, g = self.where
+        buffer, at = self.source.at(n, oy, ox + pixel, g, const(0))
+        return tirx.address_of(buffer[(*at[:-1], at[-1] + byte)])
+
     def fill(self, n: Any, oy: Any, ox: Any, g: Any, pixels: int) -> None:
         """Emit the copy of the patches of ``pixels`` output pixels from ``(n, oy, ox)``."""
         self.where = (n, oy, ox, g)

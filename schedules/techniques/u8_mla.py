@@ -12,20 +12,23 @@ from typing import Any
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from schedules.blocked import Dots, blocked, padded_channels, tile
+from schedules.blocked import Dots, blocked, padded_channels
 from schedules.compact import per_byte
 from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, splat, vload, vstore
 from schedules.layout import Layout
-from schedules.pair_dot import BYTES, LANES, UNIT, PairDot
+from schedules.ordered_pairs import MOST_PIXELS, UNIT, body
+from schedules.pair_dot import BYTES, LANES, PairDot
 from schedules.panel import Panel, Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
 from schedules.vectors import assembly, in_order, keep_rolled, vectors
 
 # The widest block of channels that the packed weights are padded for.
 NR_LIMIT = 16
+# A round of the loop multiplies no more pairs than this.
+MOST_PAIRS = 32
 
 
 class U8Mla(Technique):
@@ -44,16 +47,18 @@ class U8Mla(Technique):
     def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
         """The multiplications, their loads and flushes; weights taken apart; patches copied."""
         p = problem
-        outputs = p.batch * p.out_height * p.out_width * p.groups * padded_channels(p, LANES)
-        mr = min(MR, p.out_width)
-        step = core.cycles({"mla": 1 + 1 / chunk(p), "and": 0.1 + 1 / mr})
+        mr = block(tile(p))
+        step = core.cycles({"mla": 1 + 1 / chunk(p), "and": 0.15 + 1 / mr})
         copies = copy_instructions(p, 1, p.group_channels) * core.cycles({"ldr": 1, "str": 1})
+        each = pairs(p) / LANES * step + 6 / core.vector_issue
+        outputs = p.groups * padded_channels(p, LANES) * each + p.needs_code_sum * p.groups * pairs(p) * 0.5
         unpacked = p.groups * padded_channels(p, NR_LIMIT) / LANES * pairs(p) * 4 / core.vector_issue
-        return outputs * (pairs(p) / LANES * step + 4 / core.vector_issue) + copies + unpacked
+        return p.batch * p.out_height * p.out_width * outputs + copies + unpacked
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
-        """``split``: see `vectors.through_general`."""
-        limits = {"mr": min(MR, problem.out_width), "nr": 8, "tile": tile(problem), "split": int(in_order(core))}
+        """``ordered``: see `ordered_pairs`."""
+        pixels = tile(problem)
+        limits = {"mr": block(pixels), "nr": 8, "tile": pixels, "ordered": int(in_order(core))}
         return {**super().knobs(problem, core), **limits}
 
     def in_layout(self, problem: DotProblem) -> Layout:
@@ -101,7 +106,7 @@ class U8Mla(Technique):
         """See `Technique.build`."""
         p = problem
         nr = knobs["nr"]
-        dot = PairDot(vectors(core), pairs(p), nr, chunk(p), span(p), bool(knobs["split"]))
+        dot = PairDot(vectors(core), pairs(p), nr, chunk(p), span(p), p.a.max_code, bool(knobs["ordered"]))
         blocks = padded_channels(p, NR_LIMIT) // LANES
         shape = (p.groups, blocks, padded_pairs(p) // per_byte(p.w.bits), BYTES)
         zero = const(p.a.zero_code or 0, "uint8")
@@ -110,13 +115,13 @@ class U8Mla(Technique):
             packed, beta, gamma = constants
             loop = T.parallel if knobs["parallel"] else T.serial
             weights = T.alloc_buffer((p.groups, blocks, padded_pairs(p), BYTES), "uint8")
-            self.expand(p, packed, weights, loop, dot.split)
+            self.expand(p, packed, weights, loop, dot.ordered)
 
             def multiply(panel: Panel, g: Any, channel: Any, pixel: Any, pixels: int) -> list[Any]:
-                def load_w(b: int, pair: Any, byte: int, count: int) -> Any:
-                    return vload(weights, [g, channel // LANES + b, pair, byte], count)
+                def place(b: int, pair: Any) -> tuple[Any, list[Any]]:
+                    return weights, [g, channel // LANES + b, pair, 0]
 
-                return dot.multiply(panel, load_w, pixel, pixels)
+                return dot.multiply(panel, place, pixel, pixels)
 
             scale = p.a.multiplier * p.w.multiplier
             dots = Dots(dot.dtype, dot.lanes, multiply, dot.sum_codes if p.needs_code_sum else None, scale)
@@ -124,14 +129,14 @@ class U8Mla(Technique):
                 1, p.group_channels, lambda n, y, ix, g, plane: (x, [n, y, ix, g * p.group_channels]), lambda *_: zero
             )
             row = blocked(
-                p, knobs["mr"], nr, knobs["tile"], source, dots, (beta, gamma), epilogue, 2 * UNIT, dot.split
+                p, knobs["mr"], nr, knobs["tile"], source, dots, (beta, gamma), epilogue, 2 * UNIT, dot.ordered
             )
             with rows(p, knobs) as index:
                 row(index // p.out_height, index % p.out_height)
 
         def assembled(*args: Any) -> None:
             # Around all loops, of which the first takes the weights apart.
-            with assembly(dot.split):
+            with assembly(dot.ordered):
                 body(*args)
 
         return frame(p, self.in_layout(p), [(shape, "uint8"), *correction_shapes(p)], assembled)
@@ -152,10 +157,6 @@ class U8Mla(Technique):
                 vstore(T, weights, code, [*at, v * per + place, 0], BYTES)
 
 
-# Pixels to a block.
-MR = 7
-
-
 def pairs(problem: DotProblem) -> int:
     """Pairs of codes of a patch, filled up to eight bytes."""
     return -(-problem.k // (2 * UNIT)) * UNIT
@@ -165,6 +166,18 @@ def padded_pairs(problem: DotProblem) -> int:
     """The same, filled up to whole vectors of packed codes."""
     per = per_byte(problem.w.bits)
     return -(-pairs(problem) // per) * per
+
+
+def tile(problem: DotProblem) -> int:
+    """Pixels to a tile: equal parts of a row whose sums take 16 KiB and whose patches take 24 KiB at most."""
+    p = problem
+    fitting = min((16 << 10) // (2 * p.out_channels), (24 << 10) // (2 * pairs(p)))
+    return -(-p.out_width // -(-p.out_width // max(MOST_PIXELS, fitting)))
+
+
+def block(pixels: int) -> int:
+    """Pixels to a block: equal parts of a tile."""
+    return -(-pixels // -(-pixels // MOST_PIXELS))
 
 
 def largest_product(problem: DotProblem) -> int:
@@ -178,10 +191,10 @@ def fitting(problem: DotProblem) -> int:
 
 
 def chunk(problem: DotProblem) -> int:
-    """Pairs between flushes: whole loads of eight bytes, or a divisor of them."""
-    return min(fitting(problem) // UNIT * UNIT or min(fitting(problem), 2), 4 * UNIT)
+    """Pairs between flushes: the most that fit, while the loop over them stays short."""
+    return max((n for n in range(1, min(fitting(problem), MOST_PAIRS) + 1) if body(n) <= MOST_PAIRS), default=0)
 
 
 def span(problem: DotProblem) -> int:
-    """Flushes that fit 16 bits."""
+    """Flushes that fit 16 bits, at least as many as whole loads need."""
     return 65535 // max(1, 2 * largest_product(problem) * chunk(problem))
