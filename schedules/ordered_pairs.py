@@ -120,8 +120,8 @@ class OrderedPairs:
     def _codes(self, unit: int) -> Iterator[list[str]]:
         """Loads of two pixels' codes, of which one was loaded by `_scalars`."""
         for i in range(0, self.pixels, 2):
-            both = [f"ldr d{i}, {self._at(i, unit)}", f"fmov d{i + 1}, {_CODES[i // 2]}"]
-            yield both[: min(2, self.pixels - i)]
+            both = [f"ldr d{i}, {self._at(i, unit)}"]
+            yield both + [f"fmov d{i + 1}, {_CODES[i // 2]}"] if i + 1 < self.pixels else both
 
     def _begin(self) -> list[str]:
         lines = [self._high(0), *self._scalars(0), self._low(0)]

@@ -108,7 +108,8 @@ class PairDot:
         pixels, blocks = len(outputs) * LANES // self.nr, self.nr // LANES
         loop = OrderedPairs(pixels, panel.stride(), pairs, self.chunk)
         if self.ordered and pixels <= MOST_PIXELS and loop.reaches():
-            return [value for b in range(blocks) for value in self._call(loop, panel, weights, pixel, first, b)]
+            found = [self._call(loop, panel, weights, pixel, first, b) for b in range(blocks)]
+            return [found[b][i] for i, b in outputs]
         sums = Registers(outputs, "uint16", LANES)
         whole, rest = divmod(pairs, body(self.chunk))
         if whole:
