@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from tvm import tirx
 
 from schedules.blocked import Dots, blocked, padded_channels, tile
 from schedules.byte_dot import CHANNELS, OFTEN, STEP, ByteDot, pack_rows, row_place, unpack_rows
@@ -125,7 +126,11 @@ class Smlal(Technique):
                 def load_w(j: int, step: Any, row: int, byte: int, count: int) -> Any:
                     return vload(weights, [g, channel // CHANNELS + j, step, row, byte], count)
 
-                return dot.multiply(reader(panel, pixel), load_w, pixels)
+                def place(step: Any) -> tuple[Any, int, Any]:
+                    at = tirx.address_of(weights[g, channel // CHANNELS, step, 0, 0])
+                    return panel.address(pixel, step * STEP), panel.stride(), at
+
+                return dot.multiply(reader(panel, pixel), load_w, pixels, place)
 
             def sum_codes(panel: Panel, pixel: Any) -> Any:
                 return dot.sum_bytes(reader(panel, pixel)) + const(p.k * centre_of(p))
