@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +18,10 @@ import numpy.typing as npt
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from schedules.intrinsics import const, vload
+from schedules.intrinsics import const
 from schedules.ordered_smlal import OrderedSmlal
 from schedules.registers import Registers, held
-from schedules.vectors import Vectors, part, through_general, transpose_sums, transpose_widening
+from schedules.vectors import Vectors, call_loop, part, through_general, transpose_sums, transpose_widening
 
 STEP = 16
 CHANNELS = 4
@@ -187,12 +186,7 @@ class ByteDot:
         if not loop.possible():
             return None
         dtype, lanes = ("int32", 4) if widened else ("int16", 8)
-        sums = T.alloc_buffer((loop.outputs, lanes), dtype)
-        fresh = loop.name not in self.defined
-        self.defined.add(loop.name)
-        with T.attr(const(0), "pragma_import_llvm", loop.definition()) if fresh else nullcontext():
-            T.evaluate(tirx.call_extern("int32", loop.name, codes, weights, tirx.address_of(sums[0, 0])))
-        return [vload(sums, [i, 0], lanes) for i in range(loop.outputs)]
+        return call_loop(loop, self.defined, codes, weights, dtype, lanes)
 
     def _each(self, load_a: LoadA, load_w: LoadW, outputs: list[tuple[int, int]]) -> list[Any]:
         sums = Registers(outputs, "int32", 4)

@@ -52,13 +52,18 @@ class OrderedPairs:
         """A name that no other loop has."""
         return f"lowbit_pairs_{self.pixels}_{self.stride}_{self.pairs}_{self.chunk}"
 
+    @property
+    def outputs(self) -> int:
+        """Sums, each a vector."""
+        return self.pixels
+
     def reaches(self) -> bool:
         """Whether all loads reach their operands from one base, and the number of rounds fits an instruction."""
         farthest = self.stride * (self.pixels - 1) + 2 * (2 * body(self.chunk) + 2 * UNIT)
         return farthest <= REACH and self.pairs // body(self.chunk) < 1 << 16
 
     def definition(self) -> str:
-        """An LLVM function ``(codes, weights, sums)``, inlined where it is called."""
+        """An LLVM function ``(codes, weights, a place for each vector of sums)``, inlined where it is called."""
         first = 2 * self.pixels
         results = ", ".join(["<8 x i16>"] * self.pixels)
         outputs = ",".join(f"={{v{first + i}}}" for i in range(self.pixels))
@@ -70,14 +75,14 @@ class OrderedPairs:
             f"~{{{name}}}" for name in clobbered
         )
         text = "\\0A".join(self.instructions())
+        sums = ", ".join(f"ptr %p{i}" for i in range(self.pixels))
         lines = [
-            f"define internal i32 @{self.name}(ptr %a, ptr %w, ptr %out) alwaysinline nounwind {{",
+            f"define internal i32 @{self.name}(ptr %a, ptr %w, {sums}) alwaysinline nounwind {{",
             f'  %r = call {{{results}, ptr, ptr}} asm sideeffect "{text}", "{constraints}"(ptr %a, ptr %w)',
         ]
         for i in range(self.pixels):
             lines += [
                 f"  %s{i} = extractvalue {{{results}, ptr, ptr}} %r, {i}",
-                f"  %p{i} = getelementptr inbounds <8 x i16>, ptr %out, i64 {i}",
                 f"  store <8 x i16> %s{i}, ptr %p{i}, align 16",
             ]
         return "\n".join([*lines, "  ret i32 0", "}"]) + "\n"

@@ -58,7 +58,7 @@ class OrderedSmlal:
         return fits and self.stride * (self.pixels - 1) + 3 * STEP <= REACH and self.steps < 1 << 16
 
     def definition(self) -> str:
-        """An LLVM function ``(codes, weights, sums)``, inlined where it is called."""
+        """An LLVM function ``(codes, weights, a place for each vector of sums)``, inlined where it is called."""
         kind, number = "<4 x i32>" if self.widened else "<8 x i16>", self.outputs
         results = ", ".join([kind] * number)
         outputs = ",".join(f"={{v{i}}}" for i in range(number))
@@ -66,14 +66,14 @@ class OrderedSmlal:
         ties = f"={{{_A}}},={{{_W}}},{number},{number + 1}"
         constraints = ",".join([outputs, ties, *(f"~{{{name}}}" for name in clobbered)])
         text = "\\0A".join(self.instructions())
+        sums = ", ".join(f"ptr %p{i}" for i in range(number))
         lines = [
-            f"define internal i32 @{self.name}(ptr %a, ptr %w, ptr %out) alwaysinline nounwind {{",
+            f"define internal i32 @{self.name}(ptr %a, ptr %w, {sums}) alwaysinline nounwind {{",
             f'  %r = call {{{results}, ptr, ptr}} asm sideeffect "{text}", "{constraints}"(ptr %a, ptr %w)',
         ]
         for i in range(number):
             lines += [
                 f"  %s{i} = extractvalue {{{results}, ptr, ptr}} %r, {i}",
-                f"  %p{i} = getelementptr inbounds {kind}, ptr %out, i64 {i}",
                 f"  store {kind} %s{i}, ptr %p{i}, align 16",
             ]
         return "\n".join([*lines, "  ret i32 0", "}"]) + "\n"

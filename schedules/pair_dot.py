@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from contextlib import nullcontext
 from typing import Any
 
 from tvm import tirx
@@ -23,7 +22,7 @@ from schedules.intrinsics import const, splat, vload
 from schedules.ordered_pairs import MOST_PIXELS, UNIT, OrderedPairs, body
 from schedules.panel import Panel
 from schedules.registers import Registers, held
-from schedules.vectors import Vectors, part, transpose_sums
+from schedules.vectors import Vectors, call_loop, part, transpose_sums
 
 LANES, BYTES = 8, 16
 
@@ -121,14 +120,8 @@ class PairDot:
 
     def _call(self, loop: OrderedPairs, panel: Panel, weights: Any, pixel: Any, first: Any, block: int) -> list[Any]:
         buffer, at = weights(block, first)
-        sums = T.alloc_buffer((loop.pixels, LANES), "uint16")
-        fresh = loop.name not in self.defined
-        self.defined.add(loop.name)
-        with T.attr(const(0), "pragma_import_llvm", loop.definition()) if fresh else nullcontext():
-            codes = panel.address(pixel, 2 * first)
-            operands = codes, tirx.address_of(buffer[tuple(at)]), tirx.address_of(sums[0, 0])
-            T.evaluate(tirx.call_extern("int32", loop.name, *operands))
-        return [vload(sums, [i, 0], LANES) for i in range(loop.pixels)]
+        codes, held_weights = panel.address(pixel, 2 * first), tirx.address_of(buffer[tuple(at)])
+        return call_loop(loop, self.defined, codes, held_weights, "uint16", LANES)
 
     def _run(self, panel: Panel, weights: Any, pixel: Any, sums: Registers, first: Any, pairs: int) -> None:
         blocks = self.nr // LANES
