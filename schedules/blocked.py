@@ -35,6 +35,11 @@ def tile(problem: DotProblem) -> int:
     return min(problem.out_width, max(8, fitting))
 
 
+def even_blocks(pixels: int, most: int) -> int:
+    """Pixels to a block, so that those of a tile are alike as far as possible."""
+    return -(-pixels // -(-pixels // most))
+
+
 @dataclass(frozen=True)
 class Dots:
     """What a technique computes.

@@ -19,7 +19,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.intrinsics import const
-from schedules.ordered_smlal import OrderedSmlal
+from schedules.ordered_rows import OrderedRows
 from schedules.registers import Registers, held
 from schedules.vectors import Vectors, call_loop, part, through_general, transpose_sums, transpose_widening
 
@@ -91,7 +91,7 @@ class ByteDot:
     every : int
         See the module.
     split : bool
-        For in-order cores: loops are written out by `ordered_smlal` where they fit, else loads are split.
+        For in-order cores: loops are written out by `ordered_rows` where they fit, else loads are split.
     """
 
     v: Vectors
@@ -178,11 +178,11 @@ class ByteDot:
     def _ordered(
         self, place: Place | None, pixels: int, first: Any, steps: int, widened: bool = False
     ) -> list[Any] | None:
-        """Emit the steps as `ordered_smlal` writes them, where it can."""
+        """Emit the steps as `ordered_rows` writes them, where it can."""
         if not self.split or place is None or self.nr != CHANNELS:
             return None
         codes, stride, weights = place(first)
-        loop = OrderedSmlal(pixels, stride, steps, widened)
+        loop = OrderedRows("smlal_wide" if widened else "smlal", pixels, stride, steps)
         if not loop.possible():
             return None
         dtype, lanes = ("int32", 4) if widened else ("int16", 8)

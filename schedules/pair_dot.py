@@ -120,7 +120,7 @@ class PairDot:
 
     def _call(self, loop: OrderedPairs, panel: Panel, weights: Any, pixel: Any, first: Any, block: int) -> list[Any]:
         buffer, at = weights(block, first)
-        codes, held_weights = panel.address(pixel, 2 * first), tirx.address_of(buffer[tuple(at)])
+        codes, held_weights = panel.address(pixel, 0, 2 * first), tirx.address_of(buffer[tuple(at)])
         return call_loop(loop, self.defined, codes, held_weights, "uint16", LANES)
 
     def _run(self, panel: Panel, weights: Any, pixel: Any, sums: Registers, first: Any, pairs: int) -> None:

@@ -7,6 +7,7 @@ stride 1, no padding) nothing is copied.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -79,14 +80,17 @@ class Panel:
 
     def stride(self) -> int:
         """Bytes from a patch to that of the next pixel."""
-        return self.source.planes * self.row_bytes if self.buffer is not None else self.problem.channels
-
-    def address(self, pixel: Any, byte: Any) -> Any:
-        """Where a byte of the first plane of a patch is."""
         if self.buffer is not None:
-            return tirx.address_of(self.buffer[pixel, 0, byte])
+            return self.source.planes * self.row_bytes
+        buffer, _ = self.source.at(*self.where, const(0))
+        return math.prod(int(size) for size in buffer.shape[3:])
+
+    def address(self, pixel: Any, plane: Any, byte: Any) -> Any:
+        """Where a byte of a patch is."""
+        if self.buffer is not None:
+            return tirx.address_of(self.buffer[pixel, plane, byte])
         n, oy, ox, g = self.where
-        buffer, at = self.source.at(n, oy, ox + pixel, g, const(0))
+        buffer, at = self.source.at(n, oy, ox + pixel, g, plane)
         return tirx.address_of(buffer[(*at[:-1], at[-1] + byte)])
 
     def fill(self, n: Any, oy: Any, ox: Any, g: Any, pixels: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from tvm import tirx
 
 from schedules.bit_dot import STEP, BitDot
-from schedules.blocked import CHANNEL_BLOCK, Dots, blocked, padded_channels, tile
+from schedules.blocked import CHANNEL_BLOCK, Dots, blocked, even_blocks, padded_channels, tile
 from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
@@ -63,9 +63,9 @@ class BitSerial(Technique):
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """``bytes`` is the vector width of byte accumulators, 0 for 16-bit ones; x86 has half the registers."""
-        mr = 4 if core.is_arm else 2
-        slow = int(in_order(core))
-        limits = {"mr": min(mr, problem.out_width), "nr": 4, "tile": tile(problem), "bytes": 16 * slow, "split": slow}
+        slow, pixels = int(in_order(core)), tile(problem)
+        mr = even_blocks(pixels, 4 if self.signs else 5) if slow else 4 if core.is_arm else 2
+        limits = {"mr": min(mr, problem.out_width), "nr": 4, "tile": pixels, "bytes": 16 * slow, "split": slow}
         return {**super().knobs(problem, core), **limits}
 
     def in_layout(self, problem: DotProblem) -> Layout:
@@ -126,16 +126,19 @@ class BitSerial(Technique):
             planes = 1 if self.signs else p.w.bits
             differ = not self.signs and bipolar(p)
             kind = form(p, planes, knobs["bytes"])
-            block = (row_bytes(p), nr, kind, knobs["bytes"], weights, large(p, planes), self.signs, differ)
+            # A written loop has no half steps; more than one whole step outweighs what stands in for half a one.
+            unit = STEP if knobs["split"] and row_bytes(p) > STEP and p.kernel != (1, 1) else STEP // 2
+            row = -(-row_bytes(p) // unit) * unit
+            block = (row, nr, kind, knobs["bytes"], weights, large(p, planes), self.signs, differ)
             dot = BitDot(vectors(core), p.a.bits, p.w.bits, *block, bool(knobs["split"]))
             constant = self.signs or differ
             sum_codes = dot.sum_codes if p.needs_code_sum and not constant else None
             scale = p.a.multiplier * (-1 if differ else 1 if self.signs else p.w.multiplier)
             dots = Dots(dot.dtype(), dot.lanes(), dot.multiply, sum_codes, scale, centred=constant)
-            args = (source(p, x), dots, (beta, gamma), epilogue)
-            row = blocked(p, knobs["mr"], nr, knobs["tile"], *args, rolled=dot.split)
+            args = (source(p, x), dots, (beta, gamma), epilogue, unit, dot.split)
+            emit = blocked(p, knobs["mr"], nr, knobs["tile"], *args)
             with assembly(dot.split), rows(p, knobs) as index:
-                row(index // p.out_height, index % p.out_height)
+                emit(index // p.out_height, index % p.out_height)
 
         return frame(p, self.in_layout(p), [(shape, "uint8"), *correction_shapes(p)], body)
 

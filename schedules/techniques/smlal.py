@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from schedules.blocked import Dots, blocked, padded_channels, tile
+from schedules.blocked import Dots, blocked, even_blocks, padded_channels, tile
 from schedules.byte_dot import CHANNELS, OFTEN, STEP, ByteDot, pack_rows, row_place, unpack_rows
 from schedules.cores import CoreSpec
 from schedules.dot_problem import INT32_MAX, DotProblem
@@ -67,8 +67,10 @@ class Smlal(Technique):
         """``split``: see `vectors.through_general`."""
         split = int(in_order(core))
         # Products that are widened each step need registers of their own, or in-order schedules spill.
-        mr = 3 if split and every(problem) < OFTEN and every(problem) != 0 else 4
-        limits = {"mr": min(mr, problem.out_width), "nr": 4, "tile": tile(problem), "split": split}
+        often = every(problem) < OFTEN and every(problem) != 0
+        pixels, most = tile(problem), 3 if every(problem) < 0 else 4 if often else 6
+        mr = even_blocks(pixels, most) if split else 4
+        limits = {"mr": min(mr, problem.out_width), "nr": 4, "tile": pixels, "split": split}
         return {**super().knobs(problem, core), **limits}
 
     def in_layout(self, problem: DotProblem) -> Layout:
@@ -128,7 +130,7 @@ class Smlal(Technique):
 
                 def place(step: Any) -> tuple[Any, int, Any]:
                     at = tirx.address_of(weights[g, channel // CHANNELS, step, 0, 0])
-                    return panel.address(pixel, step * STEP), panel.stride(), at
+                    return panel.address(pixel, 0, step * STEP), panel.stride(), at
 
                 return dot.multiply(reader(panel, pixel), load_w, pixels, place)
 

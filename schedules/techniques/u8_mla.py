@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from schedules.blocked import Dots, blocked, padded_channels
+from schedules.blocked import Dots, blocked, even_blocks, padded_channels
 from schedules.compact import per_byte
 from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem
@@ -47,7 +47,7 @@ class U8Mla(Technique):
     def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
         """The multiplications, their loads and flushes; weights taken apart; patches copied."""
         p = problem
-        mr = block(tile(p))
+        mr = even_blocks(tile(p), MOST_PIXELS)
         step = core.cycles({"mla": 1 + 1 / chunk(p), "and": 0.15 + 1 / mr})
         copies = copy_instructions(p, 1, p.group_channels) * core.cycles({"ldr": 1, "str": 1})
         each = pairs(p) / LANES * step + 6 / core.vector_issue
@@ -58,7 +58,7 @@ class U8Mla(Technique):
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """``ordered``: see `ordered_pairs`."""
         pixels = tile(problem)
-        limits = {"mr": block(pixels), "nr": 8, "tile": pixels, "ordered": int(in_order(core))}
+        limits = {"mr": even_blocks(pixels, MOST_PIXELS), "nr": 8, "tile": pixels, "ordered": int(in_order(core))}
         return {**super().knobs(problem, core), **limits}
 
     def in_layout(self, problem: DotProblem) -> Layout:
@@ -173,11 +173,6 @@ def tile(problem: DotProblem) -> int:
     p = problem
     fitting = min((16 << 10) // (2 * p.out_channels), (24 << 10) // (2 * pairs(p)))
     return -(-p.out_width // -(-p.out_width // max(MOST_PIXELS, fitting)))
-
-
-def block(pixels: int) -> int:
-    """Pixels to a block: equal parts of a tile."""
-    return -(-pixels // -(-pixels // MOST_PIXELS))
 
 
 def largest_product(problem: DotProblem) -> int:

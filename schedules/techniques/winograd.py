@@ -77,7 +77,8 @@ class Winograd(Technique):
         """Blocks of the products and tiles to a run."""
         dotprod = self.form == "sdot"
         run = tiles_to_run(problem)
-        mr = next((m for m in (8, 7, 6) if run % m == 0), 8) if dotprod else 4
+        slow = in_order(core) and not dotprod
+        mr = next((m for m in (8, 7, 6) if run % m == 0), 8) if dotprod else 6 if slow else 4
         blocks = {"mr": min(mr, run), "nr": 8 if dotprod else 4, "tile": run}
         blocks["split"] = int(self.form == "smlal" and in_order(core))
         return {**super().knobs(problem, core), **blocks}
