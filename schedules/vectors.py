@@ -100,6 +100,15 @@ def in_order(core: CoreSpec) -> bool:
     return core.is_arm and core.throughput["ldr"] < 1
 
 
+def shared_loads(pixels: int) -> float:
+    """Cycles that an in-order core loads for each output of a block of four channels.
+
+    Loops over one pixel are left to LLVM, which has the core wait for about as long again.
+    """
+    loads = (pixels + 4) / (4 * pixels)
+    return loads if pixels > 1 else 2 * loads
+
+
 def assembly(used: bool) -> Any:
     """Around a kernel's loops: what `through_general` and `keep_rolled` call, or nothing."""
     return T.attr(const(0), "pragma_import_llvm", _ASSEMBLY) if used else nullcontext()

@@ -22,7 +22,7 @@ from schedules.intrinsics import const
 from schedules.layout import Layout, pack_planes, plane_bytes
 from schedules.panel import Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
-from schedules.vectors import assembly, in_order, vectors
+from schedules.vectors import assembly, in_order, shared_loads, vectors
 
 # A uint16 lane takes the bits of two bytes each step, 16 at the most: 4095 steps fill it with 65520.
 MAX_STEPS = 65535 // 16
@@ -47,18 +47,21 @@ class BitSerial(Technique):
         """The steps of all pairs of planes, a fixed part of each output, and the copies of the patches."""
         p = problem
         outputs = p.batch * p.out_height * p.out_width * p.groups * padded_channels(p, CHANNEL_BLOCK)
-        step = self.step(core)
         pairs = p.a.bits * (1 if self.signs else p.w.bits)
-        flush = core.cycles({"uadalp": 1, "and": 1}) if pairs > MAX_PAIRS else 0.5
         moves = copy_instructions(p, p.a.bits, plane_bytes(p.group_channels))
-        fixed = 4 / core.vector_issue
         copies = moves * core.cycles({"ldr": 1, "str": 1})
-        return outputs * (pairs * (steps(p) * core.cycles(step) + flush) + fixed) + copies
-
-    def step(self, core: CoreSpec) -> dict[str, float]:
-        """Instructions for 128 bits of an output; a block's outputs share loads."""
         if in_order(core):
-            return {"and": 2.5 + self.signs, "cnt": 1}
+            # Each pair of planes is a loop of its own; beyond a few, all are widened each step.
+            wide = pairs > MAX_PAIRS
+            step = 3.05 + 1.5 * self.signs + 2 * wide + shared_loads(self.knobs(p, core)["mr"])
+            return outputs * (pairs * (steps(p) * step + 3 * (pairs > 1)) + 5) + copies
+        flush = core.cycles({"uadalp": 1, "and": 1}) if pairs > MAX_PAIRS else 0.5
+        fixed = 4 / core.vector_issue
+        return outputs * (pairs * (steps(p) * core.cycles(self.step) + flush) + fixed) + copies
+
+    @property
+    def step(self) -> dict[str, float]:
+        """Instructions for 128 bits of an output; a block's outputs share loads."""
         return {"and": 1 + self.signs, "cnt": 1, "uadalp": 1, "ldr": 0.5}
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:

@@ -26,7 +26,7 @@ from schedules.intrinsics import const, vload
 from schedules.layout import Layout
 from schedules.panel import Panel, Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
-from schedules.vectors import assembly, in_order, vectors
+from schedules.vectors import assembly, in_order, shared_loads, vectors
 
 # The widest block of channels that the packed weights are padded for.
 NR_LIMIT = 8
@@ -60,7 +60,7 @@ class Smlal(Technique):
         often = every(problem) < OFTEN and every(problem) != 0
         widen = (2.0 if every(problem) < 0 else 1.0) * often
         if in_order(core):
-            return core.cycles({"widen": 2, "and": 0.5, "uadalp": widen})
+            return core.cycles({"widen": 2, "uadalp": widen}) + shared_loads(self.knobs(problem, core)["mr"])
         return max(core.cycles({"widen": 2}), core.cycles({"and": 2.5 + widen, "uadalp": widen}))
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:

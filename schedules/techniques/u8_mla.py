@@ -50,7 +50,7 @@ class U8Mla(Technique):
         mr = even_blocks(tile(p), MOST_PIXELS)
         step = core.cycles({"mla": 1 + 1 / chunk(p), "and": 0.15 + 1 / mr})
         copies = copy_instructions(p, 1, p.group_channels) * core.cycles({"ldr": 1, "str": 1})
-        each = pairs(p) / LANES * step + 6 / core.vector_issue
+        each = pairs(p) / LANES * step + 4 / core.vector_issue
         outputs = p.groups * padded_channels(p, LANES) * each + p.needs_code_sum * p.groups * pairs(p) * 0.5
         unpacked = p.groups * padded_channels(p, NR_LIMIT) / LANES * pairs(p) * 4 / core.vector_issue
         return p.batch * p.out_height * p.out_width * outputs + copies + unpacked
