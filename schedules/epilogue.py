@@ -13,12 +13,14 @@ from schedules.dot_problem import DotProblem, Thresholds
 from schedules.intrinsics import const, splat, vload, vstore
 from schedules.pack_codes import load_vector, loads_vectors, pack_pixel, store_codes
 from schedules.registers import held
-from schedules.vectors import keep_rolled
+from schedules.vectors import assembly, keep_rolled
 
 # Up to here one comparison per threshold, which vectorises over channels, beats a binary search, which does not.
 LINEAR_LEVELS = 15
 # From here on a vector searches by halves, selecting the next threshold, instead of comparing with all.
 SEARCH_LEVELS = 7
+# Beyond LINEAR_LEVELS, vectors find the group of so many thresholds, and each lane searches its own group.
+GROUP = LINEAR_LEVELS + 1
 # Up to here a vector selects each threshold among the rows of all the second operand's codes.
 SIDE_THRESHOLDS = 64
 SIDE_LANES = 8
@@ -119,6 +121,8 @@ class Epilogue:
         spec = self.spec
         if spec is None:
             return (16, 8, 1)
+        if spec.levels > LINEAR_LEVELS and not spec.falls and spec.side is None:
+            return (4, 1) if self.problem.threshold_dtype == "int32" else (8, 1)
         if max(spec.levels, spec.falls) > LINEAR_LEVELS:
             return (1,)
         if spec.side is not None:
@@ -149,6 +153,10 @@ class Epilogue:
                 row = self.spec.side.load(at, n, y, x, c, p.out_channels).astype("int32")
             with guard(exists, i):
                 count_reached(self.spec, self.tables, accumulators(i, group, first, 1, "int32"), row, c, codes, [i, c])
+        elif self.spec.levels > LINEAR_LEVELS:
+            value = accumulators(i, group, first, lanes, p.threshold_dtype)
+            with guard(exists, i):
+                count_grouped(self.spec, self.tables, value, c, lanes, codes, i)
         else:
             value = accumulators(i, group, first, lanes, p.threshold_dtype)
             with guard(exists, i):
@@ -205,6 +213,36 @@ def count_vector(spec: Thresholds, tables: list[Any], accumulators: Any, side: A
     return tirx.Select(flip, splat(const(spec.levels, "uint8"), lanes) - code, code)
 
 
+def count_grouped(
+    spec: Thresholds, tables: list[Any], accumulators: Any, channel: Any, lanes: int, codes: Any, pixel: Any
+) -> None:
+    """Emit ``codes[pixel, channel + lane]`` of neighbouring channels: a vector finds groups, then each lane its code."""
+    thresholds, kind = tables[0], str(tables[0].dtype)
+    values, groups = T.alloc_buffer((lanes,), kind), T.alloc_buffer((lanes,), kind)
+    vstore(T, values, accumulators, [0], lanes)
+    value = vload(values, [0], lanes)
+    rows = [vload(thresholds, [0, last, channel], lanes) for last in range(GROUP - 1, spec.levels, GROUP)]
+    vstore(T, groups, _search(value, rows, f"{kind}x{lanes}", lanes), [0], lanes)
+    with assembly(True), T.serial(0, lanes) as lane:
+        # Unrolled, LLVM would make vectors of the lanes again, gathered one by one.
+        keep_rolled(True)
+        one, column = values[lane].astype("int32"), channel + lane
+        if (spec.levels + 1) % GROUP:
+            table = lambda level: thresholds[0, level, column].astype("int32")  # noqa: E731, B023 - a view of one column
+            reached = _bisect(table, GROUP - 1, one, groups[lane].astype("int32") * const(GROUP), spec.levels)
+        else:
+            # All probes are thresholds: positions may count elements, which saves a multiplication each.
+            width = thresholds.shape[-1]
+            place = T.alloc_buffer((1,), "int32")
+            T.buffer_store(place, groups[lane].astype("int32") * (GROUP * width) + column, [0])
+            for step in (8, 4, 2, 1):
+                hit = one >= thresholds[0, step - 1, place[0]].astype("int32")
+                T.buffer_store(place, tirx.Select(hit, place[0] + step * width, place[0]), [0])
+            reached = ((place[0] - column).astype("uint32") // width.astype("uint32")).astype("int32")
+        flipped = tirx.Select(tables[1][channel + lane] != const(0, "uint8"), const(spec.levels) - reached, reached)
+        T.buffer_store(codes, flipped.astype("uint8"), [pixel, channel + lane])
+
+
 def _search(value: Any, rows: list[Any], kind: str, lanes: int) -> Any:
     """How many sorted thresholds a vector reaches: one comparison a bit, each picking the thresholds of the next."""
     depth, element = len(rows).bit_length(), kind.partition("x")[0]
@@ -255,16 +293,20 @@ def _reached(table: Any, count: int, accumulator: Any, row: Any, channel: Any) -
         for level in range(count):
             reached = reached + (accumulator >= table[row, level, channel].astype("int32")).astype("int32")
         return reached
+    return _bisect(lambda level: table[row, level, channel].astype("int32"), count, accumulator, const(0), count)
+
+
+def _bisect(table: Any, count: int, accumulator: Any, first: Any, end: int) -> Any:
+    """``first`` and how many of the ``count`` thresholds from there on, of ``end`` in all, the accumulator reaches."""
     position = T.alloc_buffer((1,), "int32")
-    T.buffer_store(position, const(0), [0])
+    T.buffer_store(position, first, [0])
     step = 1 << (count.bit_length() - 1)
-    # With 2**n - 1 thresholds every probe is one of them; else positions past the last count as not reached.
-    whole = count + 1 == 2 * step
+    # With 2**n - 1 thresholds to each group every probe is one of them; else those past the last are not reached.
+    whole = count + 1 == 2 * step and (end + 1) % (count + 1) == 0
     while step:
-        probe = position[0] + step - 1
-        threshold = table[row, probe if whole else tirx.min(probe, const(count - 1)), channel]
-        hit = accumulator >= threshold.astype("int32")
-        hit = hit if whole else tirx.all(probe < const(count), hit)
-        T.buffer_store(position, position[0] + tirx.Select(hit, const(step), const(0)), [0])
+        probe = position[0] + (step - 1)
+        hit = accumulator >= table(probe if whole else tirx.min(probe, const(end - 1)))
+        hit = hit if whole else tirx.all(probe < const(end), hit)
+        T.buffer_store(position, tirx.Select(hit, position[0] + step, position[0]), [0])
         step >>= 1
     return position[0]

@@ -97,7 +97,11 @@ class OrderedPairs:
             for step in range(body(self.chunk)):
                 lines += self._step(step, body(self.chunk) + 2 * UNIT)
             lines += [f"subs {_COUNT}, {_COUNT}, #1"]
-            lines += [f"add {_A}, {_A}, #{2 * body(self.chunk)}", f"add {_W}, {_W}, #{BYTES * body(self.chunk)}", "b.ne 1b"]
+            lines += [
+                f"add {_A}, {_A}, #{2 * body(self.chunk)}",
+                f"add {_W}, {_W}, #{BYTES * body(self.chunk)}",
+                "b.ne 1b",
+            ]
         left = self.pairs - max(0, rounds) * body(self.chunk)
         for step in range(left):
             lines += self._step(step, left)

@@ -25,7 +25,9 @@ SHAPES = (
     BASE,
     replace(BASE, width=13, channels=96, out_channels=17, a=Operand(3), w=Operand(3, 1, -4, uniform=True)),
     replace(BASE, height=6, width=10, channels=16, out_channels=8, kernel=(3, 3), padding=(1, 1, 1, 1)),
-    replace(BASE, height=5, width=8, channels=24, kernel=(3, 3), stride=(2, 2), padding=(1, 0, 1, 1), w=Operand(4, 2, -15)),
+    replace(
+        BASE, height=5, width=8, channels=24, kernel=(3, 3), stride=(2, 2), padding=(1, 0, 1, 1), w=Operand(4, 2, -15)
+    ),
     # Read where it stands, groups side by side.
     replace(BASE, width=11, channels=64, out_channels=18, groups=2, a=Operand(1)),
     # Too far apart for one base.
@@ -57,7 +59,10 @@ def test_every_pair_of_widths_with_all_operands_at_their_extreme(core: str, mach
             problem = replace(BASE, channels=97, a=Operand(a), w=Operand(w, 1, 0, 1 << (w - 1)))
             if U8Mla().declines(problem, machine.core) is None:
                 full = constant_operands(problem, problem.a.max_code, problem.w.max_code, -problem.w.offset_bound)
-                kernels += [build_kernel(U8Mla(), problem, machine.core, full), build_kernel(U8Mla(), problem, machine.core)]
+                kernels += [
+                    build_kernel(U8Mla(), problem, machine.core, full),
+                    build_kernel(U8Mla(), problem, machine.core),
+                ]
     # 63 x 1 to 1 x 63, 31 x 4, 15 x 8 and the like.
     assert len(kernels) == 2 * sum((2**a - 1) * (2**w - 1) * 2 <= 255 for a in range(1, 7) for w in range(1, 7))
     machine.check(kernels)
@@ -138,7 +143,9 @@ def test_nothing_is_read_past_the_operands(pixels: int) -> None:
         assert sorted(read["x9"]) == [i * 2048 + byte for i in range(pixels) for byte in range(0, 2 * count, 8)]
 
 
-@pytest.mark.parametrize(("core", "wanted"), [("cortex-a53", "u8_mla"), ("cortex-a72", "bit_serial"), ("cortex-a76", "sdot")])
+@pytest.mark.parametrize(
+    ("core", "wanted"), [("cortex-a53", "u8_mla"), ("cortex-a72", "bit_serial"), ("cortex-a76", "sdot")]
+)
 def test_it_is_chosen_where_the_core_multiplies_fast(core: str, wanted: str) -> None:
     one = DotProblem(1, 14, 14, 256, 512, Operand(2), Operand(2, 1, -2, uniform=True), epilogue=Thresholds(2, 3))
     assert select(one, CORES[core]).technique.name == wanted
