@@ -126,8 +126,8 @@ class ByteDot:
             sums = self._smlal(load_a, load_w, outputs, const(0), self.steps, place)
             return transpose_sums(self.v, sums, "int16", 8)
         if self.every < OFTEN:
-            sums = self._ordered(place, pixels, const(0), self.steps, widened=True) if self.every > 0 else None
-            return transpose_sums(self.v, sums or self._each(load_a, load_w, outputs), "int32", 4)
+            wide = self._ordered(place, pixels, const(0), self.steps, widened=True) if self.every > 0 else None
+            return transpose_sums(self.v, wide or self._each(load_a, load_w, outputs), "int32", 4)
         total = Registers([(r, 0) for r in range(-(-len(outputs) // 4))], "int32", 4)
 
         def chunk(first: Any, steps: int) -> None:

@@ -5,8 +5,8 @@ above is lost (ULPPACK: Won et al., MLSys 2022). So a register of activations is
 stand in memory, each of which one instruction multiplies with a pair of eight channels; sums need no reduction over
 lanes. Before a byte can overflow, the upper ones are added to 16-bit sums (USRA) and the lanes begin anew.
 
-Worst cases: after ``chunk`` pairs a lane's upper byte holds ``2 chunk max(a) max(w)`` at most 255, its lower one half of
-that, so nothing is carried; a 16-bit sum is flushed to 32 bits every ``span`` chunks, where all of them might not fit.
+Worst cases: after ``chunk`` pairs a lane's upper byte holds ``2 chunk max(a) max(w)``, at most 255, its lower one half
+of that, so nothing is carried; a 16-bit sum is flushed to 32 bits every ``span`` chunks, where all of them might not fit.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from schedules.registers import Registers, held
 from schedules.vectors import Vectors, call_loop, part, transpose_sums
 
 LANES, BYTES = 8, 16
+
+# Of a block of eight channels and a pair: a buffer, and where in it its 16 bytes begin.
+Weights = Callable[[int, Any], tuple[Any, list[Any]]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class PairDot:
         """Sums to a result vector."""
         return LANES // 2 if self.large else LANES
 
-    def multiply(self, panel: Panel, weights: Callable[[int, Any], Any], pixel: Any, pixels: int) -> list[Any]:
+    def multiply(self, panel: Panel, weights: Weights, pixel: Any, pixels: int) -> list[Any]:
         """Emit a block's products; returns vectors of sums, channels innermost.
 
         ``weights(block of eight, pair)`` gives a buffer and where in it the 16 bytes of a pair of codes begin.
@@ -102,7 +105,7 @@ class PairDot:
             run(const(whole * length), rest)
         return totals.vectors()
 
-    def _sums(self, panel: Panel, weights: Any, pixel: Any, outputs: Any, first: Any, pairs: int) -> list[Any]:
+    def _sums(self, panel: Panel, weights: Weights, pixel: Any, outputs: Any, first: Any, pairs: int) -> list[Any]:
         """Emit the products of some pairs from ``first`` on; 16-bit sums."""
         pixels, blocks = len(outputs) * LANES // self.nr, self.nr // LANES
         loop = OrderedPairs(pixels, panel.stride(), pairs, self.chunk)
@@ -118,12 +121,14 @@ class PairDot:
             self._run(panel, weights, pixel, sums, first + whole * body(self.chunk), rest)
         return sums.vectors()
 
-    def _call(self, loop: OrderedPairs, panel: Panel, weights: Any, pixel: Any, first: Any, block: int) -> list[Any]:
+    def _call(
+        self, loop: OrderedPairs, panel: Panel, weights: Weights, pixel: Any, first: Any, block: int
+    ) -> list[Any]:
         buffer, at = weights(block, first)
         codes, held_weights = panel.address(pixel, 0, 2 * first), tirx.address_of(buffer[tuple(at)])
         return call_loop(loop, self.defined, codes, held_weights, "uint16", LANES)
 
-    def _run(self, panel: Panel, weights: Any, pixel: Any, sums: Registers, first: Any, pairs: int) -> None:
+    def _run(self, panel: Panel, weights: Weights, pixel: Any, sums: Registers, first: Any, pairs: int) -> None:
         blocks = self.nr // LANES
         pixels = len(sums.buffers) // blocks
         lanes = Registers(list(sums.buffers), "uint16", LANES)
@@ -132,7 +137,7 @@ class PairDot:
             if pair % UNIT == 0:
                 codes = [panel.load(pixel + i, 0, 2 * (first + pair), 2 * UNIT) for i in range(pixels)]
                 a = [tirx.reinterpret("uint16x4", held(eight, "uint8", 2 * UNIT)) for eight in codes]
-            w = [tirx.reinterpret("uint16x8", vload(*weights(b, first + pair), BYTES)) for b in range(blocks)]
+            w = [tirx.reinterpret("uint16x8", self._weights(weights, b, first + pair)) for b in range(blocks)]
             for i in range(pixels):
                 one = splat(tirx.Shuffle([a[i]], [pair % UNIT]), LANES)
                 for b in range(blocks):
@@ -141,6 +146,11 @@ class PairDot:
             if (pair + 1) % self.chunk == 0 or pair + 1 == pairs:
                 for ij in sums.buffers:
                     sums[ij] = sums[ij] + (lanes[ij] >> splat(const(8, "uint16"), LANES))
+
+    @staticmethod
+    def _weights(weights: Weights, block: int, pair: Any) -> Any:
+        buffer, at = weights(block, pair)
+        return vload(buffer, at, BYTES)
 
     def sum_codes(self, panel: Panel, pixel: Any) -> Any:
         """See `blocked.Dots`."""

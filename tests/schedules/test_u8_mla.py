@@ -105,18 +105,17 @@ def test_what_does_not_fit_is_declined(change: dict[str, Operand], words: str) -
     assert U8Mla().declines(replace(BASE, **change), A53) == words  # type: ignore[arg-type]
 
 
-def test_packed_weights_come_back() -> None:
-    for bits in (1, 2, 3, 5):
-        problem = DotProblem(1, 4, 5, 22, 22, Operand(1), Operand(bits, 1, 0, 3), (3, 2), groups=2)
-        operands = random_operands(problem)
-        constant = U8Mla().constants(problem, operands.weights, operands.weight_offset)[0]
-        # As many codes to a byte as fit, filled up to 16 channels, and to 8 codes of a patch.
-        assert constant.size == 2 * 16 * 2 * -(-pairs(problem) // (8 // bits))
-        np.testing.assert_array_equal(U8Mla().unpack_weights(problem, constant), operands.weights)
-        read = evaluate(
-            operands.weights.shape, lambda at, o, c, y, x: U8Mla().weight_at(problem, at, o, c, y, x), constant
-        )
-        np.testing.assert_array_equal(read, operands.weights)
+@pytest.mark.parametrize("bits", [1, 2, 3, 5])
+def test_packed_weights_come_back(bits: int) -> None:
+    problem = DotProblem(1, 4, 5, 22, 22, Operand(1), Operand(bits, 1, 0, 3), (3, 2), groups=2)
+    operands = random_operands(problem)
+    constant = U8Mla().constants(problem, operands.weights, operands.weight_offset)[0]
+    # As many codes to a byte as fit, filled up to 16 channels, and to 8 codes of a patch.
+    assert constant.size == 2 * 16 * 2 * -(-pairs(problem) // (8 // bits))
+    np.testing.assert_array_equal(U8Mla().unpack_weights(problem, constant), operands.weights)
+    shape = operands.weights.shape
+    read = evaluate(shape, lambda at, o, c, y, x: U8Mla().weight_at(problem, at, o, c, y, x), constant)
+    np.testing.assert_array_equal(read, operands.weights)
 
 
 @pytest.mark.parametrize("pixels", range(1, MOST_PIXELS + 1))
