@@ -237,7 +237,7 @@ class _Block:
             return None
         codes = self.panel.address(self.pixel, plane, first)
         weights = dot.weights[self.g, self.channel // CHANNEL_BLOCK, q, first // STEP, 0, 0]
-        return call_loop(loop, dot.defined, codes, tirx.address_of(weights), "uint8", STEP)
+        return call_loop(loop, dot.defined, (codes, tirx.address_of(weights)), "uint8", STEP)
 
     def wide(self) -> list[Any]:
         """A loop over all pairs of planes, each flushed to 32-bit lanes."""

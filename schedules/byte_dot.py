@@ -186,7 +186,7 @@ class ByteDot:
         if not loop.possible():
             return None
         dtype, lanes = ("int32", 4) if widened else ("int16", 8)
-        return call_loop(loop, self.defined, codes, weights, dtype, lanes)
+        return call_loop(loop, self.defined, (codes, weights), dtype, lanes)
 
     def _each(self, load_a: LoadA, load_w: LoadW, outputs: list[tuple[int, int]]) -> list[Any]:
         sums = Registers(outputs, "int32", 4)

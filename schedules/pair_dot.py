@@ -126,7 +126,7 @@ class PairDot:
     ) -> list[Any]:
         buffer, at = weights(block, first)
         codes, held_weights = panel.address(pixel, 0, 2 * first), tirx.address_of(buffer[tuple(at)])
-        return call_loop(loop, self.defined, codes, held_weights, "uint16", LANES)
+        return call_loop(loop, self.defined, (codes, held_weights), "uint16", LANES)
 
     def _run(self, panel: Panel, weights: Weights, pixel: Any, sums: Registers, first: Any, pairs: int) -> None:
         blocks = self.nr // LANES

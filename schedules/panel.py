@@ -45,6 +45,8 @@ class Source:
         ``(plane, byte) -> uint8`` expression: what stands at padded positions.
     shift : int
         Taken off each byte as it is copied (centring).
+    copied : bool
+        Whether patches are to be copied even where they are whole pixels, as they will be changed.
     """
 
     planes: int
@@ -52,6 +54,7 @@ class Source:
     at: Callable[..., tuple[Any, list[Any]]]
     padding: Callable[[Any, Any], Any]
     shift: int = 0
+    copied: bool = False
 
 
 class Panel:
@@ -66,7 +69,7 @@ class Panel:
         self.row_bytes = -(-self.used // unit) * unit
         p = problem
         plain = p.kernel == (1, 1) and p.stride == (1, 1) and p.out_width == p.width and p.out_height == p.height
-        self.direct = plain and not any(p.padding) and self.used == self.row_bytes and source.shift == 0
+        self.direct = plain and not any(p.padding) and self.used == self.row_bytes and not (source.shift or source.copied)
         self.where: tuple[Any, ...] = ()
         self.buffer = None if self.direct else T.alloc_buffer((pixels, source.planes, self.row_bytes), "uint8")
 

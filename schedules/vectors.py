@@ -115,7 +115,7 @@ def assembly(used: bool) -> Any:
 
 
 class WrittenLoop(Protocol):
-    """A loop written out in assembly: an LLVM function of two addresses and a place for each vector that it makes."""
+    """A loop written out in assembly: an LLVM function of addresses and of a place for each vector that it makes."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -124,14 +124,14 @@ class WrittenLoop(Protocol):
     def definition(self) -> str: ...  # noqa: D102
 
 
-def call_loop(loop: WrittenLoop, defined: set[str], codes: Any, weights: Any, dtype: str, lanes: int) -> list[Any]:
+def call_loop(loop: WrittenLoop, defined: set[str], operands: Sequence[Any], dtype: str, lanes: int) -> list[Any]:
     """Emit the call of a written loop, and its definition unless it is in ``defined``; returns what it makes."""
     fresh = loop.name not in defined
     defined.add(loop.name)
     # One buffer each: LLVM keeps them in registers.
     made = [T.alloc_buffer((lanes,), dtype) for _ in range(loop.outputs)]
     with T.attr(const(0), "pragma_import_llvm", loop.definition()) if fresh else nullcontext():
-        T.evaluate(tirx.call_extern("int32", loop.name, codes, weights, *(tirx.address_of(b[0]) for b in made)))
+        T.evaluate(tirx.call_extern("int32", loop.name, *operands, *(tirx.address_of(b[0]) for b in made)))
     return [vload(b, [0], lanes) for b in made]
 
 
