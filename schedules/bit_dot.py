@@ -11,7 +11,7 @@ Three ways to accumulate, each with its worst case:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tvm import tirx
@@ -19,9 +19,10 @@ from tvm.script.ir_builder import tirx as T
 
 from schedules.blocked import CHANNEL_BLOCK
 from schedules.intrinsics import const, splat, vload
+from schedules.ordered_rows import OrderedRows
 from schedules.panel import Panel
 from schedules.registers import Registers, held
-from schedules.vectors import Vectors, load_through_general, transpose_sums
+from schedules.vectors import Vectors, call_loop, load_through_general, transpose_sums
 
 STEP = 16
 MAX_BYTE_STEPS = 255 // 8
@@ -52,7 +53,7 @@ class BitDot:
     differ : bool
         What is counted is ``a XOR w``.
     split : bool
-        Load the upper half of 16 bytes through a general register: see `vectors.through_general`.
+        For in-order cores: loops are written out by `ordered_rows` where they fit, else loads are split.
     """
 
     v: Vectors
@@ -67,6 +68,7 @@ class BitDot:
     signs: bool = False
     differ: bool = False
     split: bool = False
+    defined: set[str] = field(default_factory=set)
 
     @property
     def w_planes(self) -> int:
@@ -206,6 +208,12 @@ class _Block:
             for plane, q in pairs:
                 for first in range(0, dot.row_bytes, chunk * STEP):
                     rest = min(dot.row_bytes - first, chunk * STEP)
+                    written = self.written(plane, q, first, rest // STEP)
+                    if written is not None:
+                        for ij, ones in zip(self.outputs, written, strict=True):
+                            bytes_[ij] = bytes_[ij] + ones
+                    done = rest // STEP * STEP if written is not None else 0
+                    first, rest = first + done, rest - done
                     for at, size in _steps(rest):
                         for half in halves:
                             if half >= size and not isinstance(at, int) and size < STEP:
@@ -218,6 +226,18 @@ class _Block:
             return dot.reduce(sums.vectors(), width // 2)
         widened = [dot.v.widen_pairs(value, "uint16", width // 2) for value in bytes_.vectors()]
         return dot.reduce(widened, width // 2)
+
+    def written(self, plane: int, q: int, first: int, steps: int) -> list[Any] | None:
+        """Counts of some steps in the order that `ordered_rows` writes, where it can."""
+        dot = self.dot
+        operation = "ternary" if dot.signs else "eor" if dot.differ else "and"
+        mask = dot.steps * CHANNEL_BLOCK * STEP if dot.signs else 0
+        loop = OrderedRows(operation, self.pixels, self.panel.stride(), steps, mask)
+        if not (dot.split and dot.width == STEP and dot.nr == CHANNEL_BLOCK and loop.possible()):
+            return None
+        codes = self.panel.address(self.pixel, plane, first)
+        weights = dot.weights[self.g, self.channel // CHANNEL_BLOCK, q, first // STEP, 0, 0]
+        return call_loop(loop, dot.defined, (codes, tirx.address_of(weights)), "uint8", STEP)
 
     def wide(self) -> list[Any]:
         """A loop over all pairs of planes, each flushed to 32-bit lanes."""

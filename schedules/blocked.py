@@ -35,6 +35,11 @@ def tile(problem: DotProblem) -> int:
     return min(problem.out_width, max(8, fitting))
 
 
+def even_blocks(pixels: int, most: int) -> int:
+    """Pixels to a block, so that those of a tile are alike as far as possible."""
+    return -(-pixels // -(-pixels // most))
+
+
 @dataclass(frozen=True)
 class Dots:
     """What a technique computes.
@@ -52,6 +57,8 @@ class Dots:
         What a sum is multiplied with first.
     centred : bool
         Whether gamma is more than the offset of the activations.
+    prepare : callable or None
+        ``(panel, pixel)``: emits what is to be done with each patch first.
     """
 
     dtype: str
@@ -60,6 +67,7 @@ class Dots:
     sum_codes: Callable[[Panel, Any], Any] | None
     scale: int
     centred: bool = False
+    prepare: Callable[[Panel, Any], None] | None = None
 
 
 class Scratch:
@@ -136,6 +144,9 @@ def blocked(
         with T.serial(0, p.groups) as g:
             panel = Panel(p, source, pixels, unit)
             panel.fill(n, oy, ox, g, pixels)
+            if dots.prepare is not None:
+                with T.serial(0, pixels) as i:
+                    dots.prepare(panel, i)
             if dots.sum_codes is not None:
                 with T.serial(0, pixels) as i:
                     total = dots.sum_codes(panel, i)

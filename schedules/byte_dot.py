@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.intrinsics import const
+from schedules.ordered_rows import OrderedRows
 from schedules.registers import Registers, held
-from schedules.vectors import Vectors, part, through_general, transpose_sums, transpose_widening
+from schedules.vectors import Vectors, call_loop, part, through_general, transpose_sums, transpose_widening
 
 STEP = 16
 CHANNELS = 4
@@ -31,6 +32,8 @@ OFTEN = 4
 
 LoadA = Callable[[int, Any, int], Any]
 LoadW = Callable[[int, Any, int, int, int], Any]
+# Of a step: the address of its bytes of pixel 0, from there to the next pixel, and the address of its weights.
+Place = Callable[[Any], tuple[Any, int, Any]]
 
 
 def pack_rows(form: str, rows: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
@@ -87,6 +90,8 @@ class ByteDot:
         Channels of a block, a multiple of 4.
     every : int
         See the module.
+    split : bool
+        For in-order cores: loops are written out by `ordered_rows` where they fit, else loads are split.
     """
 
     v: Vectors
@@ -95,6 +100,7 @@ class ByteDot:
     nr: int
     every: int = 0
     split: bool = False
+    defined: set[str] = field(default_factory=set)
 
     @property
     def dtype(self) -> str:
@@ -106,7 +112,7 @@ class ByteDot:
         """Sums to a result vector."""
         return 8 if self.dtype == "int16" else 4
 
-    def multiply(self, load_a: LoadA, load_w: LoadW, pixels: int) -> list[Any]:
+    def multiply(self, load_a: LoadA, load_w: LoadW, pixels: int, place: Place | None = None) -> list[Any]:
         """Emit a block's products; returns vectors of sums, channels innermost.
 
         ``load_a(pixel, byte, count)`` gives bytes of a pixel, ``load_w(block of four, step, part, byte,
@@ -117,19 +123,18 @@ class ByteDot:
             return self._sdot(load_a, load_w, pixels)
         outputs = [(i, j) for i in range(pixels) for j in range(self.nr)]
         if not self.every:
-            sums = Registers(outputs, "int16", 8)
-            self._smlal(load_a, load_w, sums, const(0), self.steps)
-            return transpose_sums(self.v, sums.vectors(), "int16", 8)
+            sums = self._smlal(load_a, load_w, outputs, const(0), self.steps, place)
+            return transpose_sums(self.v, sums, "int16", 8)
         if self.every < OFTEN:
-            return transpose_sums(self.v, self._each(load_a, load_w, outputs), "int32", 4)
+            wide = self._ordered(place, pixels, const(0), self.steps, widened=True) if self.every > 0 else None
+            return transpose_sums(self.v, wide or self._each(load_a, load_w, outputs), "int32", 4)
         total = Registers([(r, 0) for r in range(-(-len(outputs) // 4))], "int32", 4)
 
         def chunk(first: Any, steps: int) -> None:
-            sums = Registers(outputs, "int16", 8)
-            self._smlal(load_a, load_w, sums, first, steps)
+            sums = self._smlal(load_a, load_w, outputs, first, steps, place)
             # What a lane may hold after `every` steps fits; after fewer, sums of two or four lanes do as well.
             levels = min(2, (self.every // steps).bit_length() - 1)
-            for r, vector in enumerate(transpose_widening(self.v, sums.vectors(), levels)):
+            for r, vector in enumerate(transpose_widening(self.v, sums, levels)):
                 total[r, 0] = total[r, 0] + vector
 
         # Chunks of like length: the multiplications of one hide the reduction of another.
@@ -141,8 +146,14 @@ class ByteDot:
             chunk(const(whole * length), rest)
         return total.vectors()
 
-    def _smlal(self, load_a: LoadA, load_w: LoadW, sums: Registers, first: Any, steps: int) -> None:
-        pixels = len(sums.buffers) // self.nr
+    def _smlal(
+        self, load_a: LoadA, load_w: LoadW, outputs: list[tuple[int, int]], first: Any, steps: int, place: Place | None
+    ) -> list[Any]:
+        pixels = len(outputs) // self.nr
+        ordered = self._ordered(place, pixels, first, steps)
+        if ordered is not None:
+            return ordered
+        sums = Registers(outputs, "int16", 8)
 
         def emit(step: Any, fresh: bool) -> None:
             a = [self._halves(lambda b, n: load_a(i, step * STEP + b, n)) for i in range(pixels)]  # noqa: B023 - called at once
@@ -156,12 +167,26 @@ class ByteDot:
         if not self.split:
             with (T.unroll if steps <= UNROLL else T.serial)(0, steps) as index:
                 emit(first + index, False)
-            return
+            return sums.vectors()
         # Where all instructions take their turn, the first step saves the zeroing of the sums.
         emit(first, True)
         if steps > 1:
             with T.serial(0, steps - 1) as index:
                 emit(first + 1 + index, False)
+        return sums.vectors()
+
+    def _ordered(
+        self, place: Place | None, pixels: int, first: Any, steps: int, widened: bool = False
+    ) -> list[Any] | None:
+        """Emit the steps as `ordered_rows` writes them, where it can."""
+        if not self.split or place is None or self.nr != CHANNELS:
+            return None
+        codes, stride, weights = place(first)
+        loop = OrderedRows("smlal_wide" if widened else "smlal", pixels, stride, steps)
+        if not loop.possible():
+            return None
+        dtype, lanes = ("int32", 4) if widened else ("int16", 8)
+        return call_loop(loop, self.defined, (codes, weights), dtype, lanes)
 
     def _each(self, load_a: LoadA, load_w: LoadW, outputs: list[tuple[int, int]]) -> list[Any]:
         sums = Registers(outputs, "int32", 4)

@@ -9,16 +9,19 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from schedules.dot_problem import DotProblem, Thresholds
-from schedules.intrinsics import const, splat, vload, vstore
+from schedules.counting import (
+    LINEAR_LEVELS,
+    SEARCH_LEVELS,
+    count_grouped,
+    count_reached,
+    count_vector,
+    declare_tables,
+)
+from schedules.dot_problem import DotProblem
+from schedules.intrinsics import const, vstore
 from schedules.pack_codes import load_vector, loads_vectors, pack_pixel, store_codes
-from schedules.registers import held
 from schedules.vectors import keep_rolled
 
-# Up to here one comparison per threshold, which vectorises over channels, beats a binary search, which does not.
-LINEAR_LEVELS = 15
-# From here on a vector searches by halves, selecting the next threshold, instead of comparing with all.
-SEARCH_LEVELS = 7
 # Up to here a vector selects each threshold among the rows of all the second operand's codes.
 SIDE_THRESHOLDS = 64
 SIDE_LANES = 8
@@ -119,6 +122,8 @@ class Epilogue:
         spec = self.spec
         if spec is None:
             return (16, 8, 1)
+        if spec.levels > LINEAR_LEVELS and not spec.falls and spec.side is None:
+            return (4, 1) if self.problem.threshold_dtype == "int32" else (8, 1)
         if max(spec.levels, spec.falls) > LINEAR_LEVELS:
             return (1,)
         if spec.side is not None:
@@ -149,6 +154,10 @@ class Epilogue:
                 row = self.spec.side.load(at, n, y, x, c, p.out_channels).astype("int32")
             with guard(exists, i):
                 count_reached(self.spec, self.tables, accumulators(i, group, first, 1, "int32"), row, c, codes, [i, c])
+        elif self.spec.levels > LINEAR_LEVELS:
+            value = accumulators(i, group, first, lanes, p.threshold_dtype)
+            with guard(exists, i):
+                count_grouped(self.spec, self.tables, value, c, lanes, codes, i)
         else:
             value = accumulators(i, group, first, lanes, p.threshold_dtype)
             with guard(exists, i):
@@ -167,104 +176,3 @@ def guard(exists: Any, i: Any) -> Iterator[None]:
     else:
         with T.If(exists(i)), T.Then():
             yield
-
-
-def count_vector(spec: Thresholds, tables: list[Any], accumulators: Any, side: Any, channel: Any, lanes: int) -> Any:
-    """Codes of neighbouring channels from a vector of accumulators in the type of the thresholds.
-
-    ``side`` are the codes that pick a row of thresholds for each channel; None if there is but one row.
-    """
-    wide = str(accumulators.ty.dtype) if hasattr(accumulators, "ty") else str(accumulators.dtype)
-    kind = wide.partition("x")[0]
-    value = held(accumulators, kind, lanes)
-    picks = (
-        []
-        if side is None
-        else [held(side.astype(wide) & splat(const(1 << b, kind), lanes), kind, lanes) for b in range(spec.side_bits)]
-    )
-
-    def threshold(table: Any, level: int) -> Any:
-        rows = [vload(table, [row, level, channel], lanes) for row in range(spec.rows)]
-        for pick in picks:
-            odd = pick != splat(const(0, kind), lanes)
-            rows = [held(tirx.Select(odd, b, a), kind, lanes) for a, b in zip(rows[::2], rows[1::2], strict=True)]
-        return rows[0]
-
-    def reached(table: Any, count: int) -> Any:
-        rows = [threshold(table, level) for level in range(count)]
-        if count >= SEARCH_LEVELS:
-            return _search(value, rows, wide, lanes)
-        hits = [(value >= row).astype(wide) for row in rows]
-        return sum(hits[1:], hits[0])
-
-    total = reached(tables[0], spec.levels)
-    if spec.falls:
-        total = total - reached(tables[2], spec.falls)
-    code = total.astype(f"uint8x{lanes}")
-    flip = vload(tables[1], [channel], lanes) != splat(const(0, "uint8"), lanes)
-    return tirx.Select(flip, splat(const(spec.levels, "uint8"), lanes) - code, code)
-
-
-def _search(value: Any, rows: list[Any], kind: str, lanes: int) -> Any:
-    """How many sorted thresholds a vector reaches: one comparison a bit, each picking the thresholds of the next."""
-    depth, element = len(rows).bit_length(), kind.partition("x")[0]
-    # Missing ones repeat the last, and what they count too much is taken back by the minimum.
-    table: list[Any] = [*rows, *[rows[-1]] * ((1 << depth) - 1 - len(rows))]
-
-    total: Any = None
-    while table:
-        middle = len(table) // 2
-        hit = value >= table[middle]
-        bit = hit.astype(kind)
-        total = held(bit if total is None else total + total + bit, element, lanes)
-        halves = zip(table[:middle], table[middle + 1 :], strict=True)
-        table = [held(tirx.Select(hit, above, below), element, lanes) for below, above in halves]
-    if len(rows) + 1 < 1 << depth:
-        total = tirx.min(total, splat(const(len(rows), element), lanes))
-    return total
-
-
-def declare_tables(spec: Thresholds, channels: int, dtype: str) -> list[Any]:
-    """Declare the parameters thresholds, flip and, if there are any, falling thresholds."""
-    tables = [T.arg("thresholds", T.buffer((spec.rows, spec.levels, channels), dtype))]
-    tables.append(T.arg("flip", T.buffer((channels,), "uint8")))
-    if spec.falls:
-        tables.append(T.arg("falls", T.buffer((spec.rows, spec.falls, channels), dtype)))
-    return tables
-
-
-def count_reached(
-    spec: Thresholds, tables: list[Any], accumulator: Any, row: Any, channel: Any, codes: Any, at: list[Any]
-) -> None:
-    """Emit ``codes[at] = number of thresholds reached`` less that of falls (counted downwards where ``flip``)."""
-    thresholds, flip = tables[:2]
-    value = T.alloc_buffer((1,), "int32")
-    T.buffer_store(value, accumulator, [0])
-    reached = _reached(thresholds, spec.levels, value[0], row, channel)
-    if spec.falls:
-        reached = reached - _reached(tables[2], spec.falls, value[0], row, channel)
-    levels = const(spec.levels, "int32")
-    result = tirx.Select(flip[channel] != const(0, "uint8"), levels - reached, reached)
-    T.buffer_store(codes, result.astype("uint8"), at)
-
-
-def _reached(table: Any, count: int, accumulator: Any, row: Any, channel: Any) -> Any:
-    """How many of a row's thresholds, sorted, lie at or below the accumulator."""
-    if count <= LINEAR_LEVELS:
-        reached: Any = const(0)
-        for level in range(count):
-            reached = reached + (accumulator >= table[row, level, channel].astype("int32")).astype("int32")
-        return reached
-    position = T.alloc_buffer((1,), "int32")
-    T.buffer_store(position, const(0), [0])
-    step = 1 << (count.bit_length() - 1)
-    # With 2**n - 1 thresholds every probe is one of them; else positions past the last count as not reached.
-    whole = count + 1 == 2 * step
-    while step:
-        probe = position[0] + step - 1
-        threshold = table[row, probe if whole else tirx.min(probe, const(count - 1)), channel]
-        hit = accumulator >= threshold.astype("int32")
-        hit = hit if whole else tirx.all(probe < const(count), hit)
-        T.buffer_store(position, position[0] + tirx.Select(hit, const(step), const(0)), [0])
-        step >>= 1
-    return position[0]

@@ -7,6 +7,7 @@ stride 1, no padding) nothing is copied.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,8 @@ class Source:
         ``(plane, byte) -> uint8`` expression: what stands at padded positions.
     shift : int
         Taken off each byte as it is copied (centring).
+    copied : bool
+        Whether patches are to be copied even where they are whole pixels, as they will be changed.
     """
 
     planes: int
@@ -51,6 +54,7 @@ class Source:
     at: Callable[..., tuple[Any, list[Any]]]
     padding: Callable[[Any, Any], Any]
     shift: int = 0
+    copied: bool = False
 
 
 class Panel:
@@ -65,7 +69,7 @@ class Panel:
         self.row_bytes = -(-self.used // unit) * unit
         p = problem
         plain = p.kernel == (1, 1) and p.stride == (1, 1) and p.out_width == p.width and p.out_height == p.height
-        self.direct = plain and not any(p.padding) and self.used == self.row_bytes and source.shift == 0
+        self.direct = plain and not any(p.padding) and self.used == self.row_bytes and not (source.shift or source.copied)
         self.where: tuple[Any, ...] = ()
         self.buffer = None if self.direct else T.alloc_buffer((pixels, source.planes, self.row_bytes), "uint8")
 
@@ -76,6 +80,21 @@ class Panel:
         n, oy, ox, g = self.where
         buffer, at = self.source.at(n, oy, ox + pixel, g, plane)
         return vload(buffer, [*at[:-1], at[-1] + byte], lanes)
+
+    def stride(self) -> int:
+        """Bytes from a patch to that of the next pixel."""
+        if self.buffer is not None:
+            return self.source.planes * self.row_bytes
+        buffer, _ = self.source.at(*self.where, const(0))
+        return math.prod(int(size) for size in buffer.shape[3:])
+
+    def address(self, pixel: Any, plane: Any, byte: Any) -> Any:
+        """Where a byte of a patch is."""
+        if self.buffer is not None:
+            return tirx.address_of(self.buffer[pixel, plane, byte])
+        n, oy, ox, g = self.where
+        buffer, at = self.source.at(n, oy, ox + pixel, g, plane)
+        return tirx.address_of(buffer[(*at[:-1], at[-1] + byte)])
 
     def fill(self, n: Any, oy: Any, ox: Any, g: Any, pixels: int) -> None:
         """Emit the copy of the patches of ``pixels`` output pixels from ``(n, oy, ox)``."""

@@ -7,8 +7,8 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from schedules.counting import count_reached, declare_tables
 from schedules.dot_problem import Thresholds
-from schedules.epilogue import count_reached, declare_tables
 from schedules.intrinsics import const
 
 

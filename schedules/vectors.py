@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.cores import CoreSpec
-from schedules.intrinsics import const
+from schedules.intrinsics import const, vload
 
 
 class Vectors:
@@ -100,9 +100,39 @@ def in_order(core: CoreSpec) -> bool:
     return core.is_arm and core.throughput["ldr"] < 1
 
 
+def shared_loads(pixels: int) -> float:
+    """Cycles that an in-order core loads for each output of a block of four channels.
+
+    Loops over one pixel are left to LLVM, which has the core wait for about as long again.
+    """
+    loads = (pixels + 4) / (4 * pixels)
+    return loads if pixels > 1 else 2 * loads
+
+
 def assembly(used: bool) -> Any:
     """Around a kernel's loops: what `through_general` and `keep_rolled` call, or nothing."""
     return T.attr(const(0), "pragma_import_llvm", _ASSEMBLY) if used else nullcontext()
+
+
+class WrittenLoop(Protocol):
+    """A loop written out in assembly: an LLVM function of addresses and of a place for each vector that it makes."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def outputs(self) -> int: ...  # noqa: D102
+    def definition(self) -> str: ...  # noqa: D102
+
+
+def call_loop(loop: WrittenLoop, defined: set[str], operands: Sequence[Any], dtype: str, lanes: int) -> list[Any]:
+    """Emit the call of a written loop, and its definition unless it is in ``defined``; returns what it makes."""
+    fresh = loop.name not in defined
+    defined.add(loop.name)
+    # One buffer each: LLVM keeps them in registers.
+    made = [T.alloc_buffer((lanes,), dtype) for _ in range(loop.outputs)]
+    with T.attr(const(0), "pragma_import_llvm", loop.definition()) if fresh else nullcontext():
+        T.evaluate(tirx.call_extern("int32", loop.name, *operands, *(tirx.address_of(b[0]) for b in made)))
+    return [vload(b, [0], lanes) for b in made]
 
 
 def keep_rolled(used: bool) -> None:

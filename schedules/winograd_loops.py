@@ -109,7 +109,12 @@ class Winograd:
             where = [position, (block + part) // CHANNELS + j, step, row, byte]
             return vload(self.wide_weights, where, count).astype(f"int8x{count}")
 
-        vectors = self.dot.multiply(load_a, load_w, tiles)
+        def place(step: Any) -> tuple[Any, int, Any]:
+            codes = tirx.address_of(wide[position, tile, step * STEP])
+            weights = self.wide_weights[position, (block + part) // CHANNELS, step, 0, 0]
+            return codes, self.dot.steps * STEP, tirx.address_of(weights)
+
+        vectors = self.dot.multiply(load_a, load_w, tiles, place)
         store_block(products, lambda i, j: [position, tile + i, part + j], vectors, self.dot.lanes, tiles, self.dot.nr)
 
     def _transform_output(self, products: Any, sums: Any, block: Any) -> None:

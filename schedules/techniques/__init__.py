@@ -14,7 +14,9 @@ from schedules.techniques.bit_serial import BitSerial
 from schedules.techniques.portable import Portable
 from schedules.techniques.reference import Reference
 from schedules.techniques.smlal import Sdot, Smlal
+from schedules.techniques.tbl_lookup import TblLookup
 from schedules.techniques.ternary import Ternary
+from schedules.techniques.u8_mla import U8Mla
 from schedules.techniques.winograd import Winograd, WinogradSdot
 
 __all__ = ["TECHNIQUES", "Choice", "Technique", "register", "select"]
@@ -22,6 +24,8 @@ __all__ = ["TECHNIQUES", "Choice", "Technique", "register", "select"]
 _ROWS: tuple[Technique, ...] = (
     BitSerial(),
     Ternary(),
+    U8Mla(),
+    TblLookup(),
     Winograd(),
     WinogradSdot(),
     Smlal(),

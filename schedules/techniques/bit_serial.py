@@ -14,7 +14,7 @@ import numpy as np
 from tvm import tirx
 
 from schedules.bit_dot import STEP, BitDot
-from schedules.blocked import CHANNEL_BLOCK, Dots, blocked, padded_channels, tile
+from schedules.blocked import CHANNEL_BLOCK, Dots, blocked, even_blocks, padded_channels, tile
 from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
@@ -22,7 +22,7 @@ from schedules.intrinsics import const
 from schedules.layout import Layout, pack_planes, plane_bytes
 from schedules.panel import Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
-from schedules.vectors import assembly, in_order, vectors
+from schedules.vectors import assembly, in_order, shared_loads, vectors
 
 # A uint16 lane takes the bits of two bytes each step, 16 at the most: 4095 steps fill it with 65520.
 MAX_STEPS = 65535 // 16
@@ -47,25 +47,28 @@ class BitSerial(Technique):
         """The steps of all pairs of planes, a fixed part of each output, and the copies of the patches."""
         p = problem
         outputs = p.batch * p.out_height * p.out_width * p.groups * padded_channels(p, CHANNEL_BLOCK)
-        step = self.step(core)
         pairs = p.a.bits * (1 if self.signs else p.w.bits)
-        flush = core.cycles({"uadalp": 1, "and": 1}) if pairs > MAX_PAIRS else 0.5
         moves = copy_instructions(p, p.a.bits, plane_bytes(p.group_channels))
-        fixed = 4 / core.vector_issue
         copies = moves * core.cycles({"ldr": 1, "str": 1})
-        return outputs * (pairs * (steps(p) * core.cycles(step) + flush) + fixed) + copies
-
-    def step(self, core: CoreSpec) -> dict[str, float]:
-        """Instructions for 128 bits of an output; a block's outputs share loads."""
         if in_order(core):
-            return {"and": 2.5 + self.signs, "cnt": 1}
+            # Each pair of planes is a loop of its own; beyond a few, all are widened each step.
+            wide = pairs > MAX_PAIRS
+            step = 3.05 + 1.8 * self.signs + 2 * wide + shared_loads(self.knobs(p, core)["mr"])
+            return outputs * (pairs * (steps(p) * step + 3 * (pairs > 1)) + 5) + copies
+        flush = core.cycles({"uadalp": 1, "and": 1}) if pairs > MAX_PAIRS else 0.5
+        fixed = 4 / core.vector_issue
+        return outputs * (pairs * (steps(p) * core.cycles(self.step) + flush) + fixed) + copies
+
+    @property
+    def step(self) -> dict[str, float]:
+        """Instructions for 128 bits of an output; a block's outputs share loads."""
         return {"and": 1 + self.signs, "cnt": 1, "uadalp": 1, "ldr": 0.5}
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """``bytes`` is the vector width of byte accumulators, 0 for 16-bit ones; x86 has half the registers."""
-        mr = 4 if core.is_arm else 2
-        slow = int(in_order(core))
-        limits = {"mr": min(mr, problem.out_width), "nr": 4, "tile": tile(problem), "bytes": 16 * slow, "split": slow}
+        slow, pixels = int(in_order(core)), tile(problem)
+        mr = even_blocks(pixels, 4 if self.signs else 5) if slow else 4 if core.is_arm else 2
+        limits = {"mr": min(mr, problem.out_width), "nr": 4, "tile": pixels, "bytes": 16 * slow, "split": slow}
         return {**super().knobs(problem, core), **limits}
 
     def in_layout(self, problem: DotProblem) -> Layout:
@@ -126,16 +129,19 @@ class BitSerial(Technique):
             planes = 1 if self.signs else p.w.bits
             differ = not self.signs and bipolar(p)
             kind = form(p, planes, knobs["bytes"])
-            block = (row_bytes(p), nr, kind, knobs["bytes"], weights, large(p, planes), self.signs, differ)
+            # A written loop has no half steps; more than one whole step outweighs what stands in for half a one.
+            unit = STEP if knobs["split"] and row_bytes(p) > STEP and p.kernel != (1, 1) else STEP // 2
+            row = -(-row_bytes(p) // unit) * unit
+            block = (row, nr, kind, knobs["bytes"], weights, large(p, planes), self.signs, differ)
             dot = BitDot(vectors(core), p.a.bits, p.w.bits, *block, bool(knobs["split"]))
             constant = self.signs or differ
             sum_codes = dot.sum_codes if p.needs_code_sum and not constant else None
             scale = p.a.multiplier * (-1 if differ else 1 if self.signs else p.w.multiplier)
             dots = Dots(dot.dtype(), dot.lanes(), dot.multiply, sum_codes, scale, centred=constant)
-            args = (source(p, x), dots, (beta, gamma), epilogue)
-            row = blocked(p, knobs["mr"], nr, knobs["tile"], *args, rolled=dot.split)
+            args = (source(p, x), dots, (beta, gamma), epilogue, unit, dot.split)
+            emit = blocked(p, knobs["mr"], nr, knobs["tile"], *args)
             with assembly(dot.split), rows(p, knobs) as index:
-                row(index // p.out_height, index % p.out_height)
+                emit(index // p.out_height, index % p.out_height)
 
         return frame(p, self.in_layout(p), [(shape, "uint8"), *correction_shapes(p)], body)
 

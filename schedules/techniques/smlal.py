@@ -15,8 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from tvm import tirx
 
-from schedules.blocked import Dots, blocked, padded_channels, tile
+from schedules.blocked import Dots, blocked, even_blocks, padded_channels, tile
 from schedules.byte_dot import CHANNELS, OFTEN, STEP, ByteDot, pack_rows, row_place, unpack_rows
 from schedules.cores import CoreSpec
 from schedules.dot_problem import INT32_MAX, DotProblem
@@ -25,7 +26,7 @@ from schedules.intrinsics import const, vload
 from schedules.layout import Layout
 from schedules.panel import Panel, Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
-from schedules.vectors import assembly, in_order, vectors
+from schedules.vectors import assembly, in_order, shared_loads, vectors
 
 # The widest block of channels that the packed weights are padded for.
 NR_LIMIT = 8
@@ -59,15 +60,17 @@ class Smlal(Technique):
         often = every(problem) < OFTEN and every(problem) != 0
         widen = (2.0 if every(problem) < 0 else 1.0) * often
         if in_order(core):
-            return core.cycles({"widen": 2, "and": 0.5, "uadalp": widen})
+            return core.cycles({"widen": 2, "uadalp": widen}) + shared_loads(self.knobs(problem, core)["mr"])
         return max(core.cycles({"widen": 2}), core.cycles({"and": 2.5 + widen, "uadalp": widen}))
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """``split``: see `vectors.through_general`."""
         split = int(in_order(core))
         # Products that are widened each step need registers of their own, or in-order schedules spill.
-        mr = 3 if split and every(problem) < OFTEN and every(problem) != 0 else 4
-        limits = {"mr": min(mr, problem.out_width), "nr": 4, "tile": tile(problem), "split": split}
+        often = every(problem) < OFTEN and every(problem) != 0
+        pixels, most = tile(problem), 3 if every(problem) < 0 else 4 if often else 6
+        mr = even_blocks(pixels, most) if split else 4
+        limits = {"mr": min(mr, problem.out_width), "nr": 4, "tile": pixels, "split": split}
         return {**super().knobs(problem, core), **limits}
 
     def in_layout(self, problem: DotProblem) -> Layout:
@@ -125,7 +128,11 @@ class Smlal(Technique):
                 def load_w(j: int, step: Any, row: int, byte: int, count: int) -> Any:
                     return vload(weights, [g, channel // CHANNELS + j, step, row, byte], count)
 
-                return dot.multiply(reader(panel, pixel), load_w, pixels)
+                def place(step: Any) -> tuple[Any, int, Any]:
+                    at = tirx.address_of(weights[g, channel // CHANNELS, step, 0, 0])
+                    return panel.address(pixel, 0, step * STEP), panel.stride(), at
+
+                return dot.multiply(reader(panel, pixel), load_w, pixels, place)
 
             def sum_codes(panel: Panel, pixel: Any) -> Any:
                 return dot.sum_bytes(reader(panel, pixel)) + const(p.k * centre_of(p))

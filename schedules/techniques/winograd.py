@@ -24,7 +24,7 @@ from schedules.dot_problem import INT32_MAX, DotProblem
 from schedules.epilogue import Epilogue
 from schedules.layout import Layout
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame
-from schedules.vectors import assembly, in_order, vectors
+from schedules.vectors import assembly, in_order, shared_loads, vectors
 from schedules.winograd_loops import Winograd as Loops
 from schedules.winograd_transform import POSITIONS, TAPS, input_range, weight_range
 
@@ -65,7 +65,9 @@ class Winograd(Technique):
         if self.form == "sdot":
             each, reduction = core.cycles({"and": 1.05}), 0.0
         elif in_order(core):
-            each, reduction = core.cycles({"widen": 2, "and": 0.5}), 0.7 + 0.6 * wide
+            flushes = 1 if wide == 1 else -(-steps(p) // flush_every(p))
+            each = core.cycles({"widen": 2}) + shared_loads(self.knobs(p, core)["mr"])
+            reduction = 1.2 if wide == 1 else 2.2 * flushes
         else:
             each, reduction = core.cycles({"widen": 2}), 0.4 + 0.5 * wide
         transforms = tiles * (steps(p) * 80 + padded(p) / 8 * wide * 50) / core.vector_issue
@@ -77,7 +79,8 @@ class Winograd(Technique):
         """Blocks of the products and tiles to a run."""
         dotprod = self.form == "sdot"
         run = tiles_to_run(problem)
-        mr = next((m for m in (8, 7, 6) if run % m == 0), 8) if dotprod else 4
+        slow = in_order(core) and not dotprod
+        mr = next((m for m in (8, 7, 6) if run % m == 0), 8) if dotprod else 6 if slow else 4
         blocks = {"mr": min(mr, run), "nr": 8 if dotprod else 4, "tile": run}
         blocks["split"] = int(self.form == "smlal" and in_order(core))
         return {**super().knobs(problem, core), **blocks}

@@ -25,8 +25,8 @@ from tvm_lowbit.linker import find_linker
 
 Array = npt.NDArray[Any]
 
-# The techniques that take any shape; the others have tests of their own.
-SPECIAL = ("ternary", "winograd", "winograd_sdot")
+# The techniques that take any shape and width; the others have tests of their own.
+SPECIAL = ("tbl_lookup", "ternary", "u8_mla", "winograd", "winograd_sdot")
 GENERAL = tuple(name for name in TECHNIQUES if name not in SPECIAL)
 
 
