@@ -17,6 +17,8 @@ from schedules.errors import LowbitError
 from schedules.problem_key import problem_of
 
 KINDS = ("ok", "wrong", "failed")
+# Sources of `schedules` that only say what to build.
+_NO_KERNELS = frozenset({"knob_space.py", "limits.py", "problem_key.py", "tuned_rows.py"})
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,18 @@ class Log:
         """All records in order; and a warning, with its number, for each line that is none, which is passed over.
 
         A process that was killed while it wrote leaves half a line, and others may have gone on behind it.
+
+        Raises
+        ------
+        LowbitError
+            If the file is there and cannot be read.
         """
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
             return [], []
+        except OSError as error:
+            raise self._unusable(error) from error
         records: list[Record] = []
         warnings: list[str] = []
         lines = content.decode(errors="replace").split("\n")
@@ -168,15 +177,20 @@ class Log:
             finally:
                 os.close(file)
         except OSError as error:
-            hint = "name a folder that can be written: --log-dir"
-            raise LowbitError("tuning log", "a file that can be appended to", str(error), hint) from error
+            raise self._unusable(error) from error
+
+    @staticmethod
+    def _unusable(error: OSError) -> LowbitError:
+        hint = "name a folder that can be written: --log-dir"
+        return LowbitError("tuning log", "a file that can be read and appended to", str(error), hint)
 
 
 @cache
 def versions() -> dict[str, str]:
-    """What a kernel's code depends on: packages, and a digest of the sources of `schedules`."""
+    """What a kernel's code depends on: packages, and a digest of the sources of `schedules` that write kernels."""
     digest = hashlib.sha256()
     for path in sorted(Path(schedules.__file__).parent.rglob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
+        if path.name not in _NO_KERNELS:
+            digest.update(path.name.encode() + path.read_bytes())
     packages = {name: importlib.metadata.version(name) for name in ("tvm_lowbit", "apache-tvm")}
     return packages | {"schedules": digest.hexdigest()[:12]}

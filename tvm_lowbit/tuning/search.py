@@ -10,8 +10,8 @@ from tvm_lowbit.tuning.cost_model import CostModel, Rank
 from tvm_lowbit.tuning.records import Candidate, Outcome, Record
 from tvm_lowbit.tuning.space import Space
 
-# One candidate in so many is taken at random, from the better of those that are left: one in so many of them.
-WANDER, BETTER_HALF = 5, 8
+# One candidate in so many is a neighbour of the best, whatever the model says.
+WANDER = 4
 # What counts as faster.
 BETTER = 0.995
 
@@ -101,12 +101,16 @@ def _next(space: Space, measured: Mapping[Candidate, Record], rank: Rank | None)
         if candidate not in measured:
             return candidate
     left = [candidate for candidate in space.all if candidate not in measured]
-    chance = random.Random(f"{space.untuned.problem} {len(measured)}")
-    if rank is None:
-        return chance.choice(left)
-    order = rank(left).argsort(kind="stable")
-    pick = chance.randrange(-(-len(left) // BETTER_HALF)) if len(measured) % WANDER == WANDER - 1 else 0
-    return left[int(order[pick])]
+    if rank is not None and len(measured) % WANDER:
+        return left[int(rank(left).argmin())]
+    best = min(measured, key=lambda candidate: measured[candidate].cycles or float("inf"))
+    near = [candidate for candidate in left if _are_neighbours(candidate, best)]
+    return random.Random(f"{best.problem} {len(measured)}").choice(near or left)
+
+
+def _are_neighbours(one: Candidate, other: Candidate) -> bool:
+    """Whether they differ in one knob."""
+    return one.technique == other.technique and len(set(one.knobs) ^ set(other.knobs)) == 2
 
 
 def record_of(candidate: Candidate, outcome: Outcome, **where: object) -> Record:

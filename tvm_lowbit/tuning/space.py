@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from schedules import tuned_rows
@@ -28,8 +29,10 @@ class Space:
     all: tuple[Candidate, ...]
 
 
-def space_of(key: str, core: CoreSpec) -> Space:
-    """The space of a problem on a core.
+def space_of(key: str, core: CoreSpec, known: Collection[Candidate] = ()) -> Space:
+    """The space of a problem on a core; tuned rows of it, or of one like it, are tried first.
+
+    Rows that came out of what is ``known`` by measuring are not: a search that goes on would else start otherwise.
 
     Raises
     ------
@@ -39,7 +42,8 @@ def space_of(key: str, core: CoreSpec) -> Space:
     problem = problem_of(key)
     costs = _costs(problem, core)
     untuned = _default(key, problem, core, select(problem, core).technique.name)
-    tuned = [Candidate.of(key, row.technique, row.knobs) for row in tuned_rows.rows(problem, core)[0]]
+    rows = ((row.exact, Candidate.of(key, row.technique, row.knobs)) for row in tuned_rows.rows(problem, core)[0])
+    tuned = [candidate for exact, candidate in rows if not (exact and candidate in known)]
     found: list[Candidate] = []
     for name in costs:
         values = TECHNIQUES[name].space(problem, core)

@@ -113,8 +113,7 @@ class _Session:
     ) -> list[TuneRow]:
         """Search one problem after another, and promote after each."""
         model = CostModel(self.board.core)
-        spaces = {key: space_of(key, self.board.core) for key in problems}
-        most = {key: min(trials, len(space.all)) for key, space in spaces.items()}
+        most = {key: min(trials, len(space_of(key, self.board.core).all)) for key in problems}
         done = 0
         found: list[TuneRow] = []
         for key, layers in problems.items():
@@ -123,7 +122,9 @@ class _Session:
             def each(count: int, key: str = key, done: int = done, rest: int = rest) -> None:
                 tell(Step("tune", key, done + count, done + rest))
 
-            result = search(spaces[key], model, self.records, self.measure, trials, patience, each)
+            # Made now: what was found for problems before this one may be tried first.
+            space = space_of(key, self.board.core, {record.candidate for record in self.records})
+            result = search(space, model, self.records, self.measure, trials, patience, each)
             done += result.trials
             if result.best is not None:
                 promote(rows, self.board.core, key, self.records)
