@@ -40,12 +40,12 @@ def test_layers_are_tuned_recorded_and_promoted(model: Path, tmp_path: Path, row
     rows = json.loads(report.tuned.read_text())["problems"]
     assert set(rows) == {row.problem for row in report.rows}
     for row in report.rows:
-        first = rows[row.problem][0]
+        first = rows[row.problem]["rows"][0]
         assert row.found.best is not None and row.gain is not None and row.gain >= 1
         assert (first["technique"], first["knobs"]) == (row.found.best.technique, dict(row.found.best.knobs))
         assert first["cycles"] == min(r.cycles for r in records if r.problem == row.problem)
-        techniques = [entry["technique"] for entry in rows[row.problem]]
-        assert len(set(techniques)) == len(techniques)
+        techniques = [entry["technique"] for entry in rows[row.problem]["rows"]]
+        assert len(set(techniques)) == len(techniques) and set(techniques) <= set(rows[row.problem]["tried"])
 
 
 def test_build_takes_what_was_found(model: Path, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_promoting_keeps_other_problems_and_refuses_what_it_cannot_read(tmp_path
         candidate = space_of(key, core).untuned
         path = promote.promote(tmp_path, core, key, [_record(candidate, 5.0), _record(candidate, 4.0)])
     assert path is not None and set(json.loads(path.read_text())["problems"]) == {tall, wide}
-    assert [row.cycles for row in tuned_rows._read(path, 0)[wide]] == [4.0]
+    assert [row.cycles for row in tuned_rows._read(path, 0)[wide].rows] == [4.0]
     path.write_text("{")
     with pytest.raises(LowbitError, match="a file of tuned rows that can be written"):
         promote.promote(tmp_path, core, tall, [_record(space_of(tall, core).untuned, 3.0)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,20 @@ PROBLEM = problem_of(KEY)
 GOOD = {"technique": "smlal", "knobs": {"mr": 3, "nr": 8}, "cycles": 10.0, "board": "a test"}
 
 
-def write(folder: Path, rows: Any, key: str = KEY, core: str = CORE.name) -> None:
+def signed(row: dict[str, Any], key: str) -> dict[str, Any]:
+    """The row with the fingerprint of its kernel, where there is such a kernel."""
+    try:
+        kernel = tuned_rows.fingerprint(key, row["technique"], row["knobs"], CORE)
+    except Exception:  # rows that do not fit have none
+        kernel = "none"
+    return {"kernel": kernel, **row}
+
+
+def write(folder: Path, rows: list[dict[str, Any]], key: str = KEY, tried: Sequence[str] = tuple(TECHNIQUES)) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{core}.json").write_text(json.dumps({"core": core, "problems": {key: rows}}))
+    entry = {"tried": list(tried), "rows": [signed(row, key) for row in rows]}
+    (folder / f"{CORE.name}.json").write_text(json.dumps({"core": CORE.name, "problems": {key: entry}}))
+    tuned_rows._read.cache_clear()
 
 
 def test_a_row_gives_technique_and_knobs(rows_folder: Path) -> None:
@@ -129,8 +142,10 @@ def test_a_row_that_no_longer_fits_is_left_out_with_its_reason(rows_folder: Path
         "{}",
         "\x00",
         '{"problems": {"x": []}}',
-        json.dumps({"problems": {KEY: [{"technique": "smlal"}]}}),
-        json.dumps({"problems": {KEY: [GOOD | {"knobs": {"mr": "x"}}]}}),
+        json.dumps({"problems": {KEY: {"tried": [], "rows": [{"technique": "smlal"}]}}}),
+        json.dumps({"problems": {KEY: {"tried": [], "rows": [GOOD | {"knobs": {"mr": "x"}, "kernel": ""}]}}}),
+        json.dumps({"problems": {KEY: {"tried": 3, "rows": []}}}),
+        json.dumps({"problems": {KEY: [GOOD]}}),
         json.dumps({"problems": {KEY: 7}}),
     ],
 )
@@ -150,18 +165,60 @@ def test_a_users_rows_count_before_those_shipped(rows_folder: Path, monkeypatch:
     write(rows_folder, [GOOD | {"technique": "gone"}])
     assert tuned_rows.choose(PROBLEM, CORE).technique.name == "smlal"
     monkeypatch.setenv(tuned_rows.VARIABLE, tuned_rows.OFF)
-    assert tuned_rows.rows(PROBLEM, CORE) == ([], [])
+    assert tuned_rows.tuned(PROBLEM, CORE) == tuned_rows.Tuned()
 
 
 def test_a_file_that_changes_is_read_again(rows_folder: Path) -> None:
     write(rows_folder, [GOOD])
     assert tuned_rows.row(PROBLEM, CORE).knobs == GOOD["knobs"]
     path = rows_folder / "cortex-a72.json"
-    path.write_text(path.read_text().replace('"mr": 3', '"mr": 2'))
-    import os
-
+    path.write_text(path.read_text().replace('"cycles": 10.0', '"cycles": 12.0'))
     os.utime(path, ns=(1, 1))
-    assert tuned_rows.row(PROBLEM, CORE).knobs["mr"] == 2
+    assert tuned_rows.row(PROBLEM, CORE).cycles == 12
+
+
+def test_rows_of_kernels_that_have_changed_are_left_out(rows_folder: Path) -> None:
+    """Where the fastest is another now, the order of the others says nothing any more; its knobs may still serve."""
+    slower = {"technique": "bit_serial", "knobs": {"mr": 2}, "cycles": 11.0, "board": "a test"}
+    write(rows_folder, [GOOD | {"kernel": "0123"}, slower])
+    choice = tuned_rows.choose(PROBLEM, CORE)
+    assert choice.technique is select(PROBLEM, CORE).technique
+    assert "tuned row ignored: the kernel of smlal has changed since it was measured" in choice.why
+    write(rows_folder, [GOOD, slower | {"kernel": "0123"}])
+    assert tuned_rows.choose(PROBLEM, CORE).technique.name == "smlal"
+    assert tuned_rows.knobs(TECHNIQUES["bit_serial"], PROBLEM, CORE)["mr"] != 2
+
+
+def test_a_kernel_that_changes_has_another_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    def print_of(knobs: dict[str, int]) -> str:
+        tuned_rows._fingerprints.clear()
+        return tuned_rows.fingerprint(KEY, "smlal", knobs, CORE)
+
+    before = print_of({"mr": 3})
+    assert print_of({"mr": 3}) == before != print_of({"mr": 2})
+    monkeypatch.setattr("schedules.byte_dot.UNROLL", 99)
+    assert print_of({"mr": 3}) != before
+    tuned_rows._fingerprints.clear()
+
+
+def test_a_technique_that_was_not_there_is_taken_by_its_estimate(rows_folder: Path) -> None:
+    write(rows_folder, [GOOD], tried=["smlal", "portable"])
+    choice = tuned_rows.choose(PROBLEM, CORE)
+    assert choice.technique is select(PROBLEM, CORE).technique and "was not measured" in choice.why
+    write(rows_folder, [GOOD], tried=[name for name in TECHNIQUES if name != "portable"])
+    assert tuned_rows.choose(PROBLEM, CORE).technique.name == "smlal"
+
+
+def test_cycles_are_on_one_scale(rows_folder: Path) -> None:
+    smlal, winograd = TECHNIQUES["smlal"], TECHNIQUES["winograd"]
+    own = smlal.cycles(PROBLEM, CORE)
+    assert tuned_rows.cycles(smlal, PROBLEM, CORE) == own
+    write(rows_folder, [GOOD | {"cycles": 2 * own}])
+    assert tuned_rows.cycles(smlal, PROBLEM, CORE) == 2 * own
+    # Estimated to be faster, it was measured, and is not among the fast ones.
+    assert winograd.cycles(PROBLEM, CORE) < own and tuned_rows.cycles(winograd, PROBLEM, CORE) == 2 * own
+    portable = TECHNIQUES["portable"]
+    assert tuned_rows.cycles(portable, PROBLEM, CORE) == pytest.approx(2 * portable.cycles(PROBLEM, CORE))
 
 
 def test_build_computes_the_same_with_any_row(model: Path, rows_folder: Path) -> None:
@@ -176,7 +233,9 @@ def test_build_computes_the_same_with_any_row(model: Path, rows_folder: Path) ->
         for key in keys:
             space = TECHNIQUES[name].space(problem_of(key), core) if name in TECHNIQUES else {"mr": (1,)}
             knobs = {knob: values[-1] for knob, values in space.items() if knob != "parallel"}
-            entries[key] = [{"technique": name, "knobs": knobs, "cycles": 1.0, "board": "a test"}]
+            kernel = tuned_rows.fingerprint(key, name, knobs, core) if name in TECHNIQUES else ""
+            row = {"technique": name, "knobs": knobs, "cycles": 1.0, "board": "a test", "kernel": kernel}
+            entries[key] = {"tried": list(TECHNIQUES), "rows": [row]}
         rows_folder.mkdir(exist_ok=True)
         (rows_folder / f"{core.name}.json").write_text(json.dumps({"problems": entries}))
         tuned_rows._read.cache_clear()

@@ -37,9 +37,11 @@ class TuneDisplay:
     def __call__(self, step: Step) -> None:
         """Show it."""
         if self.console.is_terminal:
-            # What an early stop leaves out is taken off the total, so the time left counts what is still to do.
-            text = escape(f"{step.name}: {step.layer}")
-            self._bar.update(self._task, description=text, completed=step.done, total=step.total or None)
+            # What an early stop leaves out is taken off the total, so the time left counts what is still to do. Told to
+            # `update`, a new total would make it forget how fast candidates were.
+            (task,) = self._bar.tasks
+            task.total = step.total or None
+            self._bar.update(self._task, description=escape(f"{step.name}: {step.layer}"), completed=step.done)
         elif step.layer != self._last:
             self.console.print(step, markup=False, highlight=False)
         self._last = step.layer

@@ -16,10 +16,11 @@ from schedules.cores import CoreSpec
 from schedules.errors import LowbitError
 from schedules.problem_key import problem_of
 from tvm_lowbit.tuning.records import Record
+from tvm_lowbit.tuning.space import taking, worth_trying
 
 LOGS = "tuning_logs"
 # A technique so much slower than the best is no choice anywhere in a network.
-NEAR = 1.5
+NEAR = 1.3
 _NOTE = "Written by `tvm-lowbit tune`, fastest first; cycles of an emulated board are estimates."
 
 
@@ -61,18 +62,22 @@ def promote(folder: Path, core: CoreSpec, problem: str, records: Iterable[Record
     LowbitError
         If the file cannot be written, or what is there is no file of tuned rows.
     """
+    mine = [record for record in records if record.problem == problem]
     best: dict[str, Record] = {}
-    for record in records:
-        if record.problem == problem and _cycles(record) < _cycles(best.get(record.technique)):
+    for record in mine:
+        if _cycles(record) < _cycles(best.get(record.technique)):
             best[record.technique] = record
     if not best:
         return None
     fastest = sorted(best.values(), key=lambda record: (_cycles(record), record.technique))
     near = [record for record in fastest if _cycles(record) <= NEAR * _cycles(fastest[0])]
+    # With those that are too slow to be measured.
+    hopeless = set(taking(problem, core)) - set(worth_trying(problem, core))
+    tried = sorted({record.technique for record in mine} | hopeless)
     path = folder / f"{core.name}.json"
     try:
         content = json.loads(path.read_text()) if path.exists() else {"problems": {}}
-        content["problems"][problem] = [_row(record) for record in near]
+        content["problems"][problem] = {"tried": tried, "rows": [_row(record, core) for record in near]}
         _write(path, {"core": core.name, "note": _NOTE, "problems": content["problems"]})
     except (OSError, ValueError, KeyError, TypeError) as error:
         hint = f"nothing is lost: the logs have it all; {tuned_rows.VARIABLE} names another folder"
@@ -84,17 +89,18 @@ def _cycles(record: Record | None) -> float:
     return float("inf") if record is None or record.cycles is None else record.cycles
 
 
-def _row(record: Record) -> dict[str, Any]:
-    knobs = dict(sorted(record.knobs.items()))
-    return {"technique": record.technique, "knobs": knobs, "cycles": record.cycles, "board": record.board}
+def _row(record: Record, core: CoreSpec) -> dict[str, Any]:
+    kernel = tuned_rows.fingerprint(record.problem, record.technique, record.knobs, core)
+    row = {"technique": record.technique, "knobs": dict(sorted(record.knobs.items())), "cycles": record.cycles}
+    return {**row, "board": record.board, "kernel": kernel}
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     """All or nothing; a line for each row, so that changes can be read."""
     lines = []
-    for key, rows in sorted(content["problems"].items(), key=lambda item: (problem_of(item[0]).macs, item[0])):
-        inner = ",\n".join(f"   {json.dumps(row)}" for row in rows)
-        lines.append(f"  {json.dumps(key)}: [\n{inner}\n  ]")
+    for key, entry in sorted(content["problems"].items(), key=lambda item: (problem_of(item[0]).macs, item[0])):
+        inner = ",\n".join(f"    {json.dumps(row)}" for row in entry["rows"])
+        lines.append(f'  {json.dumps(key)}: {{"tried": {json.dumps(entry["tried"])}, "rows": [\n{inner}\n  ]}}')
     head = f'{{\n "core": {json.dumps(content["core"])},\n "note": {json.dumps(content["note"])},\n "problems": {{\n'
     path.parent.mkdir(parents=True, exist_ok=True)
     file, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)

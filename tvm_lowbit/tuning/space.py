@@ -40,9 +40,9 @@ def space_of(key: str, core: CoreSpec, known: Collection[Candidate] = ()) -> Spa
         If every technique declines.
     """
     problem = problem_of(key)
-    costs = _costs(problem, core)
+    costs = worth_trying(key, core)
     untuned = _default(key, problem, core, select(problem, core).technique.name)
-    rows = ((row.exact, Candidate.of(key, row.technique, row.knobs)) for row in tuned_rows.rows(problem, core)[0])
+    rows = ((row.exact, Candidate.of(key, row.technique, row.knobs)) for row in tuned_rows.tuned(problem, core).rows)
     tuned = [candidate for exact, candidate in rows if not (exact and candidate in known)]
     found: list[Candidate] = []
     for name in costs:
@@ -55,10 +55,16 @@ def space_of(key: str, core: CoreSpec, known: Collection[Candidate] = ()) -> Spa
     return Space(untuned, tuple(dict.fromkeys(c for c in first if c in there)), tuple(found))
 
 
-def _costs(problem: DotProblem, core: CoreSpec) -> dict[str, float]:
-    """Techniques that are worth trying by their estimated cycles, least first."""
-    taking = [technique for technique in TECHNIQUES.values() if technique.declines(problem, core) is None]
-    costs = {technique.name: technique.cycles(problem, core) for technique in taking}
+def taking(key: str, core: CoreSpec) -> dict[str, float]:
+    """Techniques that take a problem, with their estimated cycles."""
+    problem = problem_of(key)
+    able = [technique for technique in TECHNIQUES.values() if technique.declines(problem, core) is None]
+    return {technique.name: technique.cycles(problem, core) for technique in able}
+
+
+def worth_trying(key: str, core: CoreSpec) -> dict[str, float]:
+    """Those of them that are worth measuring, the least estimated cycles first."""
+    costs = taking(key, core)
     least = min((cost for cost in costs.values() if math.isfinite(cost)), default=math.inf)
     return dict(sorted(((n, c) for n, c in costs.items() if c <= HOPELESS * least), key=lambda item: item[1]))
 
