@@ -28,6 +28,8 @@ SHIPPED = Path(__file__).parent / "tuned"
 # Another folder than the platform's for a user's own rows; "off": take no tuned rows at all.
 VARIABLE = "TVM_LOWBIT_TUNED"
 OFF = "off"
+# A technique so much slower than the best is no choice anywhere in a network, and has no row.
+NEAR = 1.3
 
 
 @dataclass(frozen=True)
@@ -117,15 +119,20 @@ def choose(problem: DotProblem, core: CoreSpec, only: str | None = None) -> Choi
 
 
 def cycles(technique: Technique, problem: DotProblem, core: CoreSpec) -> float:
-    """What a technique takes: measured where it was, else its own estimate on the scale of what was measured."""
-    rows = tuned(problem, core).rows
-    for row in rows:
+    """What a technique takes: measured where it has a row, else its own estimate on the scale of what was measured.
+
+    One that was measured and has no row was slower than the fastest by a factor of `NEAR` or more.
+    """
+    found = tuned(problem, core)
+    for row in found.rows:
         if row.technique == technique.name:
             return row.cycles
     own = technique.cycles(problem, core)
-    if not rows:
+    if not found.rows:
         return own
-    return max(own * rows[0].cycles / TECHNIQUES[rows[0].technique].cycles(problem, core), rows[0].cycles)
+    best = found.rows[0]
+    scaled = own * best.cycles / TECHNIQUES[best.technique].cycles(problem, core)
+    return scaled if technique.name in found.untried else max(scaled, NEAR * best.cycles)
 
 
 def knobs(technique: Technique, problem: DotProblem, core: CoreSpec) -> Knobs:

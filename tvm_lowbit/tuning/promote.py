@@ -19,8 +19,6 @@ from tvm_lowbit.tuning.records import Record
 from tvm_lowbit.tuning.space import taking, worth_trying
 
 LOGS = "tuning_logs"
-# A technique so much slower than the best is no choice anywhere in a network.
-NEAR = 1.3
 _NOTE = "Written by `tvm-lowbit tune`, fastest first; cycles of an emulated board are estimates."
 
 
@@ -70,7 +68,7 @@ def promote(folder: Path, core: CoreSpec, problem: str, records: Iterable[Record
     if not best:
         return None
     fastest = sorted(best.values(), key=lambda record: (_cycles(record), record.technique))
-    near = [record for record in fastest if _cycles(record) <= NEAR * _cycles(fastest[0])]
+    near = [record for record in fastest if _cycles(record) <= tuned_rows.NEAR * _cycles(fastest[0])]
     # With those that are too slow to be measured.
     hopeless = set(taking(problem, core)) - set(worth_trying(problem, core))
     tried = sorted({record.technique for record in mine} | hopeless)
