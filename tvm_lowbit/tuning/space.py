@@ -15,7 +15,7 @@ from schedules.techniques import TECHNIQUES, select
 from tvm_lowbit.tuning.records import Candidate
 
 # A technique that is estimated to be so much slower than the best is not tried.
-HOPELESS = 4.0
+HOPELESS = 2.0
 # Whether work is split over threads is no matter of one thread's speed: `Technique.knobs` decides it.
 NOT_TUNED = frozenset({"parallel"})
 
