@@ -12,12 +12,14 @@ from tvm import relax, te
 from relay_passes import dataflow, layouts, notes, ops
 from relay_passes.ops import constant, literal, op_name, quant_spec, shape_of
 from relay_passes.problem import dot_problem
+from schedules import tuned_rows
 from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem, Thresholds
 from schedules.layout import Layout
 from schedules.limits import limit_cycles
+from schedules.problem_key import problem_key
 from schedules.requantize import requantize_kernel
-from schedules.techniques import Choice, select
+from schedules.techniques import Choice
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class _Lowering:
     def _plan(self, var: Any, call: Any, technique: str | None) -> _Plan:
         weights, offset = constant(call.args[1]), constant(call.args[2])
         problem = dot_problem(shape_of(call.args[0]), weights.shape, call.attrs).knowing(weights, offset)
-        choice = select(problem, self.core, technique)
+        choice = tuned_rows.choose(problem, self.core, technique)
         constants = choice.technique.constants(problem, weights, offset)
         only = self.readers[var]
         fused = len(only) == 1 and only[0] is not None and op_name(self.values[only[0]]) == ops.REQUANTIZE
@@ -138,7 +140,7 @@ class _Lowering:
                 args.append(self._in_layout(side, side_layout, plan.layer, scope))
                 epilogue = replace(epilogue, side=side_layout)
             problem = replace(problem, epilogue=epilogue)
-        kernel = technique.build(problem, technique.knobs(problem, self.core), self.core)
+        kernel = technique.build(problem, tuned_rows.knobs(technique, problem, self.core), self.core)
         out = layout.shape(*layouts.nhwc_shape(shape))
         packed = _call(scope, kernel, f"{technique.name}_{plan.layer}", args, out, dtype, f"{name}/physical")
         result = layouts.unpack(scope, packed, layout, shape, dtype, name)
@@ -146,7 +148,7 @@ class _Lowering:
         symbol = str(scope.builder.lookup_binding(packed).args[0].name_hint)
         limit = limit_cycles(plan.problem, technique.name, self.core)
         work = {"bits": problem.name, "technique": technique.name, "macs": problem.macs, "limit": limit}
-        self.calls.append({"symbol": symbol, "layer": plan.layer, **work})
+        self.calls.append({"symbol": symbol, "layer": plan.layer, "problem": problem_key(problem), **work})
         self._report(plan, size)
         return result
 

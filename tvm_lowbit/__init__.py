@@ -8,5 +8,6 @@ from relay_passes.attribution.method import DeepLift  # noqa: E402 - TVM may be 
 from schedules.errors import LowbitError  # noqa: E402
 from tvm_lowbit.artifact import Artifact, load  # noqa: E402
 from tvm_lowbit.build import build, inspect  # noqa: E402
+from tvm_lowbit.tuning.tune import tune  # noqa: E402
 
-__all__ = ["Artifact", "DeepLift", "LowbitError", "build", "inspect", "load"]
+__all__ = ["Artifact", "DeepLift", "LowbitError", "build", "inspect", "load", "tune"]

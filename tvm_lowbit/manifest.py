@@ -47,7 +47,10 @@ class LayerRow(BaseModel):
 
 
 class KernelRow(BaseModel):
-    """One call of a low-bit kernel; ``limit`` is the fewest cycles its technique's arithmetic can take, if known."""
+    """One call of a low-bit kernel; ``limit`` is the fewest cycles its technique's arithmetic can take, if known.
+
+    ``problem`` is what its tuned rows go by: see `schedules.problem_key`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,6 +60,7 @@ class KernelRow(BaseModel):
     technique: str
     macs: int
     limit: float | None = None
+    problem: str = ""
 
 
 class Manifest(BaseModel):

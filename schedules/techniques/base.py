@@ -14,6 +14,7 @@ from tvm.script.ir_builder import tirx as T
 from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
+from schedules.knob_space import Space, around
 from schedules.layout import Layout
 from schedules.padding import runs
 
@@ -44,6 +45,10 @@ class Technique(abc.ABC):
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """The values of the technique's knobs for this problem."""
         return {"parallel": int(problem.macs >= PARALLEL_MACS)}
+
+    def space(self, problem: DotProblem, core: CoreSpec) -> Space:
+        """The values that each knob may take; the kernel is exact with any of them."""
+        return around(self.knobs(problem, core), problem)
 
     @abc.abstractmethod
     def in_layout(self, problem: DotProblem) -> Layout:

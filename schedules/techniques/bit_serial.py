@@ -19,6 +19,7 @@ from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const
+from schedules.knob_space import Space, around
 from schedules.layout import Layout, pack_planes, plane_bytes
 from schedules.panel import Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
@@ -70,6 +71,11 @@ class BitSerial(Technique):
         mr = even_blocks(pixels, 4 if self.signs else 5) if slow else 4 if core.is_arm else 2
         limits = {"mr": min(mr, problem.out_width), "nr": 4, "tile": pixels, "bytes": 16 * slow, "split": slow}
         return {**super().knobs(problem, core), **limits}
+
+    def space(self, problem: DotProblem, core: CoreSpec) -> Space:
+        """Accumulators of all widths, both ways to load, blocks up to those that weights are packed for."""
+        more = {"nr": (CHANNEL_BLOCK, NR_LIMIT), "bytes": (0, 8, 16), "split": range(1 + core.is_arm)}
+        return around(self.knobs(problem, core), problem, more)
 
     def in_layout(self, problem: DotProblem) -> Layout:
         """Bit planes, each group's channels starting at a byte."""

@@ -23,6 +23,7 @@ from schedules.cores import CoreSpec
 from schedules.dot_problem import INT32_MAX, DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, vload
+from schedules.knob_space import Space, around
 from schedules.layout import Layout
 from schedules.panel import Panel, Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
@@ -72,6 +73,11 @@ class Smlal(Technique):
         mr = even_blocks(pixels, most) if split else 4
         limits = {"mr": min(mr, problem.out_width), "nr": 4, "tile": pixels, "split": split}
         return {**super().knobs(problem, core), **limits}
+
+    def space(self, problem: DotProblem, core: CoreSpec) -> Space:
+        """Both ways to load, blocks up to those that weights are packed for."""
+        split = range(1 + (core.is_arm and self.form == "smlal"))
+        return around(self.knobs(problem, core), problem, {"nr": (CHANNELS, NR_LIMIT), "split": split})
 
     def in_layout(self, problem: DotProblem) -> Layout:
         """Plain codes."""

@@ -22,6 +22,7 @@ from schedules.compact import compact_at, pack_compact, unpack_compact, vectors_
 from schedules.cores import CoreSpec
 from schedules.dot_problem import INT32_MAX, DotProblem
 from schedules.epilogue import Epilogue
+from schedules.knob_space import MOST_PIXELS, Space, around, winograd_tiles
 from schedules.layout import Layout
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame
 from schedules.vectors import assembly, in_order, shared_loads, vectors
@@ -84,6 +85,13 @@ class Winograd(Technique):
         blocks = {"mr": min(mr, run), "nr": 8 if dotprod else 4, "tile": run}
         blocks["split"] = int(self.form == "smlal" and in_order(core))
         return {**super().knobs(problem, core), **blocks}
+
+    def space(self, problem: DotProblem, core: CoreSpec) -> Space:
+        """Any number of tiles there are, in blocks of any size."""
+        tiles = winograd_tiles(problem)
+        split = range(1 + (core.is_arm and self.form == "smlal"))
+        more = {"mr": range(2, min(MOST_PIXELS, max(tiles)) + 1), "nr": (CHANNELS, CHANNEL_PAD), "tile": tiles}
+        return around(self.knobs(problem, core), problem, {**more, "split": split})
 
     def in_layout(self, problem: DotProblem) -> Layout:
         """Plain codes."""

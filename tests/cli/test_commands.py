@@ -18,7 +18,7 @@ from tvm_lowbit.cli import cli
 from tvm_lowbit.linker import available_linkers
 from tvm_lowbit.pipeline import PHASES
 
-COMMANDS = ["build", "run", "inspect", "explain", "spellings", "bench", "demo"]
+COMMANDS = ["build", "run", "inspect", "explain", "spellings", "bench", "tune", "demo"]
 
 
 def test_help_lists_every_command_in_one_line(run):

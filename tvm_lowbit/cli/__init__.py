@@ -12,6 +12,7 @@ from tvm_lowbit.cli.group import Group
 from tvm_lowbit.cli.inspect import inspect_command
 from tvm_lowbit.cli.run import run_command
 from tvm_lowbit.cli.spellings import spellings_command
+from tvm_lowbit.cli.tune import tune_command
 
 COMMANDS = (
     build_command,
@@ -20,6 +21,7 @@ COMMANDS = (
     explain_command,
     spellings_command,
     bench_command,
+    tune_command,
     demo_command,
 )
 

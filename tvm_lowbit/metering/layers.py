@@ -15,7 +15,7 @@ from schedules.cores import CoreSpec, find_core
 from schedules.dot_problem import DotProblem, Thresholds
 from schedules.errors import LowbitError
 from schedules.layout import pack
-from schedules.techniques import TECHNIQUES
+from schedules.techniques import TECHNIQUES, Technique
 from tvm_lowbit.metering.estimate import Estimate
 from tvm_lowbit.metering.kernels import meter_kernels
 
@@ -100,30 +100,54 @@ def meter_layers(
     ]
 
 
+@dataclass(frozen=True)
+class MadeUp:
+    """A problem's operands, made up from nothing but the problem, and what its kernel must write.
+
+    ``problem`` knows what the weights tell; ``tables`` are the epilogue's parameters, a second operand among them.
+    """
+
+    problem: DotProblem
+    codes: Array
+    weights: Array
+    offset: Array
+    tables: Sequence[Array]
+    expected: Array
+
+    @classmethod
+    def of(cls, p: DotProblem) -> MadeUp:
+        """For a problem; the same each time."""
+        random = np.random.default_rng(zlib.crc32(repr(p).encode()))
+        codes = random.integers(0, p.a.max_code, (p.batch, p.height, p.width, p.channels), np.uint8, endpoint=True)
+        least, most = p.w.span or (0, p.w.max_code)
+        weights = random.integers(least, most, (p.out_channels, p.group_channels, *p.kernel), np.uint8, endpoint=True)
+        # One offset for all channels, as almost all networks have it.
+        offset = np.full(p.out_channels, p.w.offset if p.w.one_offset else -p.w.offset_bound, np.int32)
+        p = p.knowing(weights, offset)
+        sums: Array = reference.accumulate(p, codes, weights, offset)
+        if p.epilogue is None:
+            return cls(p, codes, weights, offset, (), sums.astype(np.int32))
+        tables, expected = _epilogue(p.epilogue, sums, p, random)
+        return cls(p, codes, weights, offset, tables, expected)
+
+    def arguments(self, technique: Technique) -> list[Array]:
+        """What a technique's kernel takes; the last is what it writes, filled with what it will not."""
+        constants = technique.constants(self.problem, self.weights, self.offset)
+        codes = pack(self.codes, technique.in_layout(self.problem))
+        return [codes, *constants, *self.tables, np.full_like(self.expected, 0xA5)]
+
+
 def _build(candidate: Candidate, core: CoreSpec) -> tuple[Any, list[Array], Array]:
     """The kernel, its arguments, and what it must write over the last one."""
-    p = candidate.problem
     if candidate.technique not in TECHNIQUES:
         raise LowbitError("technique", f"one of {', '.join(TECHNIQUES)}", repr(candidate.technique))
-    technique = TECHNIQUES[candidate.technique]
-    random = np.random.default_rng(zlib.crc32(repr(p).encode()))
-    codes = random.integers(0, p.a.max_code, (p.batch, p.height, p.width, p.channels), np.uint8, endpoint=True)
-    least, most = p.w.span or (0, p.w.max_code)
-    weights = random.integers(least, most, (p.out_channels, p.group_channels, *p.kernel), np.uint8, endpoint=True)
-    # One offset for all channels, as almost all networks have it.
-    offset = np.full(p.out_channels, p.w.offset if p.w.one_offset else -p.w.offset_bound, np.int32)
-    p = p.knowing(weights, offset)
+    technique, made = TECHNIQUES[candidate.technique], MadeUp.of(candidate.problem)
+    p = made.problem
     reason = technique.declines(p, core)
     if reason is not None:
         raise LowbitError(f"metering {p.name}", f"a problem that {technique.name} takes", reason)
-    arguments = [pack(codes, technique.in_layout(p)), *technique.constants(p, weights, offset)]
-    expected: Array = reference.accumulate(p, codes, weights, offset)
-    if p.epilogue is not None:
-        tables, expected = _epilogue(p.epilogue, expected, p, random)
-        arguments += tables
-    expected = expected.astype(np.int32) if p.epilogue is None else expected
     knobs = {**technique.knobs(p, core), **(candidate.knobs or {})}
-    return technique.build(p, knobs, core), [*arguments, np.full_like(expected, 0xA5)], expected
+    return technique.build(p, knobs, core), made.arguments(technique), made.expected
 
 
 def _epilogue(spec: Thresholds, sums: Array, p: DotProblem, random: Any) -> tuple[list[Array], Array]:
