@@ -10,6 +10,7 @@ import numpy.typing as npt
 from tvm import relax, te
 
 from relay_passes import dataflow, layouts, notes, ops
+from relay_passes.compose import compose_requantize
 from relay_passes.ops import constant, literal, op_name, quant_spec, shape_of
 from relay_passes.problem import dot_problem
 from schedules.cores import CoreSpec
@@ -58,6 +59,7 @@ def lower_lowbit(
         Kernels are PrimFuncs called by ``call_tir``. Notes: topic ``layers`` gains technique, why, and bytes; topic
         ``kernels`` tells of each call, in the order they run, whose it is and how much it computes.
     """
+    mod = compose_requantize(mod)
     lowering = _Lowering(mod, core, technique, each)
     lowered = notes.add(dataflow.rebuild(mod, lowering.visit), "layers", lowering.layers)
     return notes.add(lowered, "kernels", {str(turn): call for turn, call in enumerate(lowering.calls)})
