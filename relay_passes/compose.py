@@ -125,7 +125,7 @@ def compose_requantize(mod: Any) -> Any:
 
     def inner(codes: Any) -> Any:
         """The ``requantize`` of a dot's accumulators that gave these codes for one reader, or None."""
-        value = values.get(codes)
+        value: Any = values.get(codes)
         if op_name(value) != ops.REQUANTIZE or len(readers[codes]) != 1 or int(value.attrs["side_bits"]):
             return None
         dot = value.args[0]
