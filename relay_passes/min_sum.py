@@ -11,7 +11,7 @@ improves. The result is then never worse than the start, and says that it may no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,14 +48,6 @@ class Solution:
     exact: bool = True
 
 
-class TooWide(Exception):
-    """A table of the elimination would be too large."""
-
-    def __init__(self, variables: Sequence[str]) -> None:
-        super().__init__()
-        self.variables = variables
-
-
 def total(factors: Sequence[Factor], values: Mapping[str, int]) -> float:
     """What the tables sum to."""
     return float(sum(factor.table[tuple(values[name] for name in factor.variables)] for factor in factors))
@@ -77,47 +69,76 @@ def minimise(
     limit : int
         Entries that a table may have.
     """
-    try:
-        values = _eliminate(domains, factors, limit)
-        return Solution(values, total(factors, values))
-    except TooWide:
-        return _conditioned(domains, factors, start, limit)
+    best, cost, last = dict(start), total(factors, start) if start else np.inf, frozenset[str]()
+    while True:
+        found, held = _eliminate(domains, factors, limit, best, last)
+        smaller = total(factors, found)
+        if not held:
+            return Solution(found, smaller)
+        if not smaller < cost and held <= last:
+            return Solution(best, cost, exact=False)
+        last = held if smaller < cost else held | last
+        best, cost = (found, smaller) if smaller < cost else (best, cost)
 
 
-def _eliminate(domains: Mapping[str, int], factors: Sequence[Factor], limit: int) -> dict[str, int]:
-    """Values of a smallest sum."""
-    buckets: dict[str, list[Factor]] = {name: [] for name in domains}
-    for factor in factors:
+class _Tables:
+    """The tables that are left, by variable, and which variables share one."""
+
+    def __init__(self, domains: Mapping[str, int], factors: Sequence[Factor]) -> None:
+        self.domains = domains
+        self.of: dict[str, list[Factor]] = {name: [] for name in domains}
+        self.beside: dict[str, set[str]] = {name: set() for name in domains}
+        for factor in factors:
+            self.add(factor)
+
+    def add(self, factor: Factor) -> None:
+        """One more."""
         for name in factor.variables:
-            buckets[name].append(factor)
-    neighbours = {name: {n for f in found for n in f.variables} - {name} for name, found in buckets.items()}
+            self.of[name].append(factor)
+            self.beside[name] |= {*factor.variables} - {name}
+
+    def size(self, name: str) -> float:
+        """Entries of the table that eliminating a variable sums up."""
+        return float(np.prod([self.domains[n] for n in self.beside[name]])) * self.domains[name]
+
+    def take(self, name: str) -> list[Factor]:
+        """The tables of a variable, which is gone then."""
+        taken = self.of.pop(name)
+        for other in self.beside.pop(name):
+            self.beside[other].discard(name)
+            self.of[other] = [f for f in self.of[other] if name not in f.variables]
+        return taken
+
+
+def _eliminate(
+    domains: Mapping[str, int],
+    factors: Sequence[Factor],
+    limit: int,
+    best: Mapping[str, int],
+    last: Set[str],
+) -> tuple[dict[str, int], frozenset[str]]:
+    """Values of a smallest sum, and the variables that were held at those of ``best``, rather not the ``last`` ones."""
+    tables = _Tables(domains, factors)
+    held: dict[str, int] = {}
     done: list[tuple[str, tuple[str, ...], npt.NDArray[np.intp]]] = []
-    left = dict.fromkeys(domains)
-
-    def size(name: str) -> int:
-        return int(np.prod([domains[n] for n in neighbours[name]], dtype=np.float64)) * domains[name]
-
-    while left:
-        name = min(left, key=size)
-        scope = tuple(sorted(neighbours[name]))
-        if size(name) > limit:
-            raise TooWide((name, *scope))
+    while tables.of:
+        name = min(tables.of, key=tables.size)
+        scope = tuple(sorted(tables.beside[name]))
+        if tables.size(name) > limit and scope:
+            name = min((name, *scope), key=lambda n: (n in last, -domains[n], n))
+            held[name] = best[name]
+            for factor in tables.take(name):
+                tables.add(factor.given(held))
+            continue
         summed = np.zeros([*(domains[n] for n in scope), domains[name]])
-        for factor in buckets.pop(name):
+        for factor in tables.take(name):
             summed += _spread(factor, (*scope, name), domains)
-            for other in factor.variables:
-                if other != name:
-                    buckets[other] = [f for f in buckets[other] if f is not factor]
         done.append((name, scope, summed.argmin(axis=-1)))
-        message = Factor(scope, summed.min(axis=-1))
-        for other in scope:
-            buckets[other].append(message)
-            neighbours[other] = (neighbours[other] | set(scope)) - {other, name}
-        del left[name]
-    values: dict[str, int] = {}
-    for name, scope, best in reversed(done):
-        values[name] = int(best[tuple(values[n] for n in scope)])
-    return values
+        tables.add(Factor(scope, summed.min(axis=-1)))
+    values = dict(held)
+    for name, scope, argmin in reversed(done):
+        values[name] = int(argmin[tuple(values[n] for n in scope)])
+    return values, frozenset(held)
 
 
 def _spread(factor: Factor, scope: tuple[str, ...], domains: Mapping[str, int]) -> Array:
@@ -125,38 +146,3 @@ def _spread(factor: Factor, scope: tuple[str, ...], domains: Mapping[str, int]) 
     order = sorted(range(len(factor.variables)), key=lambda i: scope.index(factor.variables[i]))
     shape = [domains[name] if name in factor.variables else 1 for name in scope]
     return factor.table.transpose(order).reshape(shape)
-
-
-def _conditioned(
-    domains: Mapping[str, int], factors: Sequence[Factor], start: Mapping[str, int], limit: int
-) -> Solution:
-    best, cost = dict(start), total(factors, start)
-    held_before: set[str] = set()
-    while True:
-        values, held = _with_some_held(domains, factors, best, held_before, limit)
-        found = total(factors, values)
-        if not found < cost and held <= held_before:
-            return Solution(best, cost, exact=False)
-        if found < cost:
-            best, cost, held_before = values, found, held
-        else:
-            held_before = held_before | held
-
-
-def _with_some_held(
-    domains: Mapping[str, int],
-    factors: Sequence[Factor],
-    values: Mapping[str, int],
-    last: set[str],
-    limit: int,
-) -> tuple[dict[str, int], set[str]]:
-    """Exact but for variables held where tables grew too large, rather not those held before."""
-    held: dict[str, int] = {}
-    while True:
-        free = {name: size for name, size in domains.items() if name not in held}
-        try:
-            found = _eliminate(free, [factor.given(held) for factor in factors], limit)
-            return {**held, **found}, set(held)
-        except TooWide as wide:
-            name = min(wide.variables, key=lambda n: (n in last, -domains[n], n))
-            held[name] = values[name]
