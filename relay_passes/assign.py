@@ -2,7 +2,7 @@
 
 A node (a kernel) picks one of its options; an option costs cycles and reads its inputs in certain layouts. Each tensor
 is written in one layout; what else its readers want is made from it, by way of plain codes, once for all of them. The
-sum of all that is minimised, by `min_sum`: the cheapest kernel of each layer may cost more in conversions than it saves.
+sum of all that is minimised, by `min_sum`: each layer's cheapest kernel may cost more in conversions than it saves.
 """
 
 from __future__ import annotations

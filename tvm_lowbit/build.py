@@ -16,7 +16,7 @@ from relay_passes.probe import ATTRIBUTE as PROBES
 from tvm_lowbit.artifact import Artifact
 from tvm_lowbit.boards.rows import BuildTarget, resolve
 from tvm_lowbit.frontend import import_model
-from tvm_lowbit.manifest import ExplanationRow, KernelRow, LayerRow, Manifest, TensorRow
+from tvm_lowbit.manifest import AssignmentRow, ExplanationRow, KernelRow, LayerRow, Manifest, TensorRow
 from tvm_lowbit.pipeline import Options, run_phases
 from tvm_lowbit.progress import Step, told
 from tvm_lowbit.report import Report
@@ -132,6 +132,7 @@ def _manifest(imported: Any, lowered: Any, destination: BuildTarget) -> Manifest
         probes=tuple(probes),
         layers=_layers(lowered),
         kernels=tuple(KernelRow(**row) for row in notes.read(lowered)["kernels"].values()),
+        assignment=AssignmentRow(**notes.read(lowered)["assignment"]),
     )
 
 

@@ -32,7 +32,11 @@ class ExplanationRow(BaseModel):
 
 
 class LayerRow(BaseModel):
-    """One layer of the report: low-bit with its technique, or float with its reason."""
+    """One layer of the report: low-bit with its technique, or float with its reason.
+
+    ``layouts`` are those that its kernel reads and writes; ``saved`` are the estimated cycles that its technique saves
+    in the whole network over the one that is fastest by itself, None where that one was taken.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,6 +48,8 @@ class LayerRow(BaseModel):
     reason: str = ""
     bytes: int = 0
     float_bytes: int = 0
+    layouts: str = ""
+    saved: int | None = None
 
 
 class KernelRow(BaseModel):
@@ -57,6 +63,20 @@ class KernelRow(BaseModel):
     technique: str
     macs: int
     limit: float | None = None
+
+
+class AssignmentRow(BaseModel):
+    """Estimated cycles of low-bit kernels and conversions as assigned for the whole network, and layer by layer.
+
+    ``kernels`` is the part of ``cycles`` that no conversion takes; ``exact`` says whether nothing is cheaper.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cycles: float
+    kernels: float
+    greedy: float
+    exact: bool
 
 
 class Manifest(BaseModel):
@@ -82,4 +102,5 @@ class Manifest(BaseModel):
     probes: tuple[str, ...] = ()
     layers: tuple[LayerRow, ...] = ()
     kernels: tuple[KernelRow, ...] = ()
+    assignment: AssignmentRow | None = None
     files: dict[str, str] = {}
