@@ -168,14 +168,15 @@ class _Lowering:
             epilogue, side = self._side(var, requantize, _thresholds(requantize, layout))
             args += [*tables, *side]
             problem = replace(problem, epilogue=epilogue)
-        kernel = technique.build(problem, technique.knobs(problem, self.core), self.core)
+        knobs = technique.knobs(problem, self.core)
+        kernel = technique.build(problem, knobs, self.core)
         out = layout.shape(*layouts.nhwc_shape(shape))
         packed = call_kernel(scope, kernel, f"{technique.name}_{plan.layer}", args, out, dtype, f"{name}/physical")
         result = self.forms.produced(packed, layout, shape, name)
         symbol = str(scope.builder.lookup_binding(packed).args[0].name_hint)
         limit = limit_cycles(plan.problem, technique.name, self.core)
         work = {"bits": problem.name, "technique": technique.name, "macs": problem.macs, "limit": limit}
-        self.calls.append({"symbol": symbol, "layer": plan.layer, **work})
+        self.calls.append({"symbol": symbol, "layer": plan.layer, "parallel": bool(knobs["parallel"]), **work})
         self._report(plan, size, layout if requantize is not None else None)
         return result
 

@@ -53,7 +53,11 @@ class LayerRow(BaseModel):
 
 
 class KernelRow(BaseModel):
-    """One call of a low-bit kernel; ``limit`` is the fewest cycles its technique's arithmetic can take, if known."""
+    """One call of a low-bit kernel.
+
+    ``limit`` is the fewest cycles its technique's arithmetic can take, if known; ``parallel`` whether its rows are
+    split over threads.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,6 +67,7 @@ class KernelRow(BaseModel):
     technique: str
     macs: int
     limit: float | None = None
+    parallel: bool = False
 
 
 class AssignmentRow(BaseModel):
@@ -77,6 +82,18 @@ class AssignmentRow(BaseModel):
     kernels: float
     greedy: float
     exact: bool
+
+
+class MemoryRow(BaseModel):
+    """Bytes that the program holds as TVM planned them at compile time; see `relay_passes.memory.MemoryPlan`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: int
+    activations: int
+    workspaces: int
+    each_thread: int
+    peak: int
 
 
 class Manifest(BaseModel):
@@ -103,4 +120,5 @@ class Manifest(BaseModel):
     layers: tuple[LayerRow, ...] = ()
     kernels: tuple[KernelRow, ...] = ()
     assignment: AssignmentRow | None = None
+    memory: MemoryRow | None = None
     files: dict[str, str] = {}
