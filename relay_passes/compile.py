@@ -8,10 +8,16 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from relay_passes.memory import MemoryPlan, plan_of
 from relay_passes.pin_rounding import pin_rounding
 
 
-def compile_module(mod: Any, target: Any, step: Callable[[str], None] = lambda name: None) -> Any:
+def compile_module(
+    mod: Any,
+    target: Any,
+    step: Callable[[str], None] = lambda name: None,
+    planned: Callable[[MemoryPlan], None] = lambda plan: None,
+) -> Any:
     """Compile.
 
     TVM's default CPU pipeline without its constant folding, which would blow packed weights up to floats, and with
@@ -25,13 +31,14 @@ def compile_module(mod: Any, target: Any, step: Callable[[str], None] = lambda n
         Where the library will run.
     step : callable, optional
         Told ``fuse`` and ``code`` as they begin: fusion into kernels, and their compilation by LLVM.
+    planned : callable, optional
+        Told what memory the program takes.
 
     Returns
     -------
     tvm.relax.VMExecutable
     """
     pin = tvm.transform.module_pass(lambda module, _context: pin_rounding(module), opt_level=0, name="PinRounding")
-    told = tvm.transform.module_pass(lambda module, _context: _said(step, "code", module), opt_level=0, name="Told")
     passes = [
         relax.backend.DispatchSampling(),
         relax.backend.DispatchSortScan(),
@@ -47,17 +54,23 @@ def compile_module(mod: Any, target: Any, step: Callable[[str], None] = lambda n
         relax.transform.StaticPlanBlockMemory(),
         relax.transform.LowerAllocTensor(),
         relax.transform.KillAfterLastUse(),
+        _seen("Planned", lambda module: planned(plan_of(module))),
         relax.transform.LowerRuntimeBuiltin(),
         relax.transform.ComputePrimValue(),
         relax.transform.VMShapeLower(),
         relax.transform.AttachGlobalSymbol(),
-        told,
+        _seen("Told", lambda module: step("code")),
     ]
     step("fuse")
     with target:
         return relax.build(mod, target, relax_pipeline=tvm.transform.Sequential(passes))
 
 
-def _said(step: Callable[[str], None], name: str, mod: Any) -> Any:
-    step(name)
-    return mod
+def _seen(name: str, look: Callable[[Any], None]) -> Any:
+    """A pass that changes nothing."""
+
+    def run(mod: Any, _context: Any) -> Any:
+        look(mod)
+        return mod
+
+    return tvm.transform.module_pass(run, opt_level=0, name=name)

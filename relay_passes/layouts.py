@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm import relax, te, tirx
+from tvm import relax, te
 
 from relay_passes.dataflow import Scope
 from relay_passes.ops import shape_of
-from schedules.layout import Layout, plane_bytes
 
-# Opaque to fusion: a packed byte would else compute what it is fused with once per bit and plane.
+# Opaque to fusion: what it is fused with would else be computed in the order of what is written here.
 _OPAQUE = {"op_pattern": 8}
 
 
@@ -32,46 +31,23 @@ def _physical(*i: Any) -> tuple[Any, Any, Any, Any]:
     return (i[0], 0 if len(i) == 3 else i[2], i[-1], i[1])
 
 
-def pack(scope: Scope, codes: Any, layout: Layout, name: str) -> Any:
-    """Emit the physical form of logical uint8 codes."""
+def pack(scope: Scope, codes: Any, name: str) -> Any:
+    """Emit plain codes ``(N, H, W, C)`` of logical ones."""
     shape = shape_of(codes)
-    n, h, w, c = nhwc_shape(shape)
-    per_group = c // layout.groups
 
     def compute(x: Any) -> Any:
-        def plain(*i: Any) -> Any:
-            return x(*_logical(len(shape), i[0], i[1], i[2], i[3]))
+        return te.compute(nhwc_shape(shape), lambda *i: x(*_logical(len(shape), *i)), name="pack")
 
-        def byte(*i: Any) -> Any:
-            batch, y, x_ = i[:3]
-            group, plane, index = i[3:]
-            value: Any = tirx.const(0, "uint8")
-            for bit in range(8):
-                channel = index * 8 + bit
-                inside = channel < per_group
-                code = x(*_logical(len(shape), batch, y, x_, group * per_group + tirx.min(channel, per_group - 1)))
-                one = (code >> plane.astype("uint8")) & tirx.const(1, "uint8")
-                value = value | (tirx.Select(inside, one, tirx.const(0, "uint8")) << tirx.const(bit, "uint8"))
-            return value
-
-        return te.compute(layout.shape(n, h, w, c), plain if layout.kind == "nhwc" else byte, name="pack")
-
-    assert layout.kind == "nhwc" or plane_bytes(per_group) == layout.shape(n, h, w, c)[-1]
     call = scope.builder.call_te(compute, codes, primfunc_name_hint="pack", primfunc_attrs=_OPAQUE)
     return scope.emit(call, name)
 
 
-def unpack(scope: Scope, packed: Any, layout: Layout, shape: tuple[int, ...], dtype: str, name: str) -> Any:
-    """Emit the logical tensor of a physical one (codes, or int32 accumulators in NHWC)."""
-    channels = nhwc_shape(shape)[3]
+def unpack(scope: Scope, plain: Any, shape: tuple[int, ...], name: str) -> Any:
+    """Emit the logical tensor of a plain one (codes, or int32 accumulators)."""
 
     def compute(x: Any) -> Any:
-        def element(*i: Any) -> Any:
-            return layout.load(lambda *at: x(*at), *_physical(*i), channels)
+        return te.compute(shape, lambda *i: x(*_physical(*i)), name="unpack")
 
-        return te.compute(shape, element, name="unpack")
-
-    call = scope.builder.call_te(compute, packed, primfunc_name_hint="unpack")
-    result = scope.emit(call, name)
-    assert isinstance(result, relax.Var) and result.ty.dtype == dtype
+    result = scope.emit(scope.builder.call_te(compute, plain, primfunc_name_hint="unpack"), name)
+    assert isinstance(result, relax.Var)
     return result

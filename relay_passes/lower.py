@@ -7,9 +7,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tvm import relax, te
+from tvm import te
 
 from relay_passes import dataflow, layouts, notes, ops
+from relay_passes.assign import PLAIN
+from relay_passes.chosen import Chosen
+from relay_passes.compose import compose_requantize
+from relay_passes.forms import Forms, call_kernel, joined, pooled
+from relay_passes.network import CONCAT, Product, Survey, techniques
 from relay_passes.ops import constant, literal, op_name, quant_spec, shape_of
 from relay_passes.problem import dot_problem
 from schedules import tuned_rows
@@ -17,6 +22,7 @@ from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem, Thresholds
 from schedules.layout import Layout
 from schedules.limits import limit_cycles
+from schedules.moving import requantize_pixels
 from schedules.problem_key import problem_key
 from schedules.requantize import requantize_kernel
 from schedules.techniques import Choice
@@ -24,14 +30,15 @@ from schedules.techniques import Choice
 
 @dataclass(frozen=True)
 class _Plan:
-    """What becomes of one ``dot``: technique, constants, and whether its only reader is a ``requantize``."""
+    """What becomes of one ``dot``: technique, constants, the ``requantize`` that is its only reader, cycles saved."""
 
     layer: str
     problem: DotProblem
     choice: Choice
     constants: list[npt.NDArray[Any]]
     weights: npt.NDArray[np.uint8]
-    fused: bool
+    codes: Any | None
+    saved: float | None
 
     @property
     def layout(self) -> Layout:
@@ -57,11 +64,14 @@ def lower_lowbit(
     Returns
     -------
     IRModule
-        Kernels are PrimFuncs called by ``call_tir``. Notes: topic ``layers`` gains technique, why, and bytes; topic
-        ``kernels`` tells of each call, in the order they run, whose it is and how much it computes.
+        Kernels are PrimFuncs called by ``call_tir``. Notes: topic ``layers`` gains technique, why, layouts,
+        cycles saved and bytes; topic ``assignment`` has `Chosen.summary`; topic ``kernels`` tells of each call, in the
+        order they run, whose it is and how much it computes.
     """
+    mod = compose_requantize(mod)
     lowering = _Lowering(mod, core, technique, each)
     lowered = notes.add(dataflow.rebuild(mod, lowering.visit), "layers", lowering.layers)
+    lowered = notes.add(lowered, "assignment", lowering.chosen.summary())
     return notes.add(lowered, "kernels", {str(turn): call for turn, call in enumerate(lowering.calls)})
 
 
@@ -73,92 +83,127 @@ class _Lowering:
         self.layers: dict[str, dict[str, Any]] = notes.read(mod).get("layers", {})
         self.readers = dataflow.readers(mod["main"])
         self.values = {b.var: b.value for b in dataflow.bindings(mod["main"])}
-        self.plans = {
-            var: self._plan(var, value, technique) for var, value in self.values.items() if op_name(value) == ops.DOT
-        }
+        dots = [(var, value) for var, value in self.values.items() if op_name(value) == ops.DOT]
+        products = {var: self._product(var, value, technique) for var, value in dots}
+        self.survey = Survey(mod, products, core)
+        network = self.survey.network()
+        self.chosen = Chosen(network)
+        self.plans = {var: self._plan(var, self.values[var], product) for var, product in products.items()}
         self.by_weights = {_key(plan.weights): plan for plan in self.plans.values()}
         # What each call of a kernel is: layers that are alike share one.
         self.calls: list[dict[str, Any]] = []
-        # New logical variable -> its physical forms.
-        self.physical: dict[Any, dict[Layout, Any]] = {}
+        self.forms: Forms | None = None
 
-    def _plan(self, var: Any, call: Any, technique: str | None) -> _Plan:
+    def _product(self, var: Any, call: Any, technique: str | None) -> Product:
         weights, offset = constant(call.args[1]), constant(call.args[2])
         problem = dot_problem(shape_of(call.args[0]), weights.shape, call.attrs).knowing(weights, offset)
         choice = tuned_rows.choose(problem, self.core, technique)
-        constants = choice.technique.constants(problem, weights, offset)
         only = self.readers[var]
         fused = len(only) == 1 and only[0] is not None and op_name(self.values[only[0]]) == ops.REQUANTIZE
         fused = fused and self.values[only[0]].args[0].same_as(var)
-        return _Plan(str(call.attrs["layer"]), problem, choice, constants, weights, fused)
+        return Product(problem, choice, techniques(problem, self.core, choice), only[0] if fused else None)
+
+    def _plan(self, var: Any, call: Any, product: Product) -> _Plan:
+        weights, offset = constant(call.args[1]), constant(call.args[2])
+        name = self.survey.name(var)
+        technique = product.techniques[self.chosen.best.picks[name]][0]
+        constants = technique.constants(product.problem, weights, offset)
+        saved, why = self.chosen.saved(name), product.choice.why
+        if saved is not None:
+            why += f"; {technique.name} for the whole network, whose conversions then cost {saved:,.0f} cycles less"
+        choice = Choice(technique, why)
+        return _Plan(str(call.attrs["layer"]), product.problem, choice, constants, weights, product.codes, saved)
 
     def visit(self, var: Any, value: Any, scope: dataflow.Scope) -> Any:
         """See `dataflow.rebuild`."""
+        self.forms = self.forms or Forms(scope)
         operator, name = op_name(value), dataflow.name_of(var)
         if operator == ops.DOT:
             plan = self.plans[var]
-            return value if plan.fused else self._kernel(plan, value, None, var, name, scope)
+            return value if plan.codes is not None else self._kernel(plan, value, None, var, name, scope)
         if operator == ops.REQUANTIZE:
             if op_name(value.args[0]) == ops.DOT:
                 source = self.values[var].args[0]
                 return self._kernel(self.plans[source], value.args[0], value, var, name, scope)
             if self.values[var].args[0] in self.plans:
                 self._count(self.plans[self.values[var].args[0]].layer, _tables(value))
+            if var in self.survey.physical:
+                return self._requantize_pixels(var, value, name, scope)
             return self._requantize(value, name, scope)
+        if var in self.survey.physical:
+            written = self._written(var)
+            if operator == CONCAT:
+                return joined(self.forms, value, written, name)
+            source = self.chosen.read(self.survey.name(var), self.survey.name(self.values[var].args[0]))
+            return pooled(self.forms, value, source, written, name)
         if operator == ops.DEQUANTIZE and constant(value.args[0]) is not None:
             return self._weight_values(value, name, scope)
         return dataflow.keep(var, value, scope)
 
-    def _in_layout(self, codes: Any, layout: Layout, name: str, scope: dataflow.Scope) -> Any:
-        """The physical form of codes in a layout, packed if there is none yet."""
-        forms = self.physical.setdefault(codes, {})
-        if layout not in forms:
-            forms[layout] = layouts.pack(scope, codes, layout, f"{name}/packed")
-        return forms[layout]
+    def _written(self, var: Any) -> Layout:
+        """The layout that a variable of the old program is written in."""
+        form = self.chosen.best.forms[self.survey.name(var)]
+        assert form is not None
+        return form
 
-    def _wanted(self, var: Any) -> Layout:
-        """The layout that the first low-bit reader of a variable of the old program reads."""
-        plans = (self.plans[reader] for reader in self.readers.get(var, []) if reader in self.plans)
-        return next((plan.layout for plan in plans), Layout())
+    def _side(self, var: Any, requantize: Any, epilogue: Thresholds) -> tuple[Thresholds, list[Any]]:
+        """The epilogue with the layout of its second operand, and that operand, if it has one."""
+        side = self.survey.side(var)
+        if side is None or self.forms is None:
+            return epilogue, []
+        layout = self.chosen.read(f"side of {self.survey.name(var)}", self.survey.name(side))
+        args = [self.forms.get(requantize.args[-1], layout, dataflow.name_of(var))]
+        return replace(epilogue, side=layout), args
 
     def _kernel(self, plan: _Plan, dot: Any, requantize: Any, var: Any, name: str, scope: dataflow.Scope) -> Any:
+        assert self.forms is not None
         technique, problem = plan.choice.technique, plan.problem
         self.kernels += 1
         self.each(plan.layer, self.kernels, len(self.plans))
-        args = [self._in_layout(dot.args[0], plan.layout, plan.layer, scope), *map(literal, plan.constants)]
+        args = [self.forms.get(dot.args[0], plan.layout, plan.layer), *map(literal, plan.constants)]
         shape = tuple(int(d) for d in dot.attrs["out_shape"])
         layout, dtype, size = Layout(), "int32", sum(c.nbytes for c in plan.constants)
         if requantize is not None:
-            layout, dtype = self._wanted(var), "uint8"
+            layout, dtype = self._written(var), "uint8"
             tables = _tables(requantize)
-            epilogue = _thresholds(requantize, layout)
-            args += tables
             size += sum(constant(t).nbytes for t in tables)
-            if epilogue.side_bits:
-                side = requantize.args[-1]
-                side_layout = next(iter(self.physical.get(side, {})), Layout())
-                args.append(self._in_layout(side, side_layout, plan.layer, scope))
-                epilogue = replace(epilogue, side=side_layout)
+            epilogue, side = self._side(var, requantize, _thresholds(requantize, layout))
+            args += [*tables, *side]
             problem = replace(problem, epilogue=epilogue)
-        kernel = technique.build(problem, tuned_rows.knobs(technique, problem, self.core), self.core)
+        knobs = tuned_rows.knobs(technique, problem, self.core)
+        kernel = technique.build(problem, knobs, self.core)
         out = layout.shape(*layouts.nhwc_shape(shape))
-        packed = _call(scope, kernel, f"{technique.name}_{plan.layer}", args, out, dtype, f"{name}/physical")
-        result = layouts.unpack(scope, packed, layout, shape, dtype, name)
-        self.physical[result] = {layout: packed}
+        packed = call_kernel(scope, kernel, f"{technique.name}_{plan.layer}", args, out, dtype, f"{name}/physical")
+        result = self.forms.produced(packed, layout, shape, name)
         symbol = str(scope.builder.lookup_binding(packed).args[0].name_hint)
         limit = limit_cycles(plan.problem, technique.name, self.core)
         work = {"bits": problem.name, "technique": technique.name, "macs": problem.macs, "limit": limit}
-        self.calls.append({"symbol": symbol, "layer": plan.layer, "problem": problem_key(problem), **work})
-        self._report(plan, size)
+        call = {"symbol": symbol, "layer": plan.layer, "problem": problem_key(problem), **work}
+        self.calls.append({**call, "parallel": bool(knobs["parallel"])})
+        self._report(plan, size, layout if requantize is not None else None)
         return result
 
-    def _report(self, plan: _Plan, size: int) -> None:
+    def _requantize_pixels(self, var: Any, call: Any, name: str, scope: dataflow.Scope) -> Any:
+        """Codes or accumulators that a kernel wrote, where they lie."""
+        assert self.forms is not None
+        layout, shape = self._written(var), layouts.nhwc_shape(shape_of(call))
+        epilogue, side = self._side(var, call, _thresholds(call, layout))
+        values = self.forms.get(call.args[0], PLAIN, name)
+        kernel = requantize_pixels(shape, str(call.args[0].ty.dtype), epilogue, str(call.args[1].ty.dtype))
+        args = [values, *_tables(call), *side]
+        packed = call_kernel(scope, kernel, "requantize", args, layout.shape(*shape), "uint8", f"{name}/physical")
+        return self.forms.produced(packed, layout, shape_of(call), name)
+
+    def _report(self, plan: _Plan, size: int, written: Layout | None) -> None:
         """Add a kernel to its layer's row: a transposed convolution has one for each phase of its stride."""
         row, technique = self.layers.get(plan.layer, {}), plan.choice.technique.name
         others = [name for name in row.get("technique", "").split(", ") if name and name != technique]
+        ways = f"{plan.layout} > {written or 'accumulators'}"
         self.layers[plan.layer] = row | {
             "technique": ", ".join([*others, technique]),
             "why": plan.choice.why,
+            "layouts": ways,
+            "saved": None if plan.saved is None else round((row.get("saved") or 0) + plan.saved),
             "bytes": row.get("bytes", 0) + size,
             "float_bytes": row.get("float_bytes", 0) + plan.problem.out_channels * plan.problem.k * 4,
         }
@@ -173,7 +218,7 @@ class _Lowering:
         spec = _thresholds(call, Layout())
         tables = str(call.args[1].ty.dtype)
         kernel = requantize_kernel(shape, str(call.args[0].ty.dtype), int(call.attrs["axis"]), spec, tables)
-        return _call(scope, kernel, "requantize", list(call.args), shape, "uint8", name)
+        return call_kernel(scope, kernel, "requantize", list(call.args), shape, "uint8", name)
 
     def _weight_values(self, call: Any, name: str, scope: dataflow.Scope) -> Any:
         """Float weights for an explanation, unpacked at run time from the constant that the forward kernel reads."""
@@ -221,11 +266,3 @@ def _thresholds(call: Any, layout: Layout) -> Thresholds:
 def _tables(call: Any) -> list[Any]:
     """The constants of a ``requantize``: rises, flip and, if there are any, falls."""
     return list(call.args[1 : 1 + int(call.attrs["tables"])])
-
-
-def _call(
-    scope: dataflow.Scope, kernel: Any, hint: str, args: list[Any], shape: tuple[int, ...], dtype: str, name: str
-) -> Any:
-    clean = "".join(c if c.isalnum() else "_" for c in hint)
-    gv = scope.builder.add_func(kernel.without_attr("global_symbol"), clean)
-    return scope.emit(relax.call_tir(gv, args, relax.TensorType(list(shape), dtype)), name)

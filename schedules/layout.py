@@ -28,6 +28,11 @@ class Layout:
         if not (1 <= self.bits <= 8 and self.groups >= 1):
             raise ValueError(f"a layout has 1..8 bits and at least one group, got {self}")
 
+    def __str__(self) -> str:
+        if self.kind == "nhwc":
+            return self.kind
+        return f"{self.bits} {self.kind}" + (f" in {self.groups} groups" if self.groups > 1 else "")
+
     def shape(self, n: int, h: int, w: int, c: int) -> tuple[int, ...]:
         """The physical shape of a logical ``(n, h, w, c)`` tensor."""
         if self.kind == "nhwc":

@@ -41,7 +41,7 @@ class Artifact:
     @property
     def report(self) -> Report:
         """A row per layer: bits, technique, why."""
-        return Report(self.manifest.layers)
+        return Report(self.manifest.layers, self.manifest)
 
     @property
     def is_host(self) -> bool:

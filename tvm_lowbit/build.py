@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import tvm
@@ -12,11 +13,12 @@ from relay_passes import notes
 from relay_passes.attribution import instrument
 from relay_passes.attribution.method import DeepLift
 from relay_passes.compile import compile_module
+from relay_passes.memory import MemoryPlan
 from relay_passes.probe import ATTRIBUTE as PROBES
 from tvm_lowbit.artifact import Artifact
 from tvm_lowbit.boards.rows import BuildTarget, resolve
 from tvm_lowbit.frontend import import_model
-from tvm_lowbit.manifest import ExplanationRow, KernelRow, LayerRow, Manifest, TensorRow
+from tvm_lowbit.manifest import AssignmentRow, ExplanationRow, KernelRow, LayerRow, Manifest, MemoryRow, TensorRow
 from tvm_lowbit.pipeline import Options, run_phases
 from tvm_lowbit.progress import Step, told
 from tvm_lowbit.report import Report
@@ -83,8 +85,11 @@ def build(
         imported = import_model(model, example_inputs, batch)
         options = Options(destination.core, tuple(explain), probe, technique, _names(exclude), each)
         lowered = run_phases(imported, options, before=lambda phase: step(phase.name))
+        plans: list[MemoryPlan] = []
+        executable = compile_module(lowered, destination.tvm_target(), step, plans.append)
         manifest = _manifest(imported, lowered, destination)
-        return Artifact(manifest, compile_module(lowered, destination.tvm_target(), step))
+        memory = MemoryRow(**asdict(plans[-1]))
+        return Artifact(manifest.model_copy(update={"memory": memory}), executable)
 
 
 def inspect(
@@ -132,6 +137,7 @@ def _manifest(imported: Any, lowered: Any, destination: BuildTarget) -> Manifest
         probes=tuple(probes),
         layers=_layers(lowered),
         kernels=tuple(KernelRow(**row) for row in notes.read(lowered)["kernels"].values()),
+        assignment=AssignmentRow(**notes.read(lowered)["assignment"]),
     )
 
 

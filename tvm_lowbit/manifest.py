@@ -32,7 +32,11 @@ class ExplanationRow(BaseModel):
 
 
 class LayerRow(BaseModel):
-    """One layer of the report: low-bit with its technique, or float with its reason."""
+    """One layer of the report: low-bit with its technique, or float with its reason.
+
+    ``layouts`` are those that its kernel reads and writes; ``saved`` are the estimated cycles that its technique saves
+    in the whole network over the one that is fastest by itself, None where that one was taken.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,12 +48,15 @@ class LayerRow(BaseModel):
     reason: str = ""
     bytes: int = 0
     float_bytes: int = 0
+    layouts: str = ""
+    saved: int | None = None
 
 
 class KernelRow(BaseModel):
-    """One call of a low-bit kernel; ``limit`` is the fewest cycles its technique's arithmetic can take, if known.
+    """One call of a low-bit kernel.
 
-    ``problem`` is what its tuned rows go by: see `schedules.problem_key`.
+    ``limit`` is the fewest cycles its technique's arithmetic can take, if known; ``problem`` is what its tuned rows go
+    by: see `schedules.problem_key`; ``parallel`` says whether its rows are split over threads.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +68,33 @@ class KernelRow(BaseModel):
     macs: int
     limit: float | None = None
     problem: str = ""
+    parallel: bool = False
+
+
+class AssignmentRow(BaseModel):
+    """Estimated cycles of low-bit kernels and conversions as assigned for the whole network, and layer by layer.
+
+    ``kernels`` is the part of ``cycles`` that no conversion takes; ``exact`` says whether nothing is cheaper.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cycles: float
+    kernels: float
+    greedy: float
+    exact: bool
+
+
+class MemoryRow(BaseModel):
+    """Bytes that the program holds as TVM planned them at compile time; see `relay_passes.memory.MemoryPlan`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: int
+    activations: int
+    workspaces: int
+    each_thread: int
+    peak: int
 
 
 class Manifest(BaseModel):
@@ -86,4 +120,6 @@ class Manifest(BaseModel):
     probes: tuple[str, ...] = ()
     layers: tuple[LayerRow, ...] = ()
     kernels: tuple[KernelRow, ...] = ()
+    assignment: AssignmentRow | None = None
+    memory: MemoryRow | None = None
     files: dict[str, str] = {}

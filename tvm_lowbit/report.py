@@ -10,14 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from relay_passes.integer_forms import REGISTERS
-from tvm_lowbit.manifest import LayerRow
+from schedules.techniques.base import PARALLEL_MACS
+from tvm_lowbit.manifest import LayerRow, Manifest
 
 
 @dataclass(frozen=True)
 class Report:
-    """A row per layer; prints as a table."""
+    """A row per layer; prints as a table, and what is said of the whole network below it."""
 
     rows: Sequence[LayerRow]
+    manifest: Manifest | None = None
 
     @property
     def low_bit(self) -> list[LayerRow]:
@@ -37,8 +39,8 @@ class Report:
     def table(self) -> Table:
         """The table, for a rich console."""
         table = Table(title="Layers", title_justify="left")
-        for heading in ("layer", "operator", "bits", "technique", "bytes", "of fp32", "why"):
-            number, short = heading in ("bytes", "of fp32"), heading not in ("layer", "why")
+        for heading in ("layer", "operator", "bits", "technique", "layouts", "bytes", "of fp32", "why"):
+            number, short = heading in ("bytes", "of fp32"), heading not in ("layer", "layouts", "why")
             table.add_column(heading, overflow="fold", no_wrap=short, justify="right" if number else "left")
         for row in self.rows:
             share = f"1/{row.float_bytes / row.bytes:.1f}" if row.bytes else ""
@@ -48,6 +50,7 @@ class Report:
                 row.op.removeprefix("relax."),
                 row.bits or "float",
                 row.technique or "float",
+                row.layouts,
                 size,
                 share,
             )
@@ -55,8 +58,35 @@ class Report:
             table.add_row(*map(Text, (*cells, row.why or row.reason)))
         return table
 
+    def summary(self) -> str:
+        """Lines on the network as a whole; empty before it is compiled."""
+        m, lines = self.manifest, []
+        if m is not None and m.assignment is not None:
+            a = m.assignment
+            less = (a.greedy - a.cycles) / 1e6
+            lines.append(
+                f"techniques and layouts: {a.cycles / 1e6:,.2f} million cycles estimated, of which kernels "
+                f"{a.kernels / 1e6:,.2f}; {less:,.2f} million less than layer by layer"
+                + ("" if a.exact else "; the network was too wide to try every assignment")
+            )
+        if m is not None and m.memory is not None:
+            p = m.memory
+            lines.append(
+                f"memory: {p.weights:,} bytes of weights; {p.activations:,} of activations and at most "
+                f"{p.workspaces:,} of work space, {p.each_thread:,} more for each further thread; {p.peak:,} at once "
+                "on one thread, weights aside"
+            )
+        if m is not None and m.kernels:
+            split = sum(row.parallel for row in m.kernels)
+            lines.append(
+                f"threads: {split} of {len(m.kernels)} low-bit kernels, those of {PARALLEL_MACS:,} "
+                "multiply-accumulates and more, are split over as many threads as the board has cores, or as "
+                "TVM_NUM_THREADS says"
+            )
+        return "\n".join(lines)
+
     def __str__(self) -> str:
         console = Console(width=140, color_system=None, force_terminal=False)
         with console.capture() as capture:
             console.print(self.table())
-        return str(capture.get())
+        return str(capture.get()) + self.summary()

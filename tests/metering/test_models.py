@@ -123,3 +123,10 @@ def test_report_says_that_it_is_an_estimate(result, tmp_path):
     assert all("estimate" in line for line in report.summary().splitlines() if "cycles" in line)
     unknown = dataclasses.replace(report, clock=None)
     assert unknown.milliseconds is None and " ms " not in unknown.summary()
+
+
+def test_planned_memory_is_what_the_heap_holds(artifact, result):
+    """Beside weights, storages, work space and the input only the runtime's own structures."""
+    plan = artifact.manifest.memory
+    planned = plan.weights + plan.activations + plan.workspaces + 4 * CHANNELS * SIZE * SIZE
+    assert 0.98 * planned < result.memory < planned + (64 << 10)

@@ -12,6 +12,7 @@ from tvm import relax
 
 from relay_passes import layouts
 from relay_passes.dataflow import Scope
+from relay_passes.forms import Forms
 from schedules.layout import Layout
 from schedules.layout import pack as pack_numpy
 
@@ -26,8 +27,9 @@ def program(shape: tuple[int, ...], layout: Layout) -> Any:
         with builder.dataflow():
             scope = Scope(builder)
             codes = scope.emit(relax.op.astype(x, "uint8"), "codes")
-            packed = layouts.pack(scope, codes, layout, "packed")
-            again = layouts.unpack(scope, packed, layout, shape, "uint8", "again")
+            packed = Forms(scope).get(codes, layout, "packed")
+            # What was written in a layout is there in all others.
+            again = Forms(scope).produced(packed, layout, shape, "again")
             output = builder.emit_output(relax.Tuple([packed, again]))
         builder.emit_func_output(output)
     return builder.get()

@@ -57,5 +57,6 @@ def build_command(
         step("link")
         bundle = artifact.save(out)
     show(artifact.report.table())
+    click.echo(artifact.report.summary())
     sizes = {file.name: file.stat().st_size for file in bundle.iterdir()}
     click.echo(f"bundle {out}: {sum(sizes.values()):,} bytes, of which model.so {sizes['model.so']:,}")
