@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class ModelEstimate:
     core : str
         Whose execution units and caches.
     total : Estimate
-        The whole call.
+        The whole call; lines that several steps touch count once.
     steps : sequence of StepEstimate
         Its parts in the order they ran; last, what ran outside of kernels. They sum to the total.
     library : int
@@ -145,9 +145,13 @@ def meter_model(
     segment = counts.segments[0]
     names = [symbol.removeprefix(ENTRY) for symbol in symbols]
     steps = _steps(counts, segment, library, names, manifest.kernels, core.name)
+    total = combined([step.estimate for step in steps])
+    if total.traffic is not None and segment.lines is not None:
+        # What several steps touch counts once.
+        total = replace(total, traffic=replace(total.traffic, lines=segment.lines))
     return ModelEstimate(
         core=core.name,
-        total=combined([step.estimate for step in steps]),
+        total=total,
         steps=steps,
         library=library.stat().st_size,
         memory=counts.heap,
