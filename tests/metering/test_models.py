@@ -90,7 +90,7 @@ def test_steps_are_the_whole_call(result):
         # Each layer's input is the one before's output: the network touches fewer lines than its steps one by one.
         assert max(kernels) < total.traffic.lines < sum(kernels) + steps[-1].traffic.lines
         for name in ("loaded", "stored"):
-            assert getattr(total.traffic, name) == pytest.approx(getattr(total, name), rel=0.01)
+            assert getattr(total.traffic, name) == pytest.approx(getattr(total, name), rel=0.02)
     # Weights and the arrays between layers are on the heap.
     assert result.memory > 2 * CHANNELS * CHANNELS * 9 * 2 / 8 and result.library > 10_000
 
