@@ -85,6 +85,12 @@ def test_steps_are_the_whole_call(result):
         assert getattr(total, name) == pytest.approx(sum(getattr(step, name) for step in steps))
     assert result.steps[-1].name == "outside of kernels" and steps[-1].cycles > 0
     assert sum(total.functions.values()) == pytest.approx(total.cycles)
+    if total.traffic is not None:
+        kernels = [step.estimate.traffic.lines for step in result.steps if step.symbol]
+        # Each layer's input is the one before's output: the network touches fewer lines than its steps one by one.
+        assert max(kernels) < total.traffic.lines < sum(kernels) + steps[-1].traffic.lines
+        for name in ("loaded", "stored"):
+            assert getattr(total.traffic, name) == pytest.approx(getattr(total, name), rel=0.02)
     # Weights and the arrays between layers are on the heap.
     assert result.memory > 2 * CHANNELS * CHANNELS * 9 * 2 / 8 and result.library > 10_000
 
@@ -120,6 +126,10 @@ def test_report_says_that_it_is_an_estimate(result, tmp_path):
     assert [step["layer"] for step in written["steps"]] == [step.name for step in result.steps]
     with Image.open(picture) as image:
         assert image.width > 500 and len(image.getcolors(1 << 20)) > 10
+    if result.total.traffic is not None:
+        misses = result.total.traffic.l1_misses
+        assert written["estimated_cycles_with_misses"] == result.total.cycles + 16 * misses > result.total.cycles
+        assert "estimate, weak" in report.summary() and "fitted" in report.summary()
     assert all("estimate" in line for line in report.summary().splitlines() if "cycles" in line)
     unknown = dataclasses.replace(report, clock=None)
     assert unknown.milliseconds is None and " ms " not in unknown.summary()

@@ -9,6 +9,7 @@
  *   K kernel                         a call of this kernel begins; -1: what is outside of all kernels
  *   N id count                       how often a block ran in it
  *   M loads stores load-bytes store-bytes l1-misses l2-misses lines     what it read and wrote (with caches)
+ *   W lines                          lines touched in the whole segment (with caches)
  *   E segment                        the segment ends
  *
  * Segments stand on their own, as the program may measure each in a process that it forks, and that may crash.
@@ -23,7 +24,7 @@
 
 EXPORT int qemu_plugin_version = PLUGIN_VERSION;
 
-enum { LINE_SHIFT = 6, BUCKETS = 1 << 20, ENTRIES = 4096, DEPTH = 4096 };
+enum { LINE_SHIFT = 6, GROUP_SHIFT = 12, BUCKETS = 1 << 20, ENTRIES = 4096, DEPTH = 4096 };
 enum ending { FALLS, CALLS, RETURNS };
 
 typedef struct Block {
@@ -49,8 +50,14 @@ static int entry_count, counting, kernel = -1, with_caches;
 static unsigned depth, kernel_depth;
 static Cache l1, l2;
 static uint64_t segments; /* begun so far */
-static uint64_t loads, stores, load_bytes, store_bytes, l1_misses, l2_misses, distinct_lines, epoch;
-static struct { uint64_t line, epoch; } seen[BUCKETS]; /* lines touched in this epoch: the working set */
+static uint64_t loads, stores, load_bytes, store_bytes, l1_misses, l2_misses, call_lines, segment_lines, epoch;
+
+/* Which of the 64 lines of an aligned group were touched: in the segment, and in the epoch, which is a call. Found by
+ * open addressing; there is room for 4 GiB. */
+typedef struct {
+  uint64_t group, segment, in_segment, epoch, in_epoch;
+} Touched;
+static Touched seen[BUCKETS], *last_seen = seen;
 
 static void write_block(Block* b) {
   b->written = segments;
@@ -68,9 +75,9 @@ static void flush_call(void) {
   }
   if (touched != NULL && with_caches)
     fprintf(out, "M %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", loads,
-            stores, load_bytes, store_bytes, l1_misses, l2_misses, distinct_lines);
+            stores, load_bytes, store_bytes, l1_misses, l2_misses, call_lines);
   touched = NULL;
-  loads = stores = load_bytes = store_bytes = l1_misses = l2_misses = distinct_lines = 0;
+  loads = stores = load_bytes = store_bytes = l1_misses = l2_misses = call_lines = 0;
   epoch++;
 }
 
@@ -96,8 +103,9 @@ static void executed(unsigned vcpu, void* data) {
 
 /* The most recently used line of a set comes first. Returns whether the line was there. */
 static int touch_line(Cache* cache, uint64_t line) {
-  uint64_t *set = cache->tags + (line % cache->sets) * cache->ways, found = line + 1;
+  uint64_t *set = cache->tags + (line & (cache->sets - 1)) * cache->ways, found = line + 1;
   unsigned way = 0;
+  if (set[0] == found) return 1;
   while (way + 1 < cache->ways && set[way] != found) way++;
   int hit = set[way] == found;
   memmove(set + 1, set, way * sizeof *set);
@@ -105,12 +113,20 @@ static int touch_line(Cache* cache, uint64_t line) {
   return hit;
 }
 
+static Touched* group_of(uint64_t group) {
+  uint64_t at = group * 0x9E3779B97F4A7C15u >> 44;
+  for (unsigned tried = 0; seen[at].segment == segments && seen[at].group != group; at = (at + 1) % BUCKETS)
+    if (++tried == BUCKETS) fprintf(stderr, "count_blocks: more memory is touched than can be followed\n"), exit(1);
+  if (seen[at].segment != segments) seen[at] = (Touched){.group = group, .segment = segments};
+  return &seen[at];
+}
+
 static void note_line(uint64_t line) {
-  uint64_t at = line * 0x9E3779B97F4A7C15u >> 44;
-  while (seen[at].epoch == epoch && seen[at].line != line) at = (at + 1) % BUCKETS;
-  if (seen[at].epoch == epoch || distinct_lines >= BUCKETS / 2) return;
-  seen[at].epoch = epoch, seen[at].line = line;
-  distinct_lines++;
+  uint64_t group = line >> (GROUP_SHIFT - LINE_SHIFT), bit = UINT64_C(1) << line % 64;
+  if (last_seen->group != group || last_seen->segment != segments) last_seen = group_of(group);
+  if (last_seen->epoch != epoch) last_seen->epoch = epoch, last_seen->in_epoch = 0;
+  call_lines += !(last_seen->in_epoch & bit), last_seen->in_epoch |= bit;
+  segment_lines += !(last_seen->in_segment & bit), last_seen->in_segment |= bit;
 }
 
 static void accessed(unsigned vcpu, qemu_plugin_meminfo_t info, uint64_t address, void* data) {
@@ -174,11 +190,12 @@ static void marked(qemu_plugin_id_t id, unsigned vcpu, int64_t number, uint64_t 
   } else if (what == MARK_BEGIN) {
     fprintf(out, "\nB %" PRIu64 "\n", value); /* what went before may have ended in the middle of a line */
     segments++;
-    kernel = -1, depth = DEPTH, counting = 1;
+    kernel = -1, depth = DEPTH, counting = 1, segment_lines = 0;
     epoch++;
   } else if (what == MARK_END && counting) {
     flush_call();
     counting = 0;
+    if (with_caches) fprintf(out, "W %" PRIu64 "\n", segment_lines);
     fprintf(out, "E %" PRIu64 "\n", value);
     fflush(out);
   }
@@ -189,7 +206,7 @@ static int start_cache(Cache* cache, const char* text) {
   uint64_t bytes = strtoull(text, &rest, 10);
   cache->ways = *rest == ':' ? (unsigned)strtoul(rest + 1, NULL, 10) : 0;
   cache->sets = cache->ways > 0 ? (bytes >> LINE_SHIFT) / cache->ways : 0;
-  if (cache->sets == 0) return -1;
+  if (cache->sets == 0 || cache->sets & (cache->sets - 1)) return -1; /* sets are told apart by bits of the address */
   cache->tags = calloc(cache->sets * cache->ways, sizeof *cache->tags);
   return 0;
 }

@@ -123,5 +123,7 @@ def _read(lines: Iterable[str], counts: Counts) -> None:
             segment.calls[-1].counts[int(rest[0])] = int(rest[1])
         elif kind == "M":
             segment.calls[-1].traffic = Traffic(*map(int, rest))
+        elif kind == "W":
+            segment.lines = int(rest[0])
         elif kind == "T" and len(rest) > 2:
             segment.blocks[int(rest[0])] = Block(int(rest[1], 16), tuple(int(word, 16) for word in rest[2:]))

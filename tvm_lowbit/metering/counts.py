@@ -52,10 +52,13 @@ class Segment:
         What it consisted of, in order.
     blocks : dict of int to Block
         By the number that counts refer to.
+    lines : int or None
+        Distinct lines of 64 bytes that were touched, where caches were followed.
     """
 
     calls: list[Call] = field(default_factory=list)
     blocks: dict[int, Block] = field(default_factory=dict)
+    lines: int | None = None
 
 
 @dataclass

@@ -50,9 +50,9 @@ class Job:
         code, width = _CODES[array.dtype.kind], array.dtype.itemsize * 8
         self.lines.append(f"tensor {code} {width} {array.ndim} {shape} {path}".replace("  ", " "))
 
-    def call(self, segment: int) -> None:
-        """Call twice, and count the second call as this segment."""
-        self.lines.append(f"call {segment}")
+    def call(self, segment: int, *, warm: bool = True) -> None:
+        """Call twice, and count the second call as this segment; the only one if it need not be ``warm``."""
+        self.lines.append(f"{'call' if warm else 'once'} {segment}")
 
     def save(self, index: int) -> Path:
         """Where the bytes of an argument will be, as the calls left them."""

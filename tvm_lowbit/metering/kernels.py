@@ -57,10 +57,11 @@ def meter_kernels(
     *,
     caches: bool = False,
     patience: float = 300.0,
+    warm: bool = True,
 ) -> list[Metered]:
     """Estimate the cycles of kernels, without TVM's virtual machine.
 
-    Each is called twice and its second call counted, from the entry of the compiled function to its return, with all
+    Each is called twice, if it is to be ``warm``, and its last call counted, from the entry of the compiled function to its return, with all
     that it calls. One that crashes costs the others nothing.
 
     Parameters
@@ -73,6 +74,8 @@ def meter_kernels(
         Whether to follow caches too.
     patience : float
         Seconds to wait for each.
+    warm : bool
+        Whether to call once before the call that counts.
 
     Returns
     -------
@@ -99,7 +102,7 @@ def meter_kernels(
                 job.function(name)
                 for array in arguments:
                     job.argument(array)
-                job.call(i)
+                job.call(i, warm=warm)
                 results.append(job.save(len(arguments) - 1))
         counts = run_job(job, spec, caches=caches, timeout=patience * (len(candidates) + 1))
         return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class ModelEstimate:
     core : str
         Whose execution units and caches.
     total : Estimate
-        The whole call.
+        The whole call; lines that several steps touch count once.
     steps : sequence of StepEstimate
         Its parts in the order they ran; last, what ran outside of kernels. They sum to the total.
     library : int
@@ -129,25 +129,70 @@ def meter_model(
     if not manifest.mtriple.startswith("aarch64"):
         raise LowbitError("estimate", "a library for aarch64", manifest.mtriple, "build it for a board: --target rpi4")
     core = core or find_core(manifest.core)
+    return meter_library(
+        artifact.library(), _inputs(artifact, inputs), core, manifest.kernels, caches=caches, patience=patience
+    )
+
+
+def meter_library(
+    library: Path,
+    inputs: Sequence[Array],
+    core: CoreSpec,
+    rows: Iterable[KernelRow] = (),
+    *,
+    caches: bool = True,
+    patience: float = 1800.0,
+    warm: bool = True,
+) -> ModelEstimate:
+    """Estimate the cycles of one call of any library for TVM's virtual machine, whoever compiled it.
+
+    Parameters
+    ----------
+    library : Path
+        Linked for aarch64; its function ``main`` is called.
+    inputs : sequence of array
+        What ``main`` takes.
+    core : CoreSpec
+        Whose pipeline prices.
+    rows : iterable of KernelRow
+        What the kernels of low-bit layers compute, in the order they run.
+    caches, patience
+        As of `meter_model`.
+    warm : bool
+        Whether to call once before the call that counts. The kernels' cycles are the same without, where their loops
+        do not depend on values; misses are then those of empty caches.
+
+    Returns
+    -------
+    ModelEstimate
+
+    Raises
+    ------
+    LowbitError
+        For a core without a pipeline, what is not installed, or a library that does not run to its end.
+    """
     pipeline_of(core.name)
-    library = artifact.library()
     symbols = [name for name in read_symbols(library).names if name.startswith(ENTRY) and name not in _NOT_KERNELS]
     with tempfile.TemporaryDirectory(prefix="tvm_lowbit-") as folder:
         job = Job(Path(folder))
         job.load(library, symbols)
         job.function("main", machine=True)
-        for array in _inputs(artifact, inputs):
+        for array in inputs:
             job.argument(array)
-        job.call(0)
+        job.call(0, warm=warm)
         counts = run_job(job, core, caches=caches, timeout=patience)
     if 0 not in counts.segments:
         raise LowbitError("estimate", "a model that runs to its end", counts.failure or "nothing was counted")
     segment = counts.segments[0]
     names = [symbol.removeprefix(ENTRY) for symbol in symbols]
-    steps = _steps(counts, segment, library, names, manifest.kernels, core.name)
+    steps = _steps(counts, segment, library, names, rows, core.name)
+    total = combined([step.estimate for step in steps])
+    if total.traffic is not None and segment.lines is not None:
+        # What several steps touch counts once.
+        total = replace(total, traffic=replace(total.traffic, lines=segment.lines))
     return ModelEstimate(
         core=core.name,
-        total=combined([step.estimate for step in steps]),
+        total=total,
         steps=steps,
         library=library.stat().st_size,
         memory=counts.heap,

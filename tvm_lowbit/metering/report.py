@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
+from schedules.cores import CORES, MISS_SOURCE
 from tvm_lowbit.images import writing
 from tvm_lowbit.metering.models import ModelEstimate, StepEstimate
 
@@ -23,6 +24,7 @@ _HEADINGS = (
 _LEFT = 3
 _COLOURS = ("#3b6ea5", "#c9d6e4", "#f2a71b")
 _INCHES_A_BAR, _DOTS_PER_INCH = 0.22, 150
+_BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 6}
 # Steps below this share of the whole are drawn as one bar.
 _SMALL = 0.002
 
@@ -51,6 +53,12 @@ class BenchReport:
         """Estimated time of a call at the board's clock, on one thread with warm caches."""
         return None if self.clock is None else 1e3 * self.result.total.cycles / self.clock
 
+    @property
+    def cycles_with_misses(self) -> float | None:
+        """Estimated cycles plus a constant for each line that misses L1; None where either is not known."""
+        traffic, miss = self.result.total.traffic, CORES[self.result.core].miss if self.result.core in CORES else None
+        return None if traffic is None or miss is None else self.result.total.cycles + miss * traffic.l1_misses
+
     def table(self) -> Table:
         """A row per step, and the sum."""
         title = f"Estimate for {self.board} ({self.result.core}), one thread; no board was measured"
@@ -61,11 +69,7 @@ class BenchReport:
         for step in self.result.steps:
             table.add_row(*map(Text, _cells(step)))
         table.add_section()
-        # What one step touches, another touches too: the sum would be no working set.
-        cells = [
-            cell if heading != "touched" else "" for heading, cell in zip(_HEADINGS, _cells(self._sum()), strict=True)
-        ]
-        table.add_row(*map(Text, cells))
+        table.add_row(*map(Text, _cells(self._sum())))
         return table
 
     def _sum(self) -> StepEstimate:
@@ -89,7 +93,10 @@ class BenchReport:
         ]
         t, moved = r.total.traffic, f"estimate: {r.total.loaded:,} bytes loaded, {r.total.stored:,} stored"
         missed = "" if t is None else f"missed: {t.l1_misses:,} in L1, {t.l2_misses:,} in L2 (LRU, no prefetcher)"
-        lines.append(moved if t is None else f"{moved}; lines of {LINE} bytes {missed}")
+        lines.append(moved if t is None else f"{moved}; lines of {LINE} bytes {missed}; {t.lines * LINE:,} touched")
+        if self.cycles_with_misses is not None:
+            priced = f"{self.cycles_with_misses / 1e6:,.2f} million cycles with {CORES[r.core].miss:g} for each L1 miss"
+            lines.append(f"estimate, weak: {priced} ({MISS_SOURCE})")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,6 +112,8 @@ class BenchReport:
             "threads": 1,
             "estimated_cycles": r.total.cycles,
             "estimated_cycles_without_latencies": r.total.throughput,
+            "estimated_cycles_with_misses": self.cycles_with_misses,
+            "cycles_with_misses_source": MISS_SOURCE,
             "estimated_milliseconds": self.milliseconds,
             "memory_bytes": r.memory,
             "library_bytes": r.library,
@@ -143,10 +152,13 @@ class BenchReport:
         axes.barh(places, cycles, color=[_COLOURS[0] if step.bits else _COLOURS[1] for step in bars] + [_COLOURS[1]])
         limits = [(place, step.limit / 1e6) for place, step in enumerate(bars) if step.limit is not None]
         axes.plot([x for _, x in limits], [y for y, _ in limits], "|", color=_COLOURS[2], ms=9, mew=2)
+        for place, step in enumerate(bars):
+            if step.share is not None:
+                axes.annotate(f"{step.share:.0%}", (cycles[place], place), (3, 0), **_BESIDE)
         axes.set_yticks(places, labels, fontsize=7)
         axes.margins(y=0.01)
         axes.invert_yaxis()
-        axes.set_xlabel("million cycles (estimate; orange: limit of the technique's arithmetic)")
+        axes.set_xlabel("million cycles (estimate; orange: limit of the technique's arithmetic; %: share of its speed)")
         total = f"{self.result.total.cycles / 1e6:,.1f} million cycles"
         axes.set_title(f"{self.model} on {self.board}: {total}, an estimate", loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)

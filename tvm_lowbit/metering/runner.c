@@ -10,6 +10,7 @@
  *   machine NAME                      what to call, in TVM's virtual machine
  *   tensor CODE BITS RANK DIM... FILE an argument; FILE holds its bytes, "-" is zeros
  *   call SEGMENT                      call once to warm up, then once more between the marks of this segment
+ *   once SEGMENT                      call once only, between the marks of this segment
  *   save INDEX FILE                   write an argument's bytes, as the calls left them
  *   fork SECONDS                      do what follows, up to ``join``, in a process of its own, so that it finds
  *                                     everything as if it came first, and takes nothing with it when it crashes
@@ -124,9 +125,11 @@ static void mark(long what, long value, uint64_t address) {
   syscall(MARKER, what, value, address);
 }
 
-static void measure(long segment) {
-  TVMFFIAny warm = call(function.v_obj, arguments, argument_count, "the call");
-  drop(&warm);
+static void measure(long segment, int warm_up) {
+  if (warm_up) {
+    TVMFFIAny warm = call(function.v_obj, arguments, argument_count, "the call");
+    drop(&warm);
+  }
   mark(MARK_BEGIN, segment, 0);
   TVMFFIAny result = call(function.v_obj, arguments, argument_count, "the call");
   mark(MARK_END, segment, 0);
@@ -168,7 +171,8 @@ static void obey(char* line, char* library) {
   else if (strcmp(line, "function") == 0) function = member(module, rest);
   else if (strcmp(line, "machine") == 0) start_machine(rest);
   else if (strcmp(line, "tensor") == 0) add_tensor(rest);
-  else if (strcmp(line, "call") == 0) measure(strtol(rest, NULL, 10));
+  else if (strcmp(line, "call") == 0) measure(strtol(rest, NULL, 10), 1);
+  else if (strcmp(line, "once") == 0) measure(strtol(rest, NULL, 10), 0);
   else if (strcmp(line, "save") == 0) save(rest);
   else if (strcmp(line, "join") == 0) _exit(0);
   else if (strcmp(line, "bases") == 0) dl_iterate_phdr(print_base, NULL), fflush(stdout);
