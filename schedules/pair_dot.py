@@ -6,7 +6,7 @@ stand in memory, each of which one instruction multiplies with a pair of eight c
 lanes. Before a byte can overflow, the upper ones are added to 16-bit sums (USRA) and the lanes begin anew.
 
 Worst cases: after ``chunk`` pairs a lane's upper byte holds ``2 chunk max(a) max(w)``, at most 255, its lower one half
-of that, so nothing is carried; a 16-bit sum is flushed to 32 bits every ``span`` chunks, where all of them might not fit.
+of that, so nothing is carried; a 16-bit sum is flushed to 32 bits every ``span`` chunks where it cannot hold all.
 """
 
 from __future__ import annotations
