@@ -100,9 +100,12 @@ class Epilogue:
 
         def chunk(group: Any, first: Any, lanes: int) -> None:
             # Pixels innermost: the tables of these channels stay in registers.
-            with T.serial(0, pixels) as i:
+            # Two at a time, so that one's instructions stand between another's that wait for each other.
+            together = next(n for n in (2, 1) if pixels % n == 0) if rolled and lanes > 1 else 1
+            with T.serial(0, pixels // together) as i:
                 keep_rolled(rolled)
-                self._write_channels(accumulators, codes, place, exists, i, group, first, lanes)
+                for pixel in [i * together + j for j in range(together)]:
+                    self._write_channels(accumulators, codes, place, exists, pixel, group, first, lanes)
 
         with T.serial(0, p.groups) as group:
             done = 0

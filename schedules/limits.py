@@ -102,16 +102,16 @@ def limit_cycles(problem: DotProblem, technique: str, core: CoreSpec) -> float |
     """
     if core.name not in PIPELINES or technique not in _STEPS:
         return None
-    pipeline = PIPELINES[core.name]
     cycles = [
-        problem.macs / macs * _cycles(pipeline, counts)
+        problem.macs / macs * start_cycles(PIPELINES[core.name], counts)
         for macs, counts in _STEPS[technique](problem)
         if "dot" not in counts or "dotprod" in core.features
     ]
     return min(cycles, default=None)
 
 
-def _cycles(pipeline: Pipeline, counts: Mapping[str, float]) -> float:
+def start_cycles(pipeline: Pipeline, counts: Mapping[str, float]) -> float:
+    """Fewest cycles in which a core can start so many 128-bit instructions of each class."""
     busy = dict.fromkeys(pipeline.units, 0.0)
     for kind, count in counts.items():
         for unit, amount in pipeline.costs[kind].wide.items():

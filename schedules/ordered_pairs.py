@@ -19,7 +19,7 @@ MOST_PIXELS = 9
 WEIGHTS = 28
 # The farthest that a 64-bit load reaches from its base.
 REACH = 32760
-_A, _W, _COUNT, _HIGH, _CODES = "x9", "x10", "x11", ("x12", "x13"), ("x14", "x15", "x16", "x17")
+_A, _W, _BIAS, _COUNT, _HIGH, _CODES = "x9", "x10", "x8", "x11", ("x12", "x13"), ("x14", "x15", "x16", "x17")
 
 
 def body(chunk: int) -> int:
@@ -38,7 +38,7 @@ class OrderedPairs:
         Pixels of the block, 1 to 9.
     stride : int
         Bytes from a pixel's codes to the next one's, a multiple of 8.
-    pairs, chunk : int
+    pairs, chunk, bias : int
         See `PairDot`.
     """
 
@@ -46,11 +46,12 @@ class OrderedPairs:
     stride: int
     pairs: int
     chunk: int
+    bias: int = 0
 
     @property
     def name(self) -> str:
         """A name that no other loop has."""
-        return f"lowbit_pairs_{self.pixels}_{self.stride}_{self.pairs}_{self.chunk}"
+        return f"lowbit_pairs_{self.pixels}_{self.stride}_{self.pairs}_{self.chunk}_{self.bias}"
 
     @property
     def outputs(self) -> int:
@@ -68,7 +69,7 @@ class OrderedPairs:
         results = ", ".join(["<8 x i16>"] * self.pixels)
         outputs = ",".join(f"={{v{first + i}}}" for i in range(self.pixels))
         clobbered = [f"v{r}" for r in (*range(first), *range(WEIGHTS, WEIGHTS + 4))]
-        clobbered += [_COUNT, *_HIGH, *_CODES, "cc", "memory"]
+        clobbered += [_BIAS, _COUNT, *_HIGH, *_CODES, "cc", "memory"]
         # The bases are written to: outputs tied to the inputs.
         number = self.pixels
         constraints = f"{outputs},={{{_A}}},={{{_W}}},{number},{number + 1}," + ",".join(
@@ -92,6 +93,8 @@ class OrderedPairs:
         rounds = self.pairs // body(self.chunk) - 1
         lines = [f"movi d{2 * self.pixels + i}, #0" for i in range(self.pixels)]
         lines += self._begin()
+        if self.bias:
+            lines += [f"mov {_BIAS}, #{self.bias}", *self._fresh()]
         if rounds > 0:
             lines += [f"mov {_COUNT}, #{rounds}", "1:"]
             for step in range(body(self.chunk)):
@@ -151,14 +154,23 @@ class OrderedPairs:
         if lane == UNIT - 2 and another:
             beside += self._scalars(step // UNIT + 1)
         codes = self._codes(step // UNIT + 1) if lane == UNIT - 1 and another else iter(())
-        fresh = step % self.chunk == 0
+        fresh = step % self.chunk == 0 and not self.bias
+        alone: list[str] = []
         for i in range(n):
             operation = "mul" if fresh else "mla"
             lines.append(f"{operation} v{n + i}.8h, v{self._weights(step)}.8h, v{i}.h[{lane}]")
             lines += beside[i : i + 1]
-            if i % 2 or i + 1 == n:
+            if i % 2:
                 lines += next(codes, [])
+            elif i + 1 == n:
+                alone = next(codes, [])
         lines += beside[n:]
         if (step + 1) % self.chunk == 0 or step + 1 == end:
             lines += [f"usra v{2 * n + i}.8h, v{n + i}.8h, #8" for i in range(n)]
-        return lines
+            lines += self._fresh()
+        # Of an odd number of pixels one load has no move beside it, and of their fresh lanes one move no other.
+        return lines + alone
+
+    def _fresh(self) -> list[str]:
+        """What lanes begin with, where that is not the first product; two of these moves share a cycle."""
+        return [f"dup v{self.pixels + i}.8h, w{_BIAS[1:]}" for i in range(self.pixels)] if self.bias else []

@@ -9,6 +9,7 @@ Worst case: a look-up gives at most 12, so the 16 between two flushes give 192; 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 # Channels of a block, look-ups between flushes (and in a round of the loop), and the most pixels of a block.
@@ -49,7 +50,7 @@ class OrderedTables:
         return self.pixels * CHANNELS // 8
 
     def definition(self) -> str:
-        """An LLVM function ``(codes, indices, tables, a place for each vector of sums)``, inlined where it is called."""
+        """An LLVM function ``(names, indices, tables, a place for each vector of sums)``, inlined where called."""
         number = self.outputs
         results = ", ".join(["<8 x i16>"] * number)
         outputs = ",".join(f"={{v{i}}}" for i in range(number))
@@ -127,8 +128,7 @@ class _Emission:
 
     def begin(self) -> None:
         """Addresses, sums, and what the first look-ups need."""
-        p = self.pixels
-        for before, base in zip(_CODES[: p - 1], _CODES[1:p], strict=True):
+        for before, base in itertools.pairwise(_CODES[: self.pixels]):
             self.lines += [f"mov {base}, #{self.loop.stride}", f"add {base}, {base}, {before}"]
         self.lines.append(f"add {_HIGH}, {_LOW}, #2048")
         self.lines += [f"movi d{i}, #0" for i in range(self.loop.outputs)]

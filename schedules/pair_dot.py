@@ -6,7 +6,7 @@ stand in memory, each of which one instruction multiplies with a pair of eight c
 lanes. Before a byte can overflow, the upper ones are added to 16-bit sums (USRA) and the lanes begin anew.
 
 Worst cases: after ``chunk`` pairs a lane's upper byte holds ``2 chunk max(a) max(w)``, at most 255, its lower one half
-of that, so nothing is carried; a 16-bit sum is flushed to 32 bits every ``span`` chunks, where all of them might not fit.
+of that, so nothing is carried; a 16-bit sum is flushed to 32 bits every ``span`` chunks where it cannot hold all.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ class PairDot:
         Chunks whose sums fit 16 bits.
     most_code : int
         The largest code of an activation.
+    bias : int
+        What lanes begin with: 0, or 128 and in the upper byte what keeps it from becoming negative. Then codes are
+        centred, as 16-bit numbers ``a0 + 256 a1``, and all sums are too large by ``bias >> 8`` a flush.
     ordered : bool
         Whether to write the loop out for an in-order core: see `ordered_pairs`.
     """
@@ -58,6 +61,7 @@ class PairDot:
     chunk: int
     span: int
     most_code: int
+    bias: int = 0
     ordered: bool = False
     defined: set[str] = field(default_factory=set)
 
@@ -94,21 +98,17 @@ class PairDot:
                     wide = part(value, half * LANES // 2, LANES // 2).astype("uint32x4")
                     totals[i, 2 * b + half] = totals[i, 2 * b + half] + wide
 
-        # Runs of like length, of whole loads of eight bytes.
-        most = self.span * self.chunk // UNIT * UNIT
-        count = -(-self.pairs // most)
-        length = -(-self.pairs // count // UNIT) * UNIT
-        whole, rest = divmod(self.pairs, length)
-        with T.serial(0, whole) as index:
-            run(index * length, length)
-        if rest:
-            run(const(whole * length), rest)
+        first = 0
+        for length, count in self._runs():
+            with T.serial(0, count) as index:
+                run(first + index * length, length)
+            first += length * count
         return totals.vectors()
 
     def _sums(self, panel: Panel, weights: Weights, pixel: Any, outputs: Any, first: Any, pairs: int) -> list[Any]:
         """Emit the products of some pairs from ``first`` on; 16-bit sums."""
         pixels, blocks = len(outputs) * LANES // self.nr, self.nr // LANES
-        loop = OrderedPairs(pixels, panel.stride(), pairs, self.chunk)
+        loop = OrderedPairs(pixels, panel.stride(), pairs, self.chunk, self.bias)
         if self.ordered and pixels <= MOST_PIXELS and loop.reaches():
             found = [self._call(loop, panel, weights, pixel, first, b) for b in range(blocks)]
             return [found[b][i] for i, b in outputs]
@@ -132,6 +132,7 @@ class PairDot:
         blocks = self.nr // LANES
         pixels = len(sums.buffers) // blocks
         lanes = Registers(list(sums.buffers), "uint16", LANES)
+        begin = splat(const(self.bias, "uint16"), LANES)
         a: list[Any] = []
         for pair in range(pairs):
             if pair % UNIT == 0:
@@ -142,10 +143,32 @@ class PairDot:
                 one = splat(tirx.Shuffle([a[i]], [pair % UNIT]), LANES)
                 for b in range(blocks):
                     product = one * w[b]
-                    lanes[i, b] = product if pair % self.chunk == 0 else lanes[i, b] + product
+                    if pair % self.chunk:
+                        lanes[i, b] = lanes[i, b] + product
+                    else:
+                        lanes[i, b] = begin + product if self.bias else product
             if (pair + 1) % self.chunk == 0 or pair + 1 == pairs:
                 for ij in sums.buffers:
                     sums[ij] = sums[ij] + (lanes[ij] >> splat(const(8, "uint16"), LANES))
+
+    def flushes(self) -> int:
+        """How often lanes are added to the sums of a patch."""
+
+        def of(pairs: int) -> int:
+            whole, rest = divmod(pairs, body(self.chunk))
+            return whole * (body(self.chunk) // self.chunk) + -(-rest // self.chunk)
+
+        return sum(of(length) * count for length, count in self._runs())
+
+    def _runs(self) -> list[tuple[int, int]]:
+        """Pairs whose sums fit 16 bits, and how many such runs follow each other: of like length, in whole loads."""
+        if not self.large:
+            return [(self.pairs, 1)]
+        most = self.span * self.chunk // UNIT * UNIT
+        count = -(-self.pairs // most)
+        length = -(-self.pairs // count // UNIT) * UNIT
+        whole, rest = divmod(self.pairs, length)
+        return [(length, whole), (rest, 1)] if rest else [(length, whole)]
 
     @staticmethod
     def _weights(weights: Weights, block: int, pair: Any) -> Any:

@@ -69,7 +69,9 @@ class Panel:
         self.row_bytes = -(-self.used // unit) * unit
         p = problem
         plain = p.kernel == (1, 1) and p.stride == (1, 1) and p.out_width == p.width and p.out_height == p.height
-        self.direct = plain and not any(p.padding) and self.used == self.row_bytes and not (source.shift or source.copied)
+        self.direct = (
+            plain and not any(p.padding) and self.used == self.row_bytes and not (source.shift or source.copied)
+        )
         self.where: tuple[Any, ...] = ()
         self.buffer = None if self.direct else T.alloc_buffer((pixels, source.planes, self.row_bytes), "uint8")
 

@@ -23,8 +23,10 @@ from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, splat, vload, vstore
 from schedules.layout import Layout, pack_planes, plane_bytes
+from schedules.limits import start_cycles
 from schedules.ordered_tables import CHANNELS, MOST_PIXELS, OrderedTables
 from schedules.panel import Panel, copy_instructions
+from schedules.pipelines import PIPELINES
 from schedules.registers import Registers
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
 from schedules.techniques.bit_serial import row_bytes, source
@@ -55,13 +57,14 @@ class TblLookup(Technique):
         p = problem
         pixels = p.batch * p.out_height * p.out_width
         mr = even_blocks(tile(p), MOST_PIXELS)
-        # A block's group: two look-ups and additions a pixel, its table, and its share of two vectors of indices.
-        group = 5.15 + 2 / mr if in_order(core) else core.cycles({"and": 4, "widen": 1, "ldr": 2 + 2 / mr, "str": 0}) + 1
         blocks = p.groups * padded_channels(p, CHANNELS) / CHANNELS
         prepared = 2 * copy_instructions(p, BITS, plane_bytes(p.group_channels)) * core.cycles({"ldr": 1, "str": 1})
         sums = p.groups * 2 * row_bytes(p) * 0.4
         outputs = p.groups * padded_channels(p, CHANNELS) * 4 / core.vector_issue
-        return pixels * (blocks * (2 * row_bytes(p) * group + 20) + sums + outputs) + prepared
+        expanded = blocks * row_bytes(p) * (16 if in_order(core) else 12) / core.vector_issue
+        return (
+            expanded + pixels * (blocks * (2 * row_bytes(p) * group_cycles(core, mr) + 20) + sums + outputs) + prepared
+        )
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """Pixels to a block, and to a tile."""
@@ -141,6 +144,19 @@ class TblLookup(Technique):
 
         constants = [((p.groups, blocks, row, CHANNELS), "uint8"), ((2, 1 << 4 * BITS, HALF), "uint8")]
         return frame(p, self.in_layout(p), [*constants, *correction_shapes(p)], assembled)
+
+
+def group_cycles(core: CoreSpec, mr: int) -> float:
+    """Cycles of four activations of a pixel: two look-ups and additions, a table, its share of two index vectors."""
+    if core.name not in PIPELINES:
+        return core.cycles({"and": 5 + 2 / mr, "ldr": 1 + 2 / mr})
+    if in_order(core):
+        # A lower half's load and an upper half's move share a cycle; a single pixel's table is waited for.
+        return 5.15 + 2 / mr + 2 * (mr == 1)
+    moved = 1 + 2 / mr
+    return start_cycles(
+        PIPELINES[core.name], {"tbl1": 2.2, "simple": 2.2, "from_gpr": moved, "vload": moved, "load": 1 + moved}
+    )
 
 
 def tables() -> Array:

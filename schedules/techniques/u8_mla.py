@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.blocked import Dots, blocked, even_blocks, padded_channels
 from schedules.compact import per_byte
 from schedules.cores import CoreSpec
-from schedules.dot_problem import DotProblem
+from schedules.dot_problem import DotProblem, Operand
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, splat, vload, vstore
 from schedules.layout import Layout
@@ -23,7 +24,7 @@ from schedules.ordered_pairs import MOST_PIXELS, UNIT, body
 from schedules.pair_dot import BYTES, LANES, PairDot
 from schedules.panel import Panel, Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
-from schedules.vectors import assembly, in_order, keep_rolled, vectors
+from schedules.vectors import Vectors, assembly, in_order, keep_rolled, vectors
 
 # The widest block of channels that the packed weights are padded for.
 NR_LIMIT = 16
@@ -39,7 +40,7 @@ class U8Mla(Technique):
     def declines(self, problem: DotProblem, core: CoreSpec) -> str | None:
         """Two products must fit a byte."""
         reason = super().declines(problem, core)
-        if reason is None and not fitting(problem):
+        if reason is None and not chunk(problem):
             largest = 2 * largest_product(problem)
             reason = f"two products of {problem.name} may sum to {largest}; a byte holds 255"
         return reason
@@ -48,17 +49,20 @@ class U8Mla(Technique):
         """The multiplications, their loads and flushes; weights taken apart; patches copied."""
         p = problem
         mr = even_blocks(tile(p), MOST_PIXELS)
-        step = core.cycles({"mla": 1 + 1 / chunk(p), "and": 0.15 + 1 / mr})
-        copies = copy_instructions(p, 1, p.group_channels) * core.cycles({"ldr": 1, "str": 1})
+        flush = (1.5 if centred(p) else 1) / chunk(p)
+        step = core.cycles({"mla": 1 + flush, "and": 0.15 + 1 / mr})
+        copies = copy_instructions(p, 1, p.group_channels) * core.cycles({"ldr": 1, "str": 1}) * (1 + centred(p))
         each = pairs(p) / LANES * step + 4 / core.vector_issue
-        outputs = p.groups * padded_channels(p, LANES) * each + p.needs_code_sum * p.groups * pairs(p) * 0.5
+        outputs = p.groups * padded_channels(p, LANES) * each + needs_sum(p) * p.groups * pairs(p) * 0.5
         unpacked = p.groups * padded_channels(p, NR_LIMIT) / LANES * pairs(p) * 4 / core.vector_issue
         return p.batch * p.out_height * p.out_width * outputs + copies + unpacked
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """``ordered``: see `ordered_pairs`."""
-        pixels = tile(problem)
-        limits = {"mr": even_blocks(pixels, MOST_PIXELS), "nr": 8, "tile": pixels, "ordered": int(in_order(core))}
+        pixels, ordered = tile(problem), in_order(core)
+        # Loops that LLVM is to order stay small.
+        mr = even_blocks(pixels, MOST_PIXELS if ordered else 4)
+        limits = {"mr": mr, "nr": 8, "tile": pixels, "ordered": int(ordered)}
         return {**super().knobs(problem, core), **limits}
 
     def in_layout(self, problem: DotProblem) -> Layout:
@@ -74,14 +78,22 @@ class U8Mla(Technique):
         grouped = weights.reshape(p.groups, p.group_out_channels, p.group_channels, *p.kernel).transpose(0, 1, 3, 4, 2)
         flat = grouped.reshape(p.groups, p.group_out_channels, p.k)
         pad = (padded_channels(p, NR_LIMIT) - p.group_out_channels, 2 * padded_pairs(p) - p.k)
-        flat = np.pad(flat, ((0, 0), (0, pad[0]), (0, pad[1])))
+        # What pads a patch must stand for nothing.
+        flat = np.pad(flat, ((0, 0), (0, pad[0]), (0, pad[1])), constant_values=centre(p.w) if centred(p) else 0)
         per = per_byte(p.w.bits)
         # (groups, blocks, channel, vector, place, code of the pair)
         split = flat.reshape(p.groups, -1, LANES, padded_pairs(p) // per, per, 2)[..., ::-1]
         split = split.transpose(0, 1, 3, 4, 2, 5).reshape(p.groups, split.shape[1], -1, per, BYTES)
         shifts = (p.w.bits * np.arange(per, dtype=np.uint8))[:, None]
         packed = np.bitwise_or.reduce(split << shifts, axis=3).astype(np.uint8)
-        return [packed, *corrections(p, weights, weight_offset)]
+        beta, gamma = corrections(p, weights, weight_offset)
+        if centred(p):
+            # sum(a w) = sum(a' w') + c_w sum(a) + c_a sum(w'), of which the second meets the offset of the weights.
+            beta = np.zeros_like(beta)
+            sums = (weights.astype(np.int64) - centre(p.w)).sum(axis=(1, 2, 3))
+            rest = p.a.multiplier * (centre(p.a) * sums - self.dot(p).flushes() * (bias(p) >> 8))
+            gamma = (gamma + rest).astype(gamma.dtype)
+        return [packed, beta, gamma]
 
     def unpack_weights(self, problem: DotProblem, constant: Array) -> Array:
         """The codes again."""
@@ -106,7 +118,7 @@ class U8Mla(Technique):
         """See `Technique.build`."""
         p = problem
         nr = knobs["nr"]
-        dot = PairDot(vectors(core), pairs(p), nr, chunk(p), span(p), p.a.max_code, bool(knobs["ordered"]))
+        dot = self.dot(p, nr, core, bool(knobs["ordered"]))
         blocks = padded_channels(p, NR_LIMIT) // LANES
         shape = (p.groups, blocks, padded_pairs(p) // per_byte(p.w.bits), BYTES)
         zero = const(p.a.zero_code or 0, "uint8")
@@ -124,9 +136,15 @@ class U8Mla(Technique):
                 return dot.multiply(panel, place, pixel, pixels)
 
             scale = p.a.multiplier * p.w.multiplier
-            dots = Dots(dot.dtype, dot.lanes, multiply, dot.sum_codes if p.needs_code_sum else None, scale)
+            needed = dot.sum_codes if needs_sum(p) else None
+            prepare = (lambda panel, i: subtract(panel, i, centre(p.a), dot.ordered)) if centred(p) else None
+            dots = Dots(dot.dtype, dot.lanes, multiply, needed, scale, centred(p), prepare)
             source = Source(
-                1, p.group_channels, lambda n, y, ix, g, plane: (x, [n, y, ix, g * p.group_channels]), lambda *_: zero
+                1,
+                p.group_channels,
+                lambda n, y, ix, g, plane: (x, [n, y, ix, g * p.group_channels]),
+                lambda *_: zero,
+                copied=centred(p),
             )
             row = blocked(
                 p, knobs["mr"], nr, knobs["tile"], source, dots, (beta, gamma), epilogue, 2 * UNIT, dot.ordered
@@ -141,6 +159,12 @@ class U8Mla(Technique):
 
         return frame(p, self.in_layout(p), [(shape, "uint8"), *correction_shapes(p)], assembled)
 
+    def dot(self, problem: DotProblem, nr: int = LANES, core: CoreSpec | None = None, ordered: bool = False) -> PairDot:
+        """The inner loops of a block."""
+        p = problem
+        v = Vectors() if core is None else vectors(core)
+        return PairDot(v, pairs(p), nr, chunk(p), span(p), p.a.max_code, bias(p), ordered)
+
     def expand(self, problem: DotProblem, packed: Any, weights: Any, loop: Any, rolled: bool) -> None:
         """Emit, once a call, the codes of pairs as bytes."""
         p, per = problem, per_byte(problem.w.bits)
@@ -154,7 +178,23 @@ class U8Mla(Technique):
                     code = code >> splat(const(place * p.w.bits, "uint8"), BYTES)
                 if (place + 1) * p.w.bits < 8:
                     code = code & splat(const(p.w.max_code, "uint8"), BYTES)
+                if centred(p):
+                    code = less(code, centre(p.w), BYTES)
                 vstore(T, weights, code, [*at, v * per + place, 0], BYTES)
+
+
+def less(codes: Any, centre: int, lanes: int) -> Any:
+    """Pairs of codes less a centre each, as one 16-bit number: borrows reach from the first into the second."""
+    pairs = tirx.reinterpret(f"uint16x{lanes // 2}", codes) - splat(const(centre * 257, "uint16"), lanes // 2)
+    return tirx.reinterpret(f"uint8x{lanes}", pairs)
+
+
+def subtract(panel: Panel, pixel: Any, centre: int, rolled: bool) -> None:
+    """Emit the centring of a patch in place."""
+    with T.serial(0, panel.row_bytes // (2 * UNIT)) as index:
+        keep_rolled(rolled)
+        value = less(panel.load(pixel, 0, index * 2 * UNIT, 2 * UNIT), centre, 2 * UNIT)
+        vstore(T, panel.buffer, value, [pixel, 0, index * 2 * UNIT], 2 * UNIT)
 
 
 def pairs(problem: DotProblem) -> int:
@@ -185,11 +225,59 @@ def fitting(problem: DotProblem) -> int:
     return 255 // max(1, 2 * largest_product(problem))
 
 
+def centre(operand: Operand) -> int:
+    """The middle of an operand's codes."""
+    return 1 << (operand.bits - 1)
+
+
+def products(problem: DotProblem) -> tuple[int, int]:
+    """The least and the largest product of centred codes."""
+    p = problem
+    activations = [code - centre(p.a) for code in (0, p.a.max_code)]
+    weights = [code - centre(p.w) for code in p.w.span or (0, p.w.max_code)]
+    corners = [a * w for a in activations for w in weights]
+    return min(corners), max(corners)
+
+
+def fitting_centred(problem: DotProblem) -> int:
+    """Pairs of products of centred codes whose range fits a byte; 0 where the weights' zero is not their centre.
+
+    Otherwise the sum of the codes would be needed, of which centring leaves no trace.
+    """
+    w, (low, high) = problem.w, products(problem)
+    if not (w.one_offset and w.multiplier == 1 and w.offset == -centre(w)):
+        return 0
+    return min(255 // (2 * (high - low)), 127 // max(1, high), 128 // max(1, -low))
+
+
+def centred(problem: DotProblem) -> bool:
+    """Whether centring saves more flushes than what lanes begin with costs."""
+    return 1.5 * short(fitting(problem)) < short(fitting_centred(problem)) and short(fitting_centred(problem)) > 0
+
+
+def short(fitting: int) -> int:
+    """The most pairs between flushes that fit, while the loop over them stays short."""
+    return max((n for n in range(1, min(fitting, MOST_PAIRS) + 1) if body(n) <= MOST_PAIRS), default=0)
+
+
 def chunk(problem: DotProblem) -> int:
-    """Pairs between flushes: the most that fit, while the loop over them stays short."""
-    return max((n for n in range(1, min(fitting(problem), MOST_PAIRS) + 1) if body(n) <= MOST_PAIRS), default=0)
+    """Pairs between flushes."""
+    return short(fitting_centred(problem) if centred(problem) else fitting(problem))
+
+
+def bias(problem: DotProblem) -> int:
+    """What lanes begin with: see `PairDot`."""
+    return 128 - 512 * chunk(problem) * products(problem)[0] if centred(problem) else 0
 
 
 def span(problem: DotProblem) -> int:
     """Flushes that fit 16 bits, at least as many as whole loads need."""
-    return 65535 // max(1, 2 * largest_product(problem) * chunk(problem))
+    p = problem
+    low, high = products(p)
+    largest = high - low if centred(p) else largest_product(p)
+    return 65535 // max(1, 2 * largest * chunk(p))
+
+
+def needs_sum(problem: DotProblem) -> bool:
+    """Whether the sum of a patch's codes is needed."""
+    return problem.needs_code_sum and not centred(problem)
