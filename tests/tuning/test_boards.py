@@ -30,7 +30,7 @@ GOOD = Candidate.of(KEY, "smlal", {"mr": 3, "nr": 8})
 SPOILT = Candidate.of(KEY, "portable", {})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def emulated():
     require(tools.missing())
     board = EmulatedTuning("rpi4")
@@ -110,10 +110,15 @@ def test_a_kernel_that_hangs_is_stopped(local, monkeypatch) -> None:
     assert local.measure(GOOD).kind == "ok"
 
 
-def test_what_is_not_installed_is_no_fault_of_the_candidate(emulated, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_installed_is_no_fault_of_the_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    require(tools.missing())
+    board = EmulatedTuning("rpi4")
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(LowbitError, match="qemu-aarch64"):
-        emulated.check()
+    try:
+        with pytest.raises(LowbitError, match="qemu-aarch64"):
+            board.check()
+    finally:
+        board.close()
 
 
 def test_a_worker_that_is_killed_is_started_again() -> None:
