@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,6 +60,15 @@ def test_local_board_gives_the_time(local: LocalTuning) -> None:
     outcome = local.measure(GOOD)
     assert outcome.kind == "ok" and outcome.cycles is not None
     assert 1e-7 < outcome.cycles / local.clock < 1e-2
+
+
+@pytest.mark.parametrize(("told", "clock"), [(None, 1e9), ((900.0, 0.0), 1e9), ((900.0, 1500.0), 1.5e9)])
+def test_the_clock_of_this_machine_is_the_same_each_time(monkeypatch: pytest.MonkeyPatch, told, clock: float) -> None:
+    frequency = None if told is None else SimpleNamespace(current=told[0], max=told[1])
+    monkeypatch.setitem(sys.modules, "psutil", SimpleNamespace(cpu_freq=lambda: frequency))
+    assert LocalTuning().clock == clock
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert LocalTuning().clock == 1e9
 
 
 def test_a_kernel_that_computes_something_else_is_wrong(local: LocalTuning, monkeypatch: pytest.MonkeyPatch) -> None:
