@@ -14,10 +14,11 @@ from schedules.knob_space import around, winograd_tiles
 from schedules.techniques import TECHNIQUES, Technique
 
 THREE = {"kernel": (3, 3), "padding": (1, 1, 1, 1)}
+SIGNS = DotProblem(1, 3, 9, 17, 9, Operand(2), Operand(1, 2, -1, uniform=True), **THREE)
 TWO_BITS = DotProblem(1, 3, 9, 17, 9, Operand(2), Operand(2, offset=-2, uniform=True), **THREE)
 TERNARY = DotProblem(1, 3, 9, 17, 9, Operand(2), Operand(2, offset=-1, uniform=True, span=(0, 2)), **THREE)
 EIGHT_BITS = DotProblem(1, 2, 9, 20, 9, Operand(8, offset=-128), Operand(8, offset=-128, uniform=True), (2, 1))
-PROBLEMS = (TWO_BITS, TERNARY, EIGHT_BITS)
+PROBLEMS = (SIGNS, TWO_BITS, TERNARY, EIGHT_BITS)
 
 
 def ends(technique: Technique, problem: DotProblem, core: CoreSpec) -> Iterator[Mapping[str, int]]:
@@ -32,7 +33,7 @@ def ends(technique: Technique, problem: DotProblem, core: CoreSpec) -> Iterator[
 @pytest.mark.parametrize("name", [name for name in TECHNIQUES if name not in ("reference", "portable")])
 def test_kernels_are_exact_at_the_ends_of_their_knobs(core: str, name: str, machines: Callable[[str], Machine]) -> None:
     technique, machine = TECHNIQUES[name], machines(core)
-    # The narrowest problem that the technique takes is the one that it is for.
+    # The widest of them that the technique takes.
     taken = [p for p in PROBLEMS if technique.declines(p, machine.core) is None][-1:]
     if not technique.needs <= machine.core.features:
         assert not taken
