@@ -60,8 +60,10 @@ def test_what_a_technique_does_by_itself_is_in_its_space(core: str, name: str) -
 
 
 def test_knobs_that_no_one_knows_keep_their_value() -> None:
-    space = around({"mr": 12, "depth": 3, "tile": 2}, TWO_BITS, {"absent": (1, 2)})
-    assert space == {"mr": (2, 3, 4, 5, 6, 7, 8, 12), "depth": (3,), "tile": (2, 4, 8, 9)}
+    space = around({"mr": 5, "depth": 3, "tile": 8}, TWO_BITS, {"absent": (1, 2)})
+    assert space == {"mr": (2, 3, 4, 5), "depth": (3,), "tile": (4, 8)}
+    assert around({"mr": 1, "tile": 100}, TWO_BITS) == {"mr": (1,), "tile": (4, 8, 100)}
+    assert around({"mr": 4, "nr": 4}, TWO_BITS, {"mr": (4, 9), "nr": (8,)}) == {"mr": (4, 9), "nr": (4, 8)}
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (5, 9), (14, 14), (56, 56), (7, 300)])
