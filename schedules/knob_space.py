@@ -20,8 +20,8 @@ Space = Mapping[str, tuple[int, ...]]
 def around(knobs: Mapping[str, int], problem: DotProblem, more: Mapping[str, Iterable[int]] | None = None) -> Space:
     """The space of a technique: values for each of its knobs, the default always among them.
 
-    Blocks of ``mr`` pixels and runs of ``tile`` pixels may be of any size (`blocked` takes care of the rest); every
-    other knob keeps its value unless the technique says what else it takes.
+    Blocks of fewer than ``mr`` pixels and runs of fewer than ``tile`` are what every technique meets at the end of a
+    row, so it takes them; every other value, of these knobs or others, is the technique's own to say.
 
     Parameters
     ----------
@@ -32,13 +32,23 @@ def around(knobs: Mapping[str, int], problem: DotProblem, more: Mapping[str, Ite
     more : mapping of str to iterable of int, optional
         Values that the technique takes.
     """
-    width = problem.out_width
+    most, row = knobs.get("mr", 0), knobs.get("tile", 0)
     usual: dict[str, Iterable[int]] = {
-        "mr": range(min(2, width), min(MOST_PIXELS, width) + 1),
-        "tile": (*(tile for tile in TILES if tile < width), width),
+        "mr": range(min(2, most), most + 1),
+        "tile": (tile for tile in TILES if tile < min(row, problem.out_width)),
     }
     values = {**usual, **(more or {})}
     return MappingProxyType({name: tuple(sorted({default, *values.get(name, ())})) for name, default in knobs.items()})
+
+
+def block_pixels(problem: DotProblem) -> range:
+    """Pixels to a block, for techniques that take any."""
+    return range(min(2, problem.out_width), min(MOST_PIXELS, problem.out_width) + 1)
+
+
+def row_tiles(problem: DotProblem) -> tuple[int, ...]:
+    """Pixels of a row to a run, for techniques that take any."""
+    return (*(tile for tile in TILES if tile < problem.out_width), problem.out_width)
 
 
 def winograd_tiles(problem: DotProblem) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const
-from schedules.knob_space import Space, around
+from schedules.knob_space import Space, around, block_pixels, row_tiles
 from schedules.layout import Layout, pack_planes, plane_bytes
 from schedules.panel import Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
@@ -74,7 +74,8 @@ class BitSerial(Technique):
 
     def space(self, problem: DotProblem, core: CoreSpec) -> Space:
         """Accumulators of all widths, both ways to load, blocks up to those that weights are packed for."""
-        more = {"nr": (CHANNEL_BLOCK, NR_LIMIT), "bytes": (0, 8, 16), "split": range(1 + core.is_arm)}
+        blocks = {"mr": block_pixels(problem), "nr": (CHANNEL_BLOCK, NR_LIMIT), "tile": row_tiles(problem)}
+        more = {**blocks, "bytes": (0, 8, 16), "split": range(1 + core.is_arm)}
         return around(self.knobs(problem, core), problem, more)
 
     def in_layout(self, problem: DotProblem) -> Layout:

@@ -23,7 +23,7 @@ from schedules.cores import CoreSpec
 from schedules.dot_problem import INT32_MAX, DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, vload
-from schedules.knob_space import Space, around
+from schedules.knob_space import Space, around, block_pixels, row_tiles
 from schedules.layout import Layout
 from schedules.panel import Panel, Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
@@ -77,7 +77,8 @@ class Smlal(Technique):
     def space(self, problem: DotProblem, core: CoreSpec) -> Space:
         """Both ways to load, blocks up to those that weights are packed for."""
         split = range(1 + (core.is_arm and self.form == "smlal"))
-        return around(self.knobs(problem, core), problem, {"nr": (CHANNELS, NR_LIMIT), "split": split})
+        blocks = {"mr": block_pixels(problem), "nr": (CHANNELS, NR_LIMIT), "tile": row_tiles(problem)}
+        return around(self.knobs(problem, core), problem, {**blocks, "split": split})
 
     def in_layout(self, problem: DotProblem) -> Layout:
         """Plain codes."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ GOOD = Candidate.of(KEY, "smlal", {"mr": 3, "nr": 8})
 SPOILT = Candidate.of(KEY, "portable", {})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def emulated():
     require(tools.missing())
     board = EmulatedTuning("rpi4")
@@ -58,6 +60,15 @@ def test_local_board_gives_the_time(local: LocalTuning) -> None:
     outcome = local.measure(GOOD)
     assert outcome.kind == "ok" and outcome.cycles is not None
     assert 1e-7 < outcome.cycles / local.clock < 1e-2
+
+
+@pytest.mark.parametrize(("told", "clock"), [(None, 1e9), ((900.0, 0.0), 1e9), ((900.0, 1500.0), 1.5e9)])
+def test_the_clock_of_this_machine_is_the_same_each_time(monkeypatch: pytest.MonkeyPatch, told, clock: float) -> None:
+    frequency = None if told is None else SimpleNamespace(current=told[0], max=told[1])
+    monkeypatch.setitem(sys.modules, "psutil", SimpleNamespace(cpu_freq=lambda: frequency))
+    assert LocalTuning().clock == clock
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert LocalTuning().clock == 1e9
 
 
 def test_a_kernel_that_computes_something_else_is_wrong(local: LocalTuning, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,10 +121,15 @@ def test_a_kernel_that_hangs_is_stopped(local, monkeypatch) -> None:
     assert local.measure(GOOD).kind == "ok"
 
 
-def test_what_is_not_installed_is_no_fault_of_the_candidate(emulated, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_installed_is_no_fault_of_the_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    require(tools.missing())
+    board = EmulatedTuning("rpi4")
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(LowbitError, match="qemu-aarch64"):
-        emulated.check()
+    try:
+        with pytest.raises(LowbitError, match="qemu-aarch64"):
+            board.check()
+    finally:
+        board.close()
 
 
 def test_a_worker_that_is_killed_is_started_again() -> None:

@@ -140,13 +140,16 @@ class LocalTuning(_Board):
 
 
 def _clock() -> float:
-    """Hz of this machine's processor; a gigahertz where nothing tells, so that cycles are nanoseconds."""
+    """Hz of this machine's processor at its fastest; a gigahertz where nothing tells, so that cycles are nanoseconds.
+
+    Not what it runs at just now: that differs from call to call, and figures of another clock do not count.
+    """
     try:
         psutil: Any = importlib.import_module("psutil")
     except ImportError:
         return 1e9
     told: Any = psutil.cpu_freq()
-    return float((told.max or told.current) * 1e6) if told is not None else 1e9
+    return float(told.max * 1e6) if told is not None and told.max else 1e9
 
 
 def board_of(board: str | TuningBoard, emulated: bool) -> TuningBoard:

@@ -83,5 +83,5 @@ class TuneReport:
                 untuned += len(row.layers) * (row.found.untuned.cycles or 0.0)
         word = "estimated " if "emulated" in self.board else ""
         gain = f" ({untuned / best:.2f} times as fast)" if best else ""
-        sums = f"sum of the layers: {best / 1e6:.2f} million {word}cycles, untuned {untuned / 1e6:.2f}{gain}"
+        sums = f"sum of the layers: {best / 1e6:.3f} million {word}cycles, untuned {untuned / 1e6:.3f}{gain}"
         return f"{sums}\nrecords: {self.log}\ntuned rows: {self.tuned}"
