@@ -31,9 +31,9 @@ def convolution(emit: Any, q: Any, name: str, out: int, groups: int = 1, side: i
 
 
 def body(emit: Any, x: Any) -> Any:
-    """A stem, a pool, a residual, a grouped branch, a concatenation, a sum of codes read twice, a float end."""
+    """A residual, a grouped branch, a concatenation, codes added twice; a pool whose windows leave the image."""
     stem = quantised(emit, convolution(emit, quantised(emit, x, "in", qmax=255, scale=0.02), "stem", 16), "stem_q")
-    pool = emit(relax.op.nn.max_pool2d(stem, (3, 3), (2, 2), (1, 1)), "pool")
+    pool = emit(relax.op.nn.max_pool2d(stem, (2, 2), (2, 2), ceil_mode=True), "pool")
     inner = quantised(emit, convolution(emit, pool, "first", 16), "first_q", scale=0.7)
     second = quantised(emit, convolution(emit, inner, "second", 16), "second_q", qmin=-2, qmax=1)
     join = quantised(emit, emit(relax.op.nn.relu(emit(relax.op.add(second, pool), "sum")), "relu"), "join")
