@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import relax
+
 from relay_passes import dataflow, ops
 from relay_passes.assign import PLAIN, Form, Network, Node, Option, Tensor
 from relay_passes.layouts import nhwc_shape
@@ -36,11 +38,12 @@ class Product:
 
 def techniques(problem: DotProblem, core: CoreSpec, choice: Choice) -> list[tuple[Technique, float]]:
     """The techniques that may be taken for a problem with their estimated cycles; only the chosen one if asked for."""
-    if choice.why == "asked for":
-        return [(choice.technique, 0.0)]
-    found = [t for t in TECHNIQUES.values() if t is choice.technique or t.declines(problem, core) is None]
+    asked = choice.why == "asked for"
+    found = [choice.technique] if asked else [t for t in TECHNIQUES.values() if t.declines(problem, core) is None]
     costs = [(t, tuned_rows.cycles(t, problem, core)) for t in found]
-    return [(t, cost) for t, cost in costs if cost != float("inf") or t is choice.technique]
+    # One that must be taken, however dear, weighs nothing.
+    dear = float("inf")
+    return [(t, 0.0 if cost == dear else cost) for t, cost in costs if t is choice.technique or cost != dear]
 
 
 class Survey:
@@ -70,7 +73,8 @@ class Survey:
 
     def name(self, var: Any) -> str:
         """A name of a variable's tensor, and its node's."""
-        return f"{dataflow.name_of(var)} {self.numbers.get(var, '')}"
+        number = self.numbers.setdefault(var, len(self.numbers))
+        return f"{dataflow.name_of(var) if isinstance(var, relax.Var) else 'constant'} {number}"
 
     def _moves(self, var: Any, value: Any) -> bool:
         operator = op_name(value)

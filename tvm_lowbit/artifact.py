@@ -40,8 +40,9 @@ class Artifact:
 
     @property
     def report(self) -> Report:
-        """A row per layer: bits, technique, why."""
-        return Report(self.manifest.layers, self.manifest)
+        """A row per layer: bits, technique, why; and what holds for the whole network."""
+        m = self.manifest
+        return Report(m.layers, m.assignment, m.memory, m.kernels)
 
     @property
     def is_host(self) -> bool:

@@ -103,7 +103,7 @@ def inspect(
     """The report that `build` would give, without compiling."""
     destination = resolve(target)
     lowered = run_phases(import_model(model, example_inputs, batch), Options(destination.core, exclude=_names(exclude)))
-    return Report(_layers(lowered))
+    return Report(_layers(lowered), _assignment(lowered), kernels=_kernels(lowered))
 
 
 def _names(exclude: Sequence[str]) -> tuple[str, ...]:
@@ -112,6 +112,14 @@ def _names(exclude: Sequence[str]) -> tuple[str, ...]:
 
 def _layers(lowered: Any) -> tuple[LayerRow, ...]:
     return tuple(LayerRow(name=name, **row) for name, row in notes.read(lowered)["layers"].items())
+
+
+def _kernels(lowered: Any) -> tuple[KernelRow, ...]:
+    return tuple(KernelRow(**row) for row in notes.read(lowered)["kernels"].values())
+
+
+def _assignment(lowered: Any) -> AssignmentRow:
+    return AssignmentRow(**notes.read(lowered)["assignment"])
 
 
 def _manifest(imported: Any, lowered: Any, destination: BuildTarget) -> Manifest:
@@ -136,8 +144,8 @@ def _manifest(imported: Any, lowered: Any, destination: BuildTarget) -> Manifest
         explanations=tuple(ExplanationRow(**row) for row in explanations),
         probes=tuple(probes),
         layers=_layers(lowered),
-        kernels=tuple(KernelRow(**row) for row in notes.read(lowered)["kernels"].values()),
-        assignment=AssignmentRow(**notes.read(lowered)["assignment"]),
+        kernels=_kernels(lowered),
+        assignment=_assignment(lowered),
     )
 
 

@@ -11,15 +11,20 @@ from rich.text import Text
 
 from relay_passes.integer_forms import REGISTERS
 from schedules.techniques.base import PARALLEL_MACS
-from tvm_lowbit.manifest import LayerRow, Manifest
+from tvm_lowbit.manifest import AssignmentRow, KernelRow, LayerRow, MemoryRow
 
 
 @dataclass(frozen=True)
 class Report:
-    """A row per layer; prints as a table, and what is said of the whole network below it."""
+    """A row per layer; prints as a table, and what is said of the whole network below it.
+
+    ``assignment``, ``memory`` and ``kernels`` are the manifest's; memory is known once the network is compiled.
+    """
 
     rows: Sequence[LayerRow]
-    manifest: Manifest | None = None
+    assignment: AssignmentRow | None = None
+    memory: MemoryRow | None = None
+    kernels: Sequence[KernelRow] = ()
 
     @property
     def low_bit(self) -> list[LayerRow]:
@@ -59,27 +64,25 @@ class Report:
         return table
 
     def summary(self) -> str:
-        """Lines on the network as a whole; empty before it is compiled."""
-        m, lines = self.manifest, []
-        if m is not None and m.assignment is not None:
-            a = m.assignment
+        """Lines on the network as a whole."""
+        a, p, lines = self.assignment, self.memory, []
+        if a is not None:
             less = (a.greedy - a.cycles) / 1e6
             lines.append(
                 f"techniques and layouts: {a.cycles / 1e6:,.2f} million cycles estimated, of which kernels "
                 f"{a.kernels / 1e6:,.2f}; {less:,.2f} million less than layer by layer"
                 + ("" if a.exact else "; the network was too wide to try every assignment")
             )
-        if m is not None and m.memory is not None:
-            p = m.memory
+        if p is not None:
             lines.append(
                 f"memory: {p.weights:,} bytes of weights; {p.activations:,} of activations and at most "
                 f"{p.workspaces:,} of work space, {p.each_thread:,} more for each further thread; {p.peak:,} at once "
                 "on one thread, weights aside"
             )
-        if m is not None and m.kernels:
-            split = sum(row.parallel for row in m.kernels)
+        if self.kernels:
+            split = sum(row.parallel for row in self.kernels)
             lines.append(
-                f"threads: {split} of {len(m.kernels)} low-bit kernels, those of {PARALLEL_MACS:,} "
+                f"threads: {split} of {len(self.kernels)} low-bit kernels, those of {PARALLEL_MACS:,} "
                 "multiply-accumulates and more, are split over as many threads as the board has cores, or as "
                 "TVM_NUM_THREADS says"
             )

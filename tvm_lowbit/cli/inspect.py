@@ -44,4 +44,6 @@ def inspect_command(
     elif stop_after is not None:
         raise click.UsageError("--stop-after says which program to print: add --dump")
     else:
-        show(inspect(model, target, batch=batch, exclude=exclude).table())
+        report = inspect(model, target, batch=batch, exclude=exclude)
+        show(report.table())
+        click.echo(report.summary())
