@@ -2,8 +2,8 @@
 
 Both networks are compiled for the same target and run once; the calls of their kernels are then repeated alone, on one
 thread, in turns: ours, theirs, ours, theirs. Each turn gives one ratio, so what else the machine does falls on both.
-A layer is its kernel with all that is fused into it, on either side; the last row is the whole network, with the packing
-and quantising that lies between its layers.
+A layer is its kernel with all that is fused into it, on either side; the last row is the whole network, with the
+packing and quantising that lies between its layers.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Kernel:
     arguments: tuple[Any, ...]
 
     def __call__(self) -> None:
+        """Repeat it."""
         self.function(*self.arguments)
 
 
@@ -74,6 +75,7 @@ class Recorded:
         return 0
 
     def __call__(self) -> None:
+        """Run the whole network again."""
         self.main(self.inputs)
 
 

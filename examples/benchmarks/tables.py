@@ -24,7 +24,7 @@ batch 1, random weights from the seed. Times on this machine, in the last table,
 
 - **W2A2**: 2-bit weights and activations, 8-bit input, stem and classifier or heads, exported by Brevitas to QONNX and
   compiled for the board; the second call is counted.
-- **plain TVM, fp32**: the same network without quantisers, exported by torch with batch norm folded; TVM's ONNX importer
+- **plain TVM, fp32**: the same network without quantisers, exported by torch, batch norm folded; TVM's ONNX importer
   and `relax.get_default_pipeline`, which leaves kernels without a schedule. The whole network is emulated at full
   size, nothing is scaled up. Its first call is counted, as each takes minutes: the loops of its kernels do not depend
   on values, so the second call's cycles differ only by some hundredths of a per cent; misses are those of cold caches.
@@ -55,10 +55,20 @@ def markdown(result: Mapping[str, Any]) -> str:
     for title, table in _TABLES.items():
         if lines := table(rows):
             parts += [f"## {title}", "", *lines, ""]
-    errors = [f"- {key}: {row['error']}" for key, row in result["rows"].items() if "error" in row]
-    if errors:
-        parts += ["## Not measured", "", *errors, ""]
+    if missing := _missing(result["rows"]):
+        parts += ["## Not measured", "", "`python -m benchmarks` measures what is not there yet.", "", *missing, ""]
     return "\n".join(parts)
+
+
+def _missing(rows: Rows) -> list[str]:
+    """What failed, and what was never asked for."""
+    lines = [f"- {key}: {row['error']}" for key, row in rows.items() if "error" in row]
+    for core in _BOARD:
+        for variant, name in _VARIANTS.items():
+            absent = [network for network in networks.NETWORKS if f"{network}/{core}/{variant}" not in rows]
+            if absent:
+                lines.append(f"- {core}, {name}: {', '.join(absent)}")
+    return lines
 
 
 def _tuned_for(rows: Rows) -> str:
