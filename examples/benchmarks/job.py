@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -179,7 +180,8 @@ def host(network: str, size: int, width: float, seed: int, folder: Path) -> None
     click.echo("export")
     paths = [_model(kind, folder, network, size, width, seed) for kind in ("w2a2", "fp32")]
     rows = pair_layers(*paths, np.asarray(images(size, seed)), click.echo)
-    click.echo(json.dumps({"layers": rows, "seconds": round(time.perf_counter() - began, 1)}))
+    machine = {"load": round(os.getloadavg()[0], 1), "cores": len(os.sched_getaffinity(0))}
+    click.echo(json.dumps({"layers": rows, "seconds": round(time.perf_counter() - began, 1)} | machine))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import benchmarks.__main__ as command
 import numpy as np
@@ -149,6 +150,9 @@ def test_tables_compare_and_say_what_is_missing(run):
     assert "| resnet18 | 224 | cortex-a72 (rpi4) | 2.0 | 1.1 | 9.0 |  | 4.5 |  |  |" in text
     assert "| 0.10 | 1.50 | 15.0 |" in text
     assert "cortex-a72, plain TVM, fp32: resnet50" in text and "cortex-a53, W2A2" in text
+    # What is in the repository was written by this code, from the results beside it.
+    docs = Path(__file__).parents[2] / "docs"
+    assert (docs / "benchmarks.md").read_text() == markdown(json.loads((docs / "benchmarks.json").read_text()))
     slow = {"layer": "/a/Conv", "bits": "W2A2", "technique": "t", "ours_ms": 2.0, "theirs_ms": 1.0}
     row = {"layers": [slow | {"ratio": 0.5, "quartiles": [0.4, 0.6]}]}
     said = markdown({"seed": 1, "versions": {}, "rows": {"resnet18/host": row}})
