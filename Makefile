@@ -6,7 +6,7 @@ VENV ?= .venv
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint fuzz networks emulator clean
+.PHONY: demo test lint fuzz networks benchmarks emulator clean
 
 # With the emulated board where it can be had without asking for a password; the demo says so where it cannot.
 demo: $(VENV)/.demo
@@ -21,12 +21,15 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Beyond the tests; both go into out/. The first goes on where it was ended; see CONTRIBUTING.md for what they cost.
+# Beyond the tests; all go into out/ and on where they were ended, but for networks; see CONTRIBUTING.md for their cost.
 fuzz: $(VENV)/.test
 	PYTHONPATH=.:tests $(BIN)/python -m fuzz.run --count 10000 --out out/fuzz
 
 networks: $(VENV)/.test
 	PYTHONPATH=.:examples $(BIN)/python -m networks.compile --out out/networks
+
+benchmarks: $(VENV)/.test
+	PYTHONPATH=.:examples $(BIN)/python -m benchmarks --out out/benchmarks --docs docs/benchmarks.md
 
 # The emulated Arm board: Debian packages (asks for root where they are missing) and TVM's aarch64 runtime.
 emulator: $(VENV)/.demo

@@ -101,7 +101,11 @@ def _choice(names: Any) -> Any:
     show_default=True,
     help="Folder for results.json, models and schedules.",
 )
-@click.option("--docs", type=click.Path(path_type=Path, dir_okay=False), help="Where the tables go. Default: in --out.")
+@click.option(
+    "--docs",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Tables, and results beside them. Default: in --out.",
+)
 def main(
     chosen: tuple[str, ...],
     cores: tuple[str, ...],
@@ -153,9 +157,12 @@ def _write(kept: Path, table: Path, rows: dict[str, Any], seed: int) -> None:
     versions = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in VERSIONS}}
     result = {"seed": seed, "versions": versions, "rows": rows}
     draft = kept.with_suffix(".part")
-    draft.write_text(json.dumps(result, indent=1) + "\n")
+    text = json.dumps(result, indent=1) + "\n"
+    draft.write_text(text)
     draft.replace(kept)
     table.write_text(markdown(result))
+    if table.parent != kept.parent:
+        table.with_suffix(".json").write_text(text)
 
 
 def _line(row: dict[str, Any]) -> str:

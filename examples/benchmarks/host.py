@@ -2,8 +2,8 @@
 
 Both networks are compiled for the same target and run once; the calls of their kernels are then repeated alone, on one
 thread, in turns: ours, theirs, ours, theirs. Each turn gives one ratio, so what else the machine does falls on both.
-A layer is its kernel with all that is fused into it, on either side; the last row is the whole network, with the packing
-and quantising that lies between its layers.
+A layer is its kernel with all that is fused into it, on either side; the last row is the whole network, with the
+packing and quantising that lies between its layers.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from schedules.cores import host_core
 from tvm_lowbit.manifest import KernelRow
 from tvm_lowbit.quiet import without_scope_warnings
 
-PAIRS = 15
-# A turn repeats its kernel for so many seconds.
+PAIRS = 11
+# A turn repeats its kernel for so many seconds, or for one call of the slower.
 TURN = 0.02
 NETWORK = "whole network"
 
@@ -43,6 +43,7 @@ class Kernel:
     arguments: tuple[Any, ...]
 
     def __call__(self) -> None:
+        """Repeat it."""
         self.function(*self.arguments)
 
 
@@ -74,6 +75,7 @@ class Recorded:
         return 0
 
     def __call__(self) -> None:
+        """Run the whole network again."""
         self.main(self.inputs)
 
 
@@ -149,7 +151,9 @@ def _weights(array: Any) -> bytes:
 def _ratio(ours: Callable[[], None], theirs: Callable[[], None]) -> dict[str, Any]:
     for call in (ours, theirs):
         call()
-    counts = [max(1, round(TURN / _seconds(call, 1))) for call in (ours, theirs)]
+    once = [_seconds(call, 1) for call in (ours, theirs)]
+    # Both turns last as long, so that neither slips through between what else the machine does.
+    counts = [max(1, round(max(TURN, *once) / seconds)) for seconds in once]
     times = np.array([[_seconds(ours, counts[0]), _seconds(theirs, counts[1])] for _ in range(PAIRS)])
     low, middle, high = np.quantile(times[:, 1] / times[:, 0], (0.25, 0.5, 0.75))
     milliseconds = np.median(times, axis=0) * 1e3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -91,16 +92,16 @@ def _ours(path: Path, core: CoreSpec) -> dict[str, Any]:
 
 
 def _plain(mod: Any, core: CoreSpec, inputs: Any, schedules: Schedules | None, caches: bool) -> dict[str, Any]:
+    in_float, in_integers = float_convolutions(mod)
+    wanted = {key_of(mod[name]) for name in mod.functions if _searched(name.name_hint)}
     with tempfile.TemporaryDirectory(prefix="benchmarks_") as folder:
         library = Path(folder) / "plain.so"
         compile_fused(mod, core, library, None if schedules is None else schedules.scheduled)
         click.echo("emulate")
         # Its loops do not depend on values, and it is slow: the call before the one that counts is left out.
         result = _figures(meter_library(library, [inputs], core, caches=caches, patience=PATIENCE, warm=False), core)
-    in_float, in_integers = float_convolutions(mod)
     result |= {"float_kernels": in_float, "integer_kernels": in_integers}
     if schedules is not None:
-        wanted = {key_of(mod[name]) for name in mod.functions if _searched(name.name_hint)}
         rows = [schedules.rows[key] for key in wanted if key in schedules.rows]
         result |= {
             "kernels_searched": len(rows),
@@ -179,7 +180,8 @@ def host(network: str, size: int, width: float, seed: int, folder: Path) -> None
     click.echo("export")
     paths = [_model(kind, folder, network, size, width, seed) for kind in ("w2a2", "fp32")]
     rows = pair_layers(*paths, np.asarray(images(size, seed)), click.echo)
-    click.echo(json.dumps({"layers": rows, "seconds": round(time.perf_counter() - began, 1)}))
+    machine = {"load": round(os.getloadavg()[0], 1), "cores": len(os.sched_getaffinity(0))}
+    click.echo(json.dumps({"layers": rows, "seconds": round(time.perf_counter() - began, 1)} | machine))
 
 
 if __name__ == "__main__":

@@ -24,15 +24,17 @@ batch 1, random weights from the seed. Times on this machine, in the last table,
 
 - **W2A2**: 2-bit weights and activations, 8-bit input, stem and classifier or heads, exported by Brevitas to QONNX and
   compiled for the board; the second call is counted.
-- **plain TVM, fp32**: the same network without quantisers, exported by torch with batch norm folded; TVM's ONNX importer
+- **plain TVM, fp32**: the same network without quantisers, exported by torch, batch norm folded; TVM's ONNX importer
   and `relax.get_default_pipeline`, which leaves kernels without a schedule. The whole network is emulated at full
   size, nothing is scaled up. Its first call is counted, as each takes minutes: the loops of its kernels do not depend
-  on values, so the second call's cycles differ only by some hundredths of a per cent; misses are those of cold caches.
+  on values, so the second call's cycles differ by hundredths of a per cent; misses are those of cold caches, and are
+  counted for the smaller networks only.
 - **tuned**: the same, each convolution and product with the best of a few schedules that TVM's MetaSchedule drew at
   random from its space for CPUs (`post-order-apply`, `replay-trace`), ranked by this very estimate for {tuned_for};
-  each candidate's result is compared with the untuned kernel's. {drawn}Other kernels stay as they are, and other
-  cores take the same schedules.
-- **W8A8 as QDQ**: what plain TVM does with an 8-bit network. It runs, but not in integers: {int8}.
+  each candidate's result is compared with the untuned kernel's. Other kernels stay as they are, and other cores take
+  the same schedules. {drawn}
+{int8}- **heap** is what the loaded model holds once it has run: weights, activations, work space, of a pool that gives
+  nothing back, so this is also its peak. **2-bit layers' constants** are packed weights, thresholds and corrections.
 - **with misses** adds, for each line that misses L1, {misses} cycles: {source}. A weak estimate.
 """
 
@@ -55,10 +57,20 @@ def markdown(result: Mapping[str, Any]) -> str:
     for title, table in _TABLES.items():
         if lines := table(rows):
             parts += [f"## {title}", "", *lines, ""]
-    errors = [f"- {key}: {row['error']}" for key, row in result["rows"].items() if "error" in row]
-    if errors:
-        parts += ["## Not measured", "", *errors, ""]
+    if missing := _missing(result["rows"]):
+        parts += ["## Not measured", "", "`python -m benchmarks` measures what is not there yet.", "", *missing, ""]
     return "\n".join(parts)
+
+
+def _missing(rows: Rows) -> list[str]:
+    """What failed, and what was never asked for."""
+    lines = [f"- {key}: {row['error']}" for key, row in rows.items() if "error" in row]
+    for core in _BOARD:
+        for variant, name in _VARIANTS.items():
+            absent = [network for network in networks.NETWORKS if f"{network}/{core}/{variant}" not in rows]
+            if absent:
+                lines.append(f"- {core}, {name}: {', '.join(absent)}")
+    return lines
 
 
 def _tuned_for(rows: Rows) -> str:
@@ -80,9 +92,10 @@ def _drawn(rows: Rows) -> str:
 def _int8(rows: Rows) -> str:
     known = [row for key, row in rows.items() if key.endswith("/int8")]
     if not known:
-        return "not measured"
+        return ""
     floats, integers = (sum(row[name] for row in known) for name in ("float_kernels", "integer_kernels"))
-    return f"of its kernels with products, {floats} sum in float and {integers} in integers"
+    kernels = f"of its kernels with products, {floats} sum in float and {integers} in integers"
+    return f"- **W8A8 as QDQ**: what plain TVM does with an 8-bit network; {kernels}.\n"
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
@@ -171,9 +184,11 @@ def _memory(rows: Rows) -> list[str]:
 def _host(rows: Rows) -> list[str]:
     """Layers on this machine."""
     head = ("network", "layer", "bits", "technique", "ms", "plain TVM fp32, ms", "ratio, median", "quartiles")
-    lines, slower = [], []
+    lines, slower, loads = [], [], []
     for key, row in rows.items():
         network, _, what = key.partition("/")
+        if "load" in row:
+            loads.append(f"{row['load']:g} on {row['cores']} cores ({network})")
         for layer in row["layers"] if what == "host" else ():
             low, high = layer["quartiles"]
             lines.append(
@@ -188,7 +203,8 @@ def _host(rows: Rows) -> list[str]:
     if not lines:
         return []
     said = f"Slower than plain TVM's: {', '.join(slower)}." if slower else "No layer is slower than plain TVM's."
-    return [*_table(head, lines), "", said]
+    busy = f" Load of the machine meanwhile, these measurements included: {', '.join(loads)}." if loads else ""
+    return [*_table(head, lines), "", said + busy]
 
 
 _TABLES: Mapping[str, Callable[[Rows], list[str]]] = {

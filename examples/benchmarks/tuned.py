@@ -1,15 +1,19 @@
 """Schedules that TVM's MetaSchedule finds for plain TVM's kernels, by the same estimate that judges the result.
 
-Its space for CPUs (`post-order-apply`; what it adds for Arm are products of bytes) is sampled at random by `replay-trace`; each
-candidate is compiled, run under emulation, compared with the kernel as it was, and priced. Emulated time ranks nothing.
+Its space for CPUs (`post-order-apply`; what it adds for Arm are products of bytes) is sampled at random by
+`replay-trace`; each candidate is compiled, run under emulation, compared with the kernel as it was, and priced.
+Emulated time ranks nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,7 +35,7 @@ def key_of(function: Any) -> str:
 
 
 class Schedules:
-    """The best trace of each kernel, one JSON line each in a file that only grows.
+    """The best trace of each kernel, one JSON line each in a file that a search appends to.
 
     Parameters
     ----------
@@ -43,9 +47,11 @@ class Schedules:
         self.path = path
         self.rows: dict[str, dict[str, Any]] = {}
         if path.exists():
-            for line in path.read_text().splitlines():
+            whole = path.read_text().rpartition("\n")[0]  # a process may have been ended in the middle of a line
+            for line in whole.splitlines():
                 row = json.loads(line)
                 self.rows[row["key"]] = row
+            path.write_text("".join(f"{json.dumps(row)}\n" for row in self.rows.values()))
 
     def holds(self, key: str, trials: int) -> bool:
         """Whether a kernel was searched with so many candidates."""
@@ -98,19 +104,20 @@ def tune(
     mod, target = _alone(function), tvm.target.Target(core.target_dict())
     arguments = _arguments(mod["main"], seed)
     expected = _result(function, arguments)
-    context = ms.TuneContext(
-        mod=mod,
-        target=target,
-        space_generator=ms.space_generator.PostOrderApply(
-            sch_rules=ms.ScheduleRule.create("llvm"),
-            postprocs=ms.Postproc.create("llvm"),
-            mutator_probs=ms.Mutator.create("llvm"),
-        ),
-        search_strategy="replay-trace",
-        task_name="kernel",
-        rand_state=seed,
-        num_threads=1,
-    )
+    with _without_intrinsics():
+        context = ms.TuneContext(
+            mod=mod,
+            target=target,
+            space_generator=ms.space_generator.PostOrderApply(
+                sch_rules=ms.ScheduleRule.create("llvm"),
+                postprocs=ms.Postproc.create("llvm"),
+                mutator_probs=ms.Mutator.create("llvm"),
+            ),
+            search_strategy="replay-trace",
+            task_name="kernel",
+            rand_state=seed,
+            num_threads=1,
+        )
     context.pre_tuning(
         max_trials=trials,
         num_trials_per_iter=BATCH,
@@ -138,6 +145,19 @@ def tune(
         context.notify_runner_results(candidates, results)
     context.post_tuning()
     return best | {"wanted": trials, "trials": done, "failed": failed, "wrong": wrong, "core": core.name, "seed": seed}
+
+
+@contextmanager
+def _without_intrinsics() -> Iterator[None]:
+    """A context imports all tensor intrinsics, which takes half a minute; the rules of CPUs in general name none."""
+    name = "tvm.s_tir.tensor_intrin"
+    known = sys.modules.get(name)
+    sys.modules[name] = known or ModuleType(name)
+    try:
+        yield
+    finally:
+        if known is None:
+            del sys.modules[name]
 
 
 def _alone(function: Any) -> Any:

@@ -86,3 +86,15 @@ def test_a_core_is_found_by_its_name() -> None:
 def test_this_machine_has_a_row(machine: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores.platform, "machine", lambda: machine)
     assert host_core() is CORES[name]
+
+
+@pytest.mark.parametrize(("size", "ways"), [(32 << 10, 0), (32, 1), (100, 1), (3 * 64, 1), (48 << 10, 4)])
+def test_a_cache_is_a_power_of_two_of_sets(size: int, ways: int) -> None:
+    with pytest.raises(ValueError, match="a power of two of sets"):
+        cores.Cache(size, ways)
+
+
+def test_caches_of_arm_cores_say_whose_they_are() -> None:
+    for core in CORES.values():
+        if core.is_arm:
+            assert core.l1.size < core.l2.size and "TRM" in core.caches and core.miss and core.miss > 0

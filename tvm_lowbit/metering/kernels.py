@@ -61,8 +61,8 @@ def meter_kernels(
 ) -> list[Metered]:
     """Estimate the cycles of kernels, without TVM's virtual machine.
 
-    Each is called twice, if it is to be ``warm``, and its last call counted, from the entry of the compiled function to its return, with all
-    that it calls. One that crashes costs the others nothing.
+    Each is called twice, if it is to be ``warm``, and its last call counted, from the entry of the compiled function to
+    its return, with all that it calls. One that crashes costs the others nothing.
 
     Parameters
     ----------
