@@ -54,7 +54,7 @@ class BitSerial(Technique):
         if in_order(core):
             # Each pair of planes is a loop of its own; beyond a few, all are widened each step.
             wide = pairs > MAX_PAIRS
-            step = 3.05 + 1.8 * self.signs + 2 * wide + shared_loads(self.knobs(p, core)["mr"])
+            step = 3.05 + 2.3 * self.signs + 2 * wide + shared_loads(self.knobs(p, core)["mr"])
             return outputs * (pairs * (steps(p) * step + 3 * (pairs > 1)) + 5) + copies
         flush = core.cycles({"uadalp": 1, "and": 1}) if pairs > MAX_PAIRS else 0.5
         fixed = 4 / core.vector_issue
