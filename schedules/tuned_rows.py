@@ -102,9 +102,11 @@ def choose(problem: DotProblem, core: CoreSpec, only: str | None = None) -> Choi
     LowbitError
         As `select` does.
     """
+    if only is not None:
+        return select(problem, core, only)
     found = tuned(problem, core)
     note = "".join(f"; tuned row ignored: {reason}" for reason in found.ignored)
-    if only is None and found.rows:
+    if found.rows:
         best = found.rows[0]
         bar = TECHNIQUES[best.technique].cycles(problem, core)
         better = [name for name in found.untried if TECHNIQUES[name].cycles(problem, core) < bar]
@@ -114,7 +116,7 @@ def choose(problem: DotProblem, core: CoreSpec, only: str | None = None) -> Choi
             why = f"tuned on {best.board}{likeness}: {best.cycles:,.0f} cycles{rest}"
             return Choice(TECHNIQUES[best.technique], why + note)
         note += f"; tuned row ignored: {', '.join(better)} was not measured"
-    choice = select(problem, core, only)
+    choice = select(problem, core)
     return Choice(choice.technique, choice.why + note)
 
 

@@ -130,6 +130,7 @@ def test_a_row_that_no_longer_fits_is_left_out_with_its_reason(rows_folder: Path
     assert choice.technique is untuned.technique
     assert choice.why.startswith(untuned.why + "; tuned row ignored: ") and reason in choice.why
     assert tuned_rows.knobs(choice.technique, PROBLEM, CORE) == untuned.technique.knobs(PROBLEM, CORE)
+    assert tuned_rows.choose(PROBLEM, CORE, "winograd").why == "asked for"
     write(rows_folder, [GOOD | change, GOOD])
     assert tuned_rows.choose(PROBLEM, CORE).technique.name == "smlal"
 
