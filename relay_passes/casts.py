@@ -1,4 +1,7 @@
-"""Codes cast to an integer type and back: the casts change nothing where all codes are integers that the type holds."""
+"""Codes cast to an integer type and back: the casts change nothing where all codes are integers that the type holds.
+
+But for -0.0, which a cast would make 0.0, and NaN, of which each machine makes what it likes.
+"""
 
 from __future__ import annotations
 

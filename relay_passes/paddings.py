@@ -1,8 +1,8 @@
 """``FoldPadding``: a Pad by 0 becomes the padding of the convolution that reads it, a quantiser between them or not.
 
 Exporters from TensorFlow and Keras write a Pad before each strided convolution. A convolution pads at no cost; a Pad
-would copy the tensor, and write it in float. A quantiser behind a Pad changes places with it. After explanations and
-probes are in the program: they read what the model computes, borders included.
+would copy the tensor, and write it in float. A quantiser that gives 0.0 for 0.0 changes places with a Pad before it.
+Explanations and probes are in the program already: they read what the model computes, borders included.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def fold_padding(mod: Any) -> Any:
         name = dataflow.name_of(var)
         pad = _padded(value, scope.builder.lookup_binding)
         if pad is not None and op_name(value) == FAKE_QUANT and _keeps_zero(value):
-            codes = scope.emit(fake_quant(pad.args[0], quant_spec(value)), f"{name}/unpadded")
+            codes = scope.emit(fake_quant(pad.args[0], quant_spec(value)), name)
             padded = relax.op.nn.pad(codes, [int(width) for width in pad.attrs.pad_width])
-            return scope.emit(padded, name)
+            return scope.emit(padded, f"{name}/padded")
         if pad is not None and op_name(value) in SPACES:
             value = _with_padding(value, pad)
         return dataflow.bind(value, name, scope)
@@ -51,11 +51,12 @@ def _padded(value: Any, lookup: Any) -> Any | None:
 
 
 def _keeps_zero(value: Any) -> bool:
-    """Whether a quantiser of activations gives 0.0 for 0.0 in every channel."""
+    """Whether a quantiser of activations gives 0.0 for 0.0, by the same code in every channel."""
     spec = quant_spec(value)
     if constant(value.args[0]) is not None or (spec.axis is not None and spec.axis % len(shape_of(value)) > 1):
         return False
-    return bool(np.all(spec.applied(np.zeros(shape_of(value)[:2], np.float32)) == 0))
+    zeros = np.zeros(shape_of(value)[:2], np.float32)
+    return bool(np.all(spec.applied(zeros) == 0)) and np.unique(spec.codes(zeros)).size == 1
 
 
 def _with_padding(call: Any, pad: Any) -> Any:

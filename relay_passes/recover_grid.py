@@ -16,7 +16,7 @@ from relay_passes import dataflow, moved, notes
 from relay_passes.constants import Constants
 from relay_passes.coverage import Coverage, Spelling
 from relay_passes.exclude import excluded
-from relay_passes.ops import FAKE_QUANT, fake_quant, literal, op_name
+from relay_passes.ops import FAKE_QUANT, fake_quant, literal, op_name, quant_spec
 from relay_passes.quant_spec import NoMatch, QuantSpec
 from relay_passes.two_scales import halves, two_scales
 
@@ -52,6 +52,8 @@ def recover_grid(mod: Any, each: dataflow.Each = dataflow.no_layers) -> Any:
     function = mod["main"]
     constants, left_alone = Constants(function), excluded(mod)
     quantised: set[Any] = set()
+    # Of what is quantised: activations with a scale for each channel, of which no layer is low-bit.
+    by_channel: set[Any] = set()
     specs: dict[Any, tuple[int, npt.NDArray[np.float32], tuple[QuantSpec, ...]]] = {}
     reasons: dict[str, str] = {}
     weights: set[Any] = set()
@@ -64,6 +66,8 @@ def recover_grid(mod: Any, each: dataflow.Each = dataflow.no_layers) -> Any:
             number += 1
             each(name, number, layers)
         if operator == FAKE_QUANT:
+            if quant_spec(value).axis is not None:
+                by_channel.add(binding.var)
             (quantised if constants.value(value.args[0]) is None else weights).add(binding.var)
         elif operator in MOVES or not operator:
             # Tuples and their entries too: what Concat reads and Split gives.
@@ -71,6 +75,8 @@ def recover_grid(mod: Any, each: dataflow.Each = dataflow.no_layers) -> Any:
             if not read or not all(var in quantised for var in read):
                 continue
             quantised.add(binding.var)
+            if any(var in by_channel for var in read):
+                by_channel.add(binding.var)
         elif operator in OUTPUT_AXIS and name not in left_alone:
             left = operator == "relax.matmul" and value.args[1] in quantised
             if not (left or value.args[0] in quantised):
@@ -81,14 +87,13 @@ def recover_grid(mod: Any, each: dataflow.Each = dataflow.no_layers) -> Any:
                 continue
             # The rows of a matrix on the left are its outputs.
             axis = (-2 if left else OUTPUT_AXIS[operator]) % array.ndim
-            found = grid_of(array, axis)
-            apart = two_scales(array, axis, ROUNDINGS) if isinstance(found, NoMatch) else None
-            if not isinstance(found, NoMatch):
-                specs[binding.var] = side, array, (found,)
-            elif apart is not None:
-                specs[binding.var] = side, array, apart
-            else:
+            # Two layers of what stays float would take twice as long as one.
+            may_split = value.args[1 - side] not in by_channel and (operator != "relax.matmul" or array.ndim == 2)
+            found = _grids_of(array, axis, may_split)
+            if isinstance(found, NoMatch):
                 reasons[name] = found.reason
+            else:
+                specs[binding.var] = side, array, found
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         name = dataflow.name_of(var)
@@ -105,6 +110,14 @@ def recover_grid(mod: Any, each: dataflow.Each = dataflow.no_layers) -> Any:
         return scope.emit(relax.op.add(*both), name)
 
     return notes.add(dataflow.rebuild(mod, visit), "off_grid", reasons)
+
+
+def _grids_of(array: npt.NDArray[np.float32], axis: int, may_split: bool) -> tuple[QuantSpec, ...] | NoMatch:
+    """One quantiser of the weights, or two whose values sum up to them."""
+    found = grid_of(array, axis)
+    if not isinstance(found, NoMatch):
+        return (found,)
+    return (two_scales(array, axis, ROUNDINGS) if may_split else None) or found
 
 
 def _layer(

@@ -15,7 +15,8 @@ from relay_passes import dataflow, notes, ops
 from relay_passes.abstract import NOT_A_NUMBER, Accumulated, InRegisters, Known, Quantised
 from relay_passes.exclude import excluded
 from relay_passes.integer_forms import ELEMENTWISE, MOVING, MULTIPLYING, Layers, Taken, integer_form
-from relay_passes.ops import constant, literal, op_name, quant_spec
+from relay_passes.ops import constant, literal, op_name, quant_spec, shape_of
+from relay_passes.paddings import PAD
 from relay_passes.quant_spec import NoMatch
 from schedules.dot_problem import INT32_MAX
 from schedules.errors import LowbitError
@@ -138,6 +139,12 @@ def _observe(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> An
         codes, spec = known.codes, known.spec
     else:  # computed in float
         call = scope.builder.lookup_binding(value.args[0])
+        pad = call if op_name(call) == PAD else None  # `fold_padding` moved the quantiser before it
+        call = call if pad is None else scope.builder.lookup_binding(pad.args[0])
         spec = quant_spec(call)
         codes = scope.emit(ops.quantize(call.args[0], spec), f"{name}/codes")
+        if pad is not None:
+            zero = float(spec.codes(np.zeros(shape_of(call)[:2], np.float32)).flat[0])
+            widths = [int(width) for width in pad.attrs.pad_width]
+            codes = scope.emit(relax.op.nn.pad(codes, widths, "constant", zero), f"{name}/padded")
     return scope.emit(relax.op.add(relax.op.astype(codes, "int32"), literal(np.int32(spec.qmin))), name)

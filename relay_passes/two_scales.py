@@ -27,7 +27,7 @@ def two_scales(array: npt.NDArray[np.float32], axis: int, tolerance: float) -> t
     axis : int
         That of the outputs.
     tolerance : float
-        How far magnitudes of one scale may lie apart, relative to it.
+        How far magnitudes may lie from their mean, which is the scale, relative to it.
 
     Returns
     -------

@@ -108,7 +108,10 @@ def _servable(mod: Any) -> Any:
     if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
         raise LowbitError("inputs", "one batch size, first in every shape", ", ".join(map(str, shapes)))
     results = main.ret_ty.fields if isinstance(main.ret_ty, relax.TupleType) else [main.ret_ty]
-    for name, ty in zip(main.attrs["output_names"], results, strict=True):
+    names = list(main.attrs["output_names"])
+    if len(names) != len(results):
+        raise LowbitError("outputs", f"{len(names)} tensors", f"{len(results)}: one of them is a sequence")
+    for name, ty in zip(names, results, strict=True):
         if not isinstance(ty, relax.TensorType) or ty.shape is None:
             raise LowbitError(f"output {name}", "a tensor of known shape", _kind(ty))
         if not len(ty.shape):

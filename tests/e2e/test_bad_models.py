@@ -290,10 +290,12 @@ def test_flags_that_are_none(tmp_path: Path) -> None:
         refused(changed, tmp_path, f"{name} of quantiser", "0 or 1", "got 2")
 
 
-def test_an_output_declared_with_another_rank(tmp_path: Path) -> None:
+def test_an_output_declared_with_another_rank() -> None:
+    """ONNX Runtime does not mind: exporters leave old shapes behind."""
     made = dense("qonnx")
     made.graph.output[0].type.tensor_type.shape.dim.add().dim_value = 1
-    refused(made, tmp_path, f"output {made.graph.output[0].name}", "3 dimensions", "a result of 2")
+    (got,) = tvm_lowbit.build(made, "host", batch=3).run(inputs(4)).outputs.values()
+    np.testing.assert_allclose(got, oracle.run(spelled_out(made)[0], inputs(4)), rtol=1e-5, atol=1e-6)
 
 
 def test_a_type_that_onnx_does_not_have(tmp_path: Path) -> None:

@@ -123,3 +123,41 @@ def test_pads_of_torch(behind: bool) -> None:
     assert [row.bits for row in artifact.report.rows] == ["W2A4"]
     (got,) = artifact.run(x.numpy()).outputs.values()
     np.testing.assert_allclose(got, net(x).detach().numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("zeros", [[3, 3, 3], [1, 2, 3]])
+def test_probed_codes_of_channels_with_zero_points(zeros: list[int]) -> None:
+    """Where channels have different codes of 0.0, the quantiser stays behind the pad."""
+
+    class Net(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.nn.functional.pad(x, (1, 0, 1, 0))
+            points = torch.tensor(zeros, dtype=torch.int32)
+            return torch.fake_quantize_per_channel_affine(x, torch.tensor([0.3, 0.2, 0.1]), points, 1, 0, 7)
+
+    x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    result = tvm_lowbit.build(Net(), "host", example_inputs=(x,), probe=True).run(x.numpy())
+    (got,), (codes,) = result.outputs.values(), result.codes.values()
+    np.testing.assert_allclose(got, Net()(x), rtol=1e-6)
+    assert codes.shape == (2, 3, 6, 6)
+    np.testing.assert_array_equal(codes[:, :, 0, 0], [zeros] * 2)
+
+
+def test_probed_codes_where_values_may_be_nan() -> None:
+    """Roots of negative accumulators: the quantiser is computed in float, and so are its probed codes."""
+    g = GraphBuilder()
+    g.input(3, 5, 5)
+    x = g.add("Sqrt", conv(g, g.quantiser("x", 0.37, -4, 3), 3, 4, name="c"))
+    model = g.model(g.add("MaxPool", quant(g, pad(g, x), name="q"), kernel_shape=[2, 2]))
+    artifact = tvm_lowbit.build(model, "host", probe=True)
+    result = artifact.run(np.random.default_rng(1).normal(size=(1, 3, 5, 5)).astype(np.float32))
+    assert result.codes["q"].shape == (1, 4, 8, 6)
+    assert np.all(result.codes["q"][:, :, 0] == 0)
+
+
+def test_pads_that_leave_nothing_of_the_input() -> None:
+    """Five less nine and twelve more are eight zeros."""
+    g = GraphBuilder()
+    model = g.model(g.add("Pad", g.input(3, 5, 5), ints(g, 0, 0, -9, 0, 0, 0, 12, 0), name="p"))
+    (got,) = tvm_lowbit.build(model, "host").run(np.ones((1, 3, 5, 5), np.float32)).outputs.values()
+    assert got.shape == (1, 3, 8, 5)

@@ -81,6 +81,14 @@ def x_shape(layer: str) -> tuple[int, ...]:
     return (5, 3) if layer == "matmul" else (3, 6, 5)
 
 
+def test_layers_that_stay_float_are_not_split() -> None:
+    """Activations of a scale for each channel."""
+    g = GraphBuilder()
+    a = g.quantiser(g.input(3, 6, 5), np.float32([0.3, 0.4, 0.5]).reshape(3, 1, 1), -2, 1)
+    model = g.model(g.add("Conv", a, g.constant(weights(0.4127, 0.6953, 4, 3, 3, 3)), name="c"))
+    assert [row.name for row in tvm_lowbit.build(model, "host").report.stays_float] == ["c"]
+
+
 def test_excluded_layers_keep_their_weights() -> None:
     g = GraphBuilder()
     a = g.quantiser(g.input(3, 6, 5), 0.5, -2, 1)

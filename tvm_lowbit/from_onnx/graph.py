@@ -52,20 +52,9 @@ def import_onnx(model: onnx.ModelProto, batch: int) -> Any:
         raise
     except Exception as error:  # TVM raises whatever its converters run into
         raise failures.failure(model, at.node, error) from error
-    _check_ranks(graph, mod["main"].ret_ty)
     main = mod["main"].with_attr("output_names", [value.name for value in graph.output])
     mod.update_func(mod.get_global_var("main"), main)
     return notes.add(mod, "declined", declined) if declined else mod
-
-
-def _check_ranks(graph: onnx.GraphProto, made: Any) -> None:
-    """Outputs have the ranks that the model declares. Extents may differ: exporters leave old ones behind."""
-    for value, ty in zip(graph.output, made.fields if isinstance(made, relax.TupleType) else [made], strict=False):
-        declared = value.type.tensor_type
-        rank = len(declared.shape.dim)
-        if declared.HasField("shape") and isinstance(ty, relax.TensorType) and ty.ndim not in (-1, rank):
-            got = f"a result of {ty.ndim}"
-            raise LowbitError(f"output {value.name}", f"{rank} dimensions, as the model declares", got)
 
 
 def _stored(graph: onnx.GraphProto) -> set[str]:

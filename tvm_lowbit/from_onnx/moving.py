@@ -55,21 +55,26 @@ class _Pad(onnx_frontend.Pad):  # type: ignore[misc]
     def _lower_pad(cls, bb: Any, inputs: Any, attr: Any, params: Any, allowed_modes: Any) -> Any:
         if attr.get("mode", b"constant") != b"constant":
             return super()._lower_pad(bb, inputs, attr, params, allowed_modes)
-        return cls._by_constant(inputs[0], *cls._parse_pads_and_axes(inputs, params))
+        before, after, value = cls._parse_pads_and_axes(inputs, params)
+        padded = cls._by_constant(inputs[0], before, after, value)
+        return super()._lower_pad(bb, inputs, attr, params, allowed_modes) if padded is None else padded
 
     @classmethod
     def _impl_v2(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
         if attr.get("mode", b"constant") != b"constant":
             return super()._impl_v2(bb, inputs, attr, params)
         half = len(attr["pads"]) // 2
-        return cls._by_constant(inputs[0], attr["pads"][:half], attr["pads"][half:], attr.get("value", 0.0))
+        padded = cls._by_constant(inputs[0], attr["pads"][:half], attr["pads"][half:], attr.get("value", 0.0))
+        return super()._impl_v2(bb, inputs, attr, params) if padded is None else padded
 
     @staticmethod
     def _by_constant(x: Any, before: Any, after: Any, value: float) -> Any:
-        # ONNX: negative pads take away.
+        """The pad; None where negative widths, which take away, leave nothing to pad."""
         if min(*before, *after, 0) < 0:
             ends = [extent + min(int(a), 0) for extent, a in zip(shape_of(x), after, strict=True)]
             begins = [max(-int(b), 0) for b in before]
+            if any(end <= begin for begin, end in zip(begins, ends, strict=True)):
+                return None
             x = relax.op.strided_slice(x, list(range(len(ends))), begins, ends)
         widths = [max(int(width), 0) for pair in zip(before, after, strict=True) for width in pair]
         return relax.op.nn.pad(x, widths, "constant", value) if any(widths) else x
