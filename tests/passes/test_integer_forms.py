@@ -216,6 +216,7 @@ ON_CODES: dict[str, Callable[[Any], Any]] = {
     "relax.nn.avg_pool2d": lambda q: relax.op.nn.avg_pool2d(
         q, (2, 3), strides=(2, 1), padding=1, count_include_pad=True
     ),
+    "relax.nn.pad": lambda q: relax.op.nn.pad(q, [0, 0, 1, 0, 0, 2, 1, 1], "constant", 0.75),
     "relax.nn.adaptive_avg_pool2d": lambda q: relax.op.nn.adaptive_avg_pool2d(q, (1, 1)),
     "relax.mean": lambda q: relax.op.mean(q, [2, 3]),
     "relax.mean (kept)": lambda q: relax.op.mean(q, [-1, -2], keepdims=True),

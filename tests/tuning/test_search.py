@@ -87,7 +87,7 @@ def test_wrong_and_failed_candidates_are_kept_and_never_taken() -> None:
     assert {record.kind for record in met} <= {"wrong", "failed"} and met
     assert found.best is not None and found.best.kind == "ok" and found.best.candidate not in bad
     left = min(cycles_of(candidate) for candidate in space.all if candidate not in bad)
-    assert found.best.cycles is not None and found.best.cycles <= left * 1.02
+    assert found.best.cycles is not None and found.best.cycles <= left * 1.05
 
 
 def test_where_nothing_is_right_nothing_is_found() -> None:

@@ -77,15 +77,16 @@ def widen(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _values(tensor: onnx.TensorProto) -> Any:
-    where, bits = f"tensor {tensor.name}", (NARROW[tensor.data_type].hi - NARROW[tensor.data_type].lo).bit_length()
+    bits = (NARROW[tensor.data_type].hi - NARROW[tensor.data_type].lo).bit_length()
     # Several to a byte, and each entry of int32_data a byte; onnx itself takes more of them than the shape holds.
     stored, filled = len(tensor.raw_data) or len(tensor.int32_data), -(-int(np.prod(tensor.dims)) * bits // 8)
     if stored != filled:
-        raise LowbitError(where, f"values that fill its shape, {filled} bytes", f"{stored} bytes")
+        expected = f"values that fill its shape, {filled} bytes"
+        raise LowbitError(f"tensor {tensor.name}", expected, f"{stored} bytes")
     try:
         return numpy_helper.to_array(tensor)
     except ValueError as error:
-        raise LowbitError(where, "values that fill its shape", str(error)) from error
+        raise LowbitError(f"tensor {tensor.name}", "values that fill its shape", str(error)) from error
 
 
 def _stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:

@@ -24,6 +24,8 @@ def weights_of(bits: str) -> Operand:
     if bits == "W1":
         return Operand(1, multiplier=2, offset=-1, uniform=True)
     width = int(bits.removeprefix("W"))
+    if width == 8:
+        return Operand(8, offset=-128, uniform=True, span=(1, 255))  # symmetric, as 8-bit weights usually are
     return Operand(width, offset=-1 << width - 1, uniform=True)
 
 
