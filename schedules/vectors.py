@@ -118,10 +118,10 @@ class WrittenLoop(Protocol):
     """A loop written out in assembly: an LLVM function of addresses and of a place for each vector that it makes."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str: ...  # noqa: D102 - the class says what each is
     @property
-    def outputs(self) -> int: ...  # noqa: D102
-    def definition(self) -> str: ...  # noqa: D102
+    def outputs(self) -> int: ...  # noqa: D102 - the class says what each is
+    def definition(self) -> str: ...  # noqa: D102 - the class says what each is
 
 
 def call_loop(loop: WrittenLoop, defined: set[str], operands: Sequence[Any], dtype: str, lanes: int) -> list[Any]:

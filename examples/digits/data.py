@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+from sklearn.datasets import load_digits  # type: ignore[import-untyped] - it has no types
+from sklearn.model_selection import train_test_split  # type: ignore[import-untyped] - it has no types
 
 # The split is part of the example: changing either constant changes what the committed networks have seen.
 SPLIT_SEED = 20

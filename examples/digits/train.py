@@ -124,7 +124,7 @@ def train(
                 teacher_logits = None if teacher is None else teacher(x)
             loss = loss_of(model(x), y, teacher_logits)
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call] - torch leaves it untyped
             optimiser.step()
             model.keep_steps_positive()
             schedule.step()

@@ -143,7 +143,7 @@ def program(function: Any, core: CoreSpec, arrays: Sequence[Array], folder: Path
         command = ["aarch64-linux-gnu-gcc", "-O1", "-w", "-static", "-o", output, str(folder / "main.c"), *objects]
         subprocess.run(command, check=True)
 
-    link.output_format = "so"  # type: ignore[attr-defined]
+    link.output_format = "so"  # type: ignore[attr-defined] - TVM reads it off the function
     compiled.export_library(str(folder / "program.so"), fcompile=link)
     return folder / "program.so"
 

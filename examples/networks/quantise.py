@@ -140,7 +140,7 @@ class QuantisedConv(nn.Conv2d, QuantisedWeights):
     """A convolution whose weights are quantised."""
 
     def __init__(self, bits: int, *args: int, **geometry: object) -> None:
-        super().__init__(*args, **geometry)  # type: ignore[arg-type]
+        super().__init__(*args, **geometry)  # type: ignore[arg-type] - each convolution has its own
         self.bits = bits
         self.register_buffer("step", torch.ones(self.out_channels))
 

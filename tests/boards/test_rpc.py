@@ -83,7 +83,7 @@ def test_a_check_of_the_transport_that_fails_is_a_lost_board() -> None:
             return None
 
     session = RemoteSession("board", Rpc(), "look after it")
-    session.close = lambda: None  # type: ignore[method-assign]
+    session.close = lambda: None  # type: ignore[method-assign] - a board that does not answer
     lost = session.lost(raised("/project/src/runtime/rpc/rpc_endpoint.cc", "InternalError"), "calling")
     assert lost is not None and "a lost connection (Check failed: odd words)" in str(lost)
     assert session.lost(raised("/project/src/runtime/rpc/rpc_endpoint.cc", "RPCError"), "calling") is None

@@ -111,7 +111,7 @@ def test_nine_bits_and_more_stay_float(spelling: str, high: int) -> None:
 @pytest.mark.parametrize(("low", "high"), [(0, 2.5), (-1.5, 1)])
 def test_fractional_bounds_stay_float(low: float, high: float) -> None:
     """Codes would depend on the order of clip and round."""
-    stays_float(dense("raw", low=low, high=high), "are no integers")  # type: ignore[arg-type]
+    stays_float(dense("raw", low=low, high=high), "are no integers")  # type: ignore[arg-type] - fractions on purpose
 
 
 @pytest.mark.parametrize("spelling", ["raw", "qdq"])

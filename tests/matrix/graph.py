@@ -29,7 +29,7 @@ class Graph(GraphBuilder):
 
     def note(self, name: str, codes: str | None) -> str:
         """A quantiser of activations is complete."""
-        self.codes[name] = codes  # type: ignore[assignment]
+        self.codes[name] = codes  # type: ignore[assignment] - the base keeps names
         return name
 
     def layout(self, x: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort  # type: ignore[import-untyped] - it has no types
 from onnx import TensorProto, helper, numpy_helper
 
 Array = npt.NDArray[Any]

@@ -74,6 +74,6 @@ def test_monotone_functions_need_no_falls() -> None:
     quantiser = spec(1.0, 0, 3)
     rises, falls = find_turning_thresholds(
         lambda acc, row: acc.astype(np.float32), quantiser.codes, 100, quantiser.levels, CHANNELS, 1
-    )  # type: ignore[misc]
+    )  # type: ignore[misc] - a failure is no pair
     assert rises.shape == (1, 3, CHANNELS) and falls.shape == (1, 1, CHANNELS)
     assert np.all(falls == np.iinfo(np.int16).max)

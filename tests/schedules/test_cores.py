@@ -42,7 +42,7 @@ def test_a_row_is_whole_and_cannot_be_changed(name: str) -> None:
     assert core.is_arm == ("asimd" in core.features)
     for mapping in (core.throughput, core.pipes, CORES):
         with pytest.raises(TypeError):
-            mapping["and"] = 1.0  # type: ignore[index]
+            mapping["and"] = 1.0  # type: ignore[index] - that it cannot be is the test
 
 
 @pytest.mark.parametrize("name", CORES)

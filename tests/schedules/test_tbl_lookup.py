@@ -75,7 +75,7 @@ def test_a_round_of_look_ups_fits_a_byte() -> None:
 )
 def test_what_does_not_fit_is_declined(change: dict[str, object], words: str) -> None:
     assert TblLookup().declines(BASE, A53) is None
-    assert TblLookup().declines(replace(BASE, **change), A53) == words  # type: ignore[arg-type]
+    assert TblLookup().declines(replace(BASE, **change), A53) == words  # type: ignore[arg-type] - a mapping of fields
     assert TblLookup().declines(BASE, CORES["x86-64"]) == "x86-64 lacks asimd"
 
 

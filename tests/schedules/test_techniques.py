@@ -39,7 +39,7 @@ def test_a_second_registration_is_refused() -> None:
             register(technique)
     assert dict(TECHNIQUES) == before
     with pytest.raises(TypeError):
-        TECHNIQUES["mine"] = Portable()  # type: ignore[index]
+        TECHNIQUES["mine"] = Portable()  # type: ignore[index] - that it cannot be is the test
 
 
 def test_missing_instructions_are_named() -> None:

@@ -167,7 +167,7 @@ def test_weights_that_are_known_to_be_small_are_flushed_less_often() -> None:
 )
 def test_what_does_not_fit_is_declined(change: dict[str, Operand], words: str) -> None:
     assert U8Mla().declines(BASE, A53) is None
-    assert U8Mla().declines(replace(BASE, **change), A53) == words  # type: ignore[arg-type]
+    assert U8Mla().declines(replace(BASE, **change), A53) == words  # type: ignore[arg-type] - a mapping of fields
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 5])

@@ -88,7 +88,7 @@ def test_the_width_of_the_sums_follows_the_operands() -> None:
 )
 def test_what_does_not_fit_is_declined(change: dict[str, object], words: str) -> None:
     assert Winograd().declines(BASE, A72) is None
-    reason = Winograd().declines(replace(BASE, **change), A72)  # type: ignore[arg-type]
+    reason = Winograd().declines(replace(BASE, **change), A72)  # type: ignore[arg-type] - a mapping of fields
     assert reason is not None
     assert words in reason
 
