@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from schedules.written_function import written_function
+
 # Pairs of codes that eight bytes hold.
 UNIT, BYTES = 4, 16
 # Registers: activations (by-element operands must be among the first 16), lanes and sums of each pixel, weights.
@@ -66,27 +68,10 @@ class OrderedPairs:
     def definition(self) -> str:
         """An LLVM function ``(codes, weights, a place for each vector of sums)``, inlined where it is called."""
         first = 2 * self.pixels
-        results = ", ".join(["<8 x i16>"] * self.pixels)
-        outputs = ",".join(f"={{v{first + i}}}" for i in range(self.pixels))
-        clobbered = [f"v{r}" for r in (*range(first), *range(WEIGHTS, WEIGHTS + 4))]
-        clobbered += [_BIAS, _COUNT, *_HIGH, *_CODES, "cc", "memory"]
-        # The bases are written to: outputs tied to the inputs.
-        number = self.pixels
-        constraints = f"{outputs},={{{_A}}},={{{_W}}},{number},{number + 1}," + ",".join(
-            f"~{{{name}}}" for name in clobbered
-        )
-        text = "\\0A".join(self.instructions())
-        sums = ", ".join(f"ptr %p{i}" for i in range(self.pixels))
-        lines = [
-            f"define internal i32 @{self.name}(ptr %a, ptr %w, {sums}) alwaysinline nounwind {{",
-            f'  %r = call {{{results}, ptr, ptr}} asm sideeffect "{text}", "{constraints}"(ptr %a, ptr %w)',
-        ]
-        for i in range(self.pixels):
-            lines += [
-                f"  %s{i} = extractvalue {{{results}, ptr, ptr}} %r, {i}",
-                f"  store <8 x i16> %s{i}, ptr %p{i}, align 16",
-            ]
-        return "\n".join([*lines, "  ret i32 0", "}"]) + "\n"
+        vectors = [f"v{r}" for r in (*range(first), *range(WEIGHTS, WEIGHTS + 4))]
+        clobbered = [*vectors, _BIAS, _COUNT, *_HIGH, *_CODES]
+        results = range(first, first + self.pixels)
+        return written_function(self.name, self.instructions(), "<8 x i16>", results, (_A, _W), clobbered)
 
     def instructions(self) -> list[str]:
         """The whole of it."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from schedules.written_function import written_function
+
 STEP, CHANNELS = 16, 4
 # The farthest that a 64-bit load reaches from its base.
 REACH = 32760
@@ -100,21 +102,8 @@ class OrderedRows:
     def definition(self) -> str:
         """An LLVM function ``(codes, weights, a place for each vector of sums)``, inlined where it is called."""
         kind, number = OPERATIONS[self.operation].kind, self.outputs
-        results = ", ".join([kind] * number)
-        outputs = ",".join(f"={{v{i}}}" for i in range(number))
-        clobbered = [f"v{r}" for r in range(number, 32)] + [_COUNT, *_HIGH, "cc", "memory"]
-        ties = f"={{{_A}}},={{{_W}}},{number},{number + 1}"
-        constraints = ",".join([outputs, ties, *(f"~{{{name}}}" for name in clobbered)])
-        text = "\\0A".join(self.instructions())
-        sums = ", ".join(f"ptr %p{i}" for i in range(number))
-        lines = [
-            f"define internal i32 @{self.name}(ptr %a, ptr %w, {sums}) alwaysinline nounwind {{",
-            f'  %r = call {{{results}, ptr, ptr}} asm sideeffect "{text}", "{constraints}"(ptr %a, ptr %w)',
-        ]
-        for i in range(number):
-            lines.append(f"  %s{i} = extractvalue {{{results}, ptr, ptr}} %r, {i}")
-            lines.append(f"  store {kind} %s{i}, ptr %p{i}, align 16")
-        return "\n".join([*lines, "  ret i32 0", "}"]) + "\n"
+        clobbered = [*(f"v{r}" for r in range(number, 32)), _COUNT, *_HIGH]
+        return written_function(self.name, self.instructions(), kind, range(number), (_A, _W), clobbered)
 
     def instructions(self) -> list[str]:
         """The whole of it."""

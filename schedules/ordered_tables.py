@@ -12,6 +12,8 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+from schedules.written_function import written_function
+
 # Channels of a block, look-ups between flushes (and in a round of the loop), and the most pixels of a block.
 CHANNELS, ROUND, MOST_PIXELS = 32, 16, 4
 BYTES = 16
@@ -51,25 +53,10 @@ class OrderedTables:
 
     def definition(self) -> str:
         """An LLVM function ``(names, indices, tables, a place for each vector of sums)``, inlined where called."""
-        number = self.outputs
-        results = ", ".join(["<8 x i16>"] * number)
-        outputs = ",".join(f"={{v{i}}}" for i in range(number))
-        clobbered = [f"v{r}" for r in range(number, 32)]
-        clobbered += [*_CODES[1:], _HIGH, _COUNT, *_NAMES, *_HALVES, "cc", "memory"]
-        tied = [_CODES[0], _W, _LOW]
-        constraints = [outputs, *(f"={{{r}}}" for r in tied), *(str(number + i) for i in range(3))]
-        text = "\\0A".join(self.instructions())
-        places = ", ".join(f"ptr %p{i}" for i in range(number))
-        made = f"{{{results}, ptr, ptr, ptr}}"
-        joined = ",".join([*constraints, *(f"~{{{name}}}" for name in clobbered)])
-        lines = [
-            f"define internal i32 @{self.name}(ptr %a, ptr %w, ptr %t, {places}) alwaysinline nounwind {{",
-            f'  %r = call {made} asm sideeffect "{text}", "{joined}"(ptr %a, ptr %w, ptr %t)',
-        ]
-        for i in range(number):
-            lines.append(f"  %s{i} = extractvalue {made} %r, {i}")
-            lines.append(f"  store <8 x i16> %s{i}, ptr %p{i}, align 16")
-        return "\n".join([*lines, "  ret i32 0", "}"]) + "\n"
+        free = [f"v{r}" for r in range(self.outputs, 32)]
+        clobbered = [*free, *_CODES[1:], _HIGH, _COUNT, *_NAMES, *_HALVES]
+        bases, results = (_CODES[0], _W, _LOW), range(self.outputs)
+        return written_function(self.name, self.instructions(), "<8 x i16>", results, bases, clobbered)
 
     def instructions(self) -> list[str]:
         """The whole of it."""

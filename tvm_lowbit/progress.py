@@ -6,13 +6,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tvm_lowbit.pipeline import PHASES
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # What a build does, in order; `Artifact.save` links.
 STEPS = ("import", *(phase.name for phase in PHASES), "fuse", "code")
@@ -51,7 +54,23 @@ def quiet(step: str) -> None:
     """Say nothing."""
 
 
-class Display:
+class OnTerminal:
+    """A bar that is there while the context is entered, on a terminal; a subclass sets ``console`` and ``_bar``."""
+
+    console: Console
+    _bar: Progress
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.console.is_terminal:
+            self._bar.stop()
+
+
+class Display(OnTerminal):
     """Steps and layers on a console: a bar that moves on a terminal, a line for each step elsewhere.
 
     Parameters
@@ -78,15 +97,6 @@ class Display:
             self._bar.update(self._task, description=escape(text), completed=done, total=total or None)
         elif not layer:
             self.console.print(f"{self.what}: {name}", markup=False, highlight=False)
-
-    def __enter__(self) -> Display:
-        if self.console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.console.is_terminal:
-            self._bar.stop()
 
 
 @contextmanager

@@ -5,19 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from tvm_lowbit.progress import Step, Tell, quiet
+from tvm_lowbit.progress import OnTerminal, Step, Tell, quiet
 
 # Seconds of candidates that the time left is reckoned from.
 _RECENT = 600.0
 
 
-class TuneDisplay:
+class TuneDisplay(OnTerminal):
     """Told a `Step` as each candidate begins: its problem as the layer, and how many are done of how many.
 
     Parameters
@@ -45,15 +44,6 @@ class TuneDisplay:
         elif step.layer != self._last:
             self.console.print(step, markup=False, highlight=False)
         self._last = step.layer
-
-    def __enter__(self) -> TuneDisplay:
-        if self.console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.console.is_terminal:
-            self._bar.stop()
 
 
 @contextmanager
