@@ -247,7 +247,8 @@ def fitting_centred(problem: DotProblem) -> int:
     w, (low, high) = problem.w, products(problem)
     if not (w.one_offset and w.multiplier == 1 and w.offset == -centre(w)):
         return 0
-    return min(255 // (2 * (high - low)), 127 // max(1, high), 128 // max(1, -low))
+    # Weights of a single code next to codes of one value leave a range of 0, which any number of pairs fits.
+    return min(255 // max(1, 2 * (high - low)), 127 // max(1, high), 128 // max(1, -low))
 
 
 def centred(problem: DotProblem) -> bool:
