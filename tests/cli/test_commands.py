@@ -149,7 +149,7 @@ def test_explain_puts_many_items_on_sheets(run, vector, tmp_path):
     assert names == ["contributions.npz", "sheet_0.png", "sheet_1.png"]
     with np.load(tmp_path / "maps/contributions.npz") as written:
         assert (written["deeplift.target"] == 1).all()
-        expected = tvm_lowbit.build(vector, "host", explain=[tvm_lowbit.DeepLift(0.25, 1)]).run(
+        expected = tvm_lowbit.build(vector, "host", explain=[tvm_lowbit.DeepLift(reference=0.25, target=1)]).run(
             np.load(tmp_path / "x.npy")
         )
         np.testing.assert_array_equal(

@@ -1,0 +1,14 @@
+"""``METHODS``: the ways to explain, one file a family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from relay_passes.attribution.methods.base import Method
+from relay_passes.attribution.methods.deep_lift import DeepLift
+
+__all__ = ["METHODS", "DeepLift", "Method"]
+
+_ROWS: tuple[type[Method], ...] = (DeepLift,)
+METHODS: Mapping[str, type[Method]] = MappingProxyType({row.method: row for row in _ROWS})
