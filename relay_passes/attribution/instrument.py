@@ -12,6 +12,7 @@ from relay_passes import dataflow, notes
 from relay_passes.attribution.methods import Method
 from relay_passes.attribution.model import Forward, Model, Part
 from relay_passes.attribution.rules import RULES_VERSION
+from relay_passes.attribution.steps import attach
 from schedules.errors import LowbitError
 
 ATTRIBUTE = "tvm_lowbit.explanations"
@@ -42,7 +43,7 @@ def instrument(mod: Any, methods: Sequence[Method], lower: Callable[[Any], Any])
     LowbitError
         For operators without a rule, or targets, layers or references that do not fit the model.
     """
-    names = [method.name for method in methods]
+    names = [method.key for method in methods]
     if len(set(names)) != len(names):
         raise LowbitError("explain", "explanations of different names", ", ".join(names), "pass name=...")
     model = Model(mod, lower)
@@ -57,7 +58,7 @@ def instrument(mod: Any, methods: Sequence[Method], lower: Callable[[Any], Any])
             results += [part.value for part in parts]
         return results
 
-    result = append(model, mod, finish)
+    result = append(model, attach(mod, model.steps), finish)
     main = result["main"].with_attr(ATTRIBUTE, json.dumps(described))
     result.update_func(result.get_global_var("main"), main)
     return result
@@ -91,7 +92,7 @@ def append(model: Model, mod: Any, finish: Callable[[Forward], list[Any]]) -> An
 
 def _described(method: Method, parts: Sequence[Part]) -> dict[str, Any]:
     return {
-        "name": method.name,
+        "name": method.key,
         **method.describe(),
         "results": [{"field": part.field, "layer": part.layer} for part in parts],
         "rules_version": RULES_VERSION,

@@ -38,10 +38,13 @@ class Model:
         Its ``main`` is what is explained.
     lower : callable
         ``lower(mod)``, the phases from here to kernels, for functions that are compiled apart.
+    steps : list of Step
+        Those functions.
     """
 
     mod: Any
     lower: Callable[[Any], Any]
+    steps: list[Any] = dataclasses.field(default_factory=list)
 
     @cached_property
     def params(self) -> list[Any]:
@@ -143,6 +146,8 @@ class Forward:
         Their names.
     extra : sequence of Var
         Parameters that were added for explanations.
+    computed : set of str
+        Names of what is computed like the model itself, in integers where it is quantised.
     """
 
     scope: dataflow.Scope
@@ -152,6 +157,7 @@ class Forward:
     outputs: list[Any]
     output_names: Sequence[str] = ()
     extra: Sequence[Any] = ()
+    computed: set[str] = dataclasses.field(default_factory=set)
 
     def emit(self, expr: Any, name: str = "step") -> Any:
         """Bind an expression that belongs to an explanation."""

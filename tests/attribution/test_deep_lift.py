@@ -219,10 +219,10 @@ def test_targets_and_references_of_several_explanations() -> None:
         np.testing.assert_allclose(found.multipliers, weights.T[target], rtol=1e-6)
         np.testing.assert_allclose(found.contributions, weights.T[target] * (x - reference), rtol=1e-5, atol=1e-6)
     rows = {row.name: row for row in artifact.manifest.explanations}
-    assert rows["number"].reference == 0.25
+    assert rows["number"].settings["reference"] == 0.25
     assert (rows["number"].target, rows["deeplift"].target) == (1, "argmax")
-    assert rows["array"].reference == {"shape": [4], "values": array.tolist()}
-    assert {(row.method, row.rule) for row in rows.values()} == {("deeplift", "rescale")}
+    assert rows["array"].settings["reference"] == {"shape": [4], "values": array.tolist()}
+    assert {(row.method, row.settings["rule"]) for row in rows.values()} == {("deeplift", "rescale")}
 
 
 def test_predictions_do_not_change() -> None:
@@ -279,11 +279,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "reference with a batch": ({"reference": np.zeros((2, 4))}, r"broadcasts to \(1, 4\), got \(2, 4\)"),
     "reference with NaN": ({"reference": np.float32([0, np.nan, 0, 0])}, "DeepLift reference: expected finite"),
     "reference infinite": ({"reference": float("inf")}, "DeepLift reference: expected finite"),
-    "target too large": ({"target": 3}, r"DeepLift target: expected a class index in 0\.\.2, got 3"),
-    "target negative": ({"target": -1}, r"DeepLift target: expected a class index in 0\.\.2, got -1"),
-    "target of another word": ({"target": "max"}, "DeepLift target: expected"),
-    "target of another type": ({"target": 1.0}, "DeepLift target: expected"),
-    "target True": ({"target": True}, "DeepLift target: expected"),
+    "target too large": ({"target": 3}, r"target: expected a class index in 0\.\.2, got 3"),
+    "target negative": ({"target": -1}, r"target: expected a class index in 0\.\.2, got -1"),
+    "target of another word": ({"target": "max"}, "target: expected"),
+    "target of another type": ({"target": 1.0}, "target: expected"),
+    "target True": ({"target": True}, "target: expected"),
     "name with a space": ({"name": "my name"}, "DeepLift name: expected an identifier"),
     "name empty": ({"name": ""}, "DeepLift name: expected an identifier"),
 }

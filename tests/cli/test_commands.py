@@ -71,7 +71,7 @@ def test_build_compiles_the_explanation_asked_for(run, vector, tmp_path):
     asked = ("--explain", "deeplift", "--reference", 0.5, "--class", 2)
     run("build", vector, "--target", "host", *asked, "--out", tmp_path / "bundle")
     (row,) = tvm_lowbit.load(tmp_path / "bundle").manifest.explanations
-    assert (row.reference, row.target) == (0.5, 2)
+    assert (row.settings["reference"], row.target) == (0.5, 2)
 
 
 def test_run_predicts_from_a_bundle(run, bundle, images, tmp_path):

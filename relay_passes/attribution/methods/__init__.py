@@ -7,8 +7,9 @@ from types import MappingProxyType
 
 from relay_passes.attribution.methods.base import Method
 from relay_passes.attribution.methods.deep_lift import DeepLift
+from relay_passes.attribution.methods.gradient import Gradient, GradientXInput
 
-__all__ = ["METHODS", "DeepLift", "Method"]
+__all__ = ["METHODS", "DeepLift", "Gradient", "GradientXInput", "Method"]
 
-_ROWS: tuple[type[Method], ...] = (DeepLift,)
+_ROWS: tuple[type[Method], ...] = (DeepLift, Gradient, GradientXInput)
 METHODS: Mapping[str, type[Method]] = MappingProxyType({row.method: row for row in _ROWS})

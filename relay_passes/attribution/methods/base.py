@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tvm import relax
 
 from relay_passes.attribution.model import Forward, Model, Part
+from relay_passes.attribution.rules.base import Context
 from relay_passes.attribution.targets import Target, parse
 from relay_passes.ops import shape_of
 from schedules.errors import LowbitError
@@ -34,11 +35,11 @@ class Method(abc.ABC):
     method: ClassVar[str]
 
     target: Any = "argmax"
-    name: str = field(default="")
+    name: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", self.name or self.method)
-        if not self.name.isidentifier():
+        object.__setattr__(self, "name", self.method if self.name is None else self.name)
+        if not str(self.name).isidentifier():
             raise LowbitError(f"{type(self).__name__} name", "an identifier", repr(self.name))
         object.__setattr__(self, "_targets", parse(self.target))
 
@@ -49,12 +50,17 @@ class Method(abc.ABC):
         return found
 
     @property
+    def key(self) -> str:
+        """The name."""
+        return str(self.name)
+
+    @property
     def several(self) -> bool:
         """Whether arrays have an axis for targets."""
         return isinstance(self.target, list | tuple)
 
     def prepare(self, model: Model) -> Any:
-        """What must be known before the program is written: reference runs, functions of their own."""
+        """What must be known before the program is written: reference runs, functions of their own (`model.step`)."""
         return None
 
     @abc.abstractmethod
@@ -82,7 +88,7 @@ class Method(abc.ABC):
             for part in same:
                 batch, *rest = shape_of(part.value)
                 grown.append(forward.emit(relax.op.reshape(part.value, relax.ShapeExpr([batch, 1, *rest]))))
-            joined = forward.emit(relax.op.concat(grown, axis=1), f"{self.name}/{same[0].field}")
+            joined = forward.emit(relax.op.concat(grown, axis=1), f"{self.key}/{same[0].field}")
             parts.append(Part(same[0].field, joined, same[0].layer))
         return parts
 
@@ -125,3 +131,9 @@ def described_reference(reference: Any) -> Any:
     """In JSON types."""
     array = np.asarray(reference, np.float32)
     return float(array) if array.ndim == 0 else {"shape": list(array.shape), "values": array.ravel().tolist()}
+
+
+def summed(context: Context, expr: Any) -> Any:
+    """The sum over all but the batch."""
+    axes = list(range(1, len(shape_of(expr))))
+    return context.emit(relax.op.sum(expr, axes), "sum") if axes else expr

@@ -16,6 +16,7 @@ from relay_passes.attribution.methods.base import (
     broadcast_reference,
     checked_reference,
     described_reference,
+    summed,
 )
 from relay_passes.attribution.model import Forward, Model, Part
 from relay_passes.attribution.rules.base import Context
@@ -78,7 +79,7 @@ class DeepLift(Method):
     def explain(self, forward: Forward, prepared: Any) -> list[Part]:
         """Contributions, multipliers, target and gap at the input; at each layer, too."""
         references = forward.references(prepared)
-        context = forward.context(self.name, SECANT, RULES_OF[self.rule](), references)
+        context = forward.context(self.key, SECANT, RULES_OF[self.rule](), references)
         return self.stacked(forward, lambda target: deep_lift_parts(forward, context, target, self.layers))
 
 
@@ -123,9 +124,3 @@ def deep_lift_parts(forward: Forward, context: Context, target: Target, layers: 
 def contributions(context: Context, cut: Any, multipliers: Any) -> Any:
     """Multiplier times difference."""
     return context.emit(relax.op.multiply(multipliers, context.difference(cut)), "contributions")
-
-
-def summed(context: Context, expr: Any) -> Any:
-    """The sum over all but the batch."""
-    axes = list(range(1, len(shape_of(expr))))
-    return context.emit(relax.op.sum(expr, axes), "sum") if axes else expr
