@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import Any
 
 import click
 
-from tvm_lowbit import DeepLift, LowbitError
+from relay_passes.attribution.methods import METHODS, Method
+from tvm_lowbit import LowbitError
 from tvm_lowbit.boards import EmulatedBoard, RpcBoard
 from tvm_lowbit.boards.rows import BOARDS
 
-METHODS = {"deeplift": DeepLift}
 PATH = click.Path(path_type=Path)
 
 
@@ -49,6 +50,7 @@ def examples(*lines: str) -> str:
 
 
 TARGETS = rows_of("Targets", {row.name: row.help for row in BOARDS.values()})
+_LAYER_HELP = "A layer to explain, too; may be given again. Default: the method's. Example: conv1"
 METHOD = click.Choice(list(METHODS))
 _BOARD_HELP = "Run on a board's RPC server. Default: here. Example: 192.168.1.20:9090"
 model_argument = click.argument("model", type=PATH, callback=there)
@@ -79,15 +81,62 @@ def board_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def method_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What an explanation is asked for with; the command gets ``settings``, those given."""
+    """What an explanation is asked for with; the command gets ``settings``, those given; see `method_of`."""
 
     @click.option("--reference", type=float, help="Input that contributions count from. Default: 0. Example: 0.5")
     @click.option(
         "--class", "index", callback=_class, metavar="INT|argmax", help="Class to show. Default: argmax. Example: 3"
     )
+    @click.option("--rule", metavar="NAME", help="Rule of the method. Default: the method's. Example: reveal_cancel")
+    @click.option("--steps", type=int, help="Steps or samples. Default: the method's. Example: 50")
+    @click.option("--layer", "layers", multiple=True, metavar="NAME|all", help=_LAYER_HELP)
     @functools.wraps(command)
-    def wrapped(reference: float | None, index: int | str | None, **rest: Any) -> None:
-        given = {"reference": reference, "target": index}
+    def wrapped(
+        reference: float | None,
+        index: int | str | None,
+        rule: str | None,
+        steps: int | None,
+        layers: tuple[str, ...],
+        **rest: Any,
+    ) -> None:
+        given = {"reference": reference, "target": index, "rule": rule, "steps": steps, "layers": layers or None}
         command(settings={name: value for name, value in given.items() if value is not None}, **rest)
 
     return wrapped
+
+
+# What an option is called where a method has no field of its name: the number of runs, the one layer.
+_CALLED = {"steps": ("steps", "samples"), "layers": ("layers", "layer")}
+_OPTION = {"target": "class", "layers": "layer"}
+
+
+def takes(method: str, setting: str) -> str | None:
+    """The field of a method that a setting of the command line goes to, or None."""
+    names = {field.name for field in dataclasses.fields(METHODS[method])}
+    return next((name for name in _CALLED.get(setting, (setting,)) if name in names), None)
+
+
+def method_of(name: str, settings: Mapping[str, Any]) -> Method:
+    """The method with the settings given.
+
+    Raises
+    ------
+    click.UsageError
+        If it has no such setting, or lacks one that it needs.
+    """
+    arguments = {}
+    for setting, value in settings.items():
+        field = takes(name, setting)
+        if field is None:
+            raise click.UsageError(f"{name} takes no --{_OPTION.get(setting, setting)}")
+        arguments[field] = value[0] if field == "layer" and len(value) == 1 else value
+    needed = [
+        field.name
+        for field in dataclasses.fields(METHODS[name])
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    missing = [field for field in needed if field not in arguments]
+    if missing:
+        option = "layer" if missing[0].startswith("layer") else missing[0]
+        raise click.UsageError(f"{name} needs --{option}; `tvm-lowbit inspect` lists the layers")
+    return METHODS[name](**arguments)

@@ -40,7 +40,7 @@ class DeepLift(Method):
     reference : float or array
         The input that contributions are measured from, broadcast to the model's input without its batch.
     layers : sequence of str
-        Names of layers whose contributions are given too.
+        Names of layers whose contributions are given too; ``"all"``: of every convolution and dense layer.
     target, name
         See `Method`.
     """
@@ -92,7 +92,7 @@ def deep_lift_parts(forward: Forward, context: Context, target: Target, layers: 
     output = forward.output(target)
     choice = target.choose(context.emit, output)
     seed = target.seed(context.emit, shape_of(output), choice)
-    image, named = forward.params[0], {name: forward.layer(name) for name in layers}
+    image, named = forward.params[0], forward.named(layers, output)
     found = forward.walk(context, output, seed, [*forward.params, *named.values()])
     if image not in found:
         got = f"{image.name} does not reach it"
