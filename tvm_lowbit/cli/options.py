@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from relay_passes.attribution.methods import METHODS, Method
-from tvm_lowbit import LowbitError
+from tvm_lowbit import Difference, LowbitError, MinusMean
 from tvm_lowbit.boards import EmulatedBoard, RpcBoard
 from tvm_lowbit.boards.rows import BOARDS
 
@@ -25,10 +25,16 @@ def there(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
     return value
 
 
-def _class(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
-    if value is not None and value != "argmax" and not value.isdecimal():
-        raise click.BadParameter(f"{value!r} is neither a class index nor argmax")
-    return int(value) if value is not None and value.isdecimal() else value
+def _class(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    """A target: ``3``, ``argmax``, ``8-3`` (one class less another), ``3-mean`` (less the mean of all)."""
+    if value is None or value == "argmax":
+        return value
+    plus, less, minus = value.partition("-")
+    if less and minus == "mean" and (plus == "argmax" or plus.isdecimal()):
+        return MinusMean(plus if plus == "argmax" else int(plus))
+    if not plus.isdecimal() or (less and not minus.isdecimal()):
+        raise click.BadParameter(f"{value!r} is none of: a class index, argmax, 8-3, 3-mean")
+    return Difference(int(plus), int(minus)) if less else int(plus)
 
 
 def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, int] | None:
@@ -51,6 +57,7 @@ def examples(*lines: str) -> str:
 
 TARGETS = rows_of("Targets", {row.name: row.help for row in BOARDS.values()})
 _LAYER_HELP = "A layer to explain, too; may be given again. Default: the method's. Example: conv1"
+_CLASS_HELP = "Class to explain, also 8-3: 8 less 3; 3-mean: less the mean of all. Default: argmax. Example: 3"
 METHOD = click.Choice(list(METHODS))
 _BOARD_HELP = "Run on a board's RPC server. Default: here. Example: 192.168.1.20:9090"
 model_argument = click.argument("model", type=PATH, callback=there)
@@ -84,16 +91,14 @@ def method_options(command: Callable[..., None]) -> Callable[..., None]:
     """What an explanation is asked for with; the command gets ``settings``, those given; see `method_of`."""
 
     @click.option("--reference", type=float, help="Input that contributions count from. Default: 0. Example: 0.5")
-    @click.option(
-        "--class", "index", callback=_class, metavar="INT|argmax", help="Class to show. Default: argmax. Example: 3"
-    )
+    @click.option("--class", "index", callback=_class, metavar="CLASS", help=_CLASS_HELP)
     @click.option("--rule", metavar="NAME", help="Rule of the method. Default: the method's. Example: reveal_cancel")
     @click.option("--steps", type=int, help="Steps or samples. Default: the method's. Example: 50")
     @click.option("--layer", "layers", multiple=True, metavar="NAME|all", help=_LAYER_HELP)
     @functools.wraps(command)
     def wrapped(
         reference: float | None,
-        index: int | str | None,
+        index: Any,
         rule: str | None,
         steps: int | None,
         layers: tuple[str, ...],
