@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from schedules.cores import CORES
+from schedules.counting import LINEAR_LEVELS
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 from schedules.errors import LowbitError
 from schedules.techniques import TECHNIQUES, select
@@ -34,7 +35,9 @@ def problem(channels: int, size: int, bits: str, arguments: argparse.Namespace) 
     kernel, stride = arguments.kernel, arguments.stride
     weights, _, width = bits.partition("A")
     activations = int(width)
-    epilogue = Thresholds(activations, (1 << activations) - 1) if arguments.epilogue else None
+    levels = (1 << activations) - 1
+    # As after a scale and a bias.
+    epilogue = Thresholds(activations, levels, lines=levels > LINEAR_LEVELS) if arguments.epilogue else None
     pad = kernel // 2
     return DotProblem(
         batch=1,
