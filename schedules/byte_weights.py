@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.byte_dot import CHANNELS, STEP, pack_rows, row_place, unpack_rows
@@ -136,7 +137,7 @@ class ByteWeights:
             each = self.channels * self.steps
             groups = -(-self.shape[0] * per // each)
             wide = T.alloc_buffer((groups, blocks, self.steps, CHANNELS, STEP), "uint8")
-            self._clear(wide, 0, loop)
+            self._clear(wide, int(self.channels == 1), loop)
             with loop(0, self.shape[0]) as vector:
                 for place, value in enumerate(self._values(stored, [vector, 0])):
                     number = vector * per + place
@@ -164,9 +165,18 @@ class ByteWeights:
         return [centred_value(code, self.multiplier, self.offset) for code in expand_vectors(packed, self.bits)]
 
     def _store_row(self, wide: Any, group: Any, channel: Any, step: Any, value: Any) -> None:
+        """Store a channel's 16 bytes; of a group's only channel, the zeros around it too."""
+        row, zeros = held(value, "uint8", STEP), splat(const(0, "uint8"), STEP)
         if self.form == "smlal":
-            vstore(T, wide, value, [group, 0, step, channel, 0], STEP)
-            return
-        row = held(value, "uint8", STEP)
-        for quarter in range(4):
-            vstore(T, wide, part(row, 4 * quarter, 4), [group, 0, step, quarter, channel * 4], 4)
+            vstore(T, wide, row, [group, 0, step, channel, 0], STEP)
+        for i in range(self.form == "smlal", CHANNELS):
+            if self.channels == 1:
+                four = zeros if self.form == "smlal" else tirx.Shuffle([row, zeros], _quarter(i))
+                vstore(T, wide, four, [group, 0, step, i, 0], STEP)
+            elif self.form == "sdot":
+                vstore(T, wide, part(row, 4 * i, 4), [group, 0, step, i, channel * 4], 4)
+
+
+def _quarter(number: int) -> list[int]:
+    """Lanes that put four bytes of the first vector before twelve of the second."""
+    return [*range(4 * number, 4 * number + 4), *range(STEP, STEP + 12)]
