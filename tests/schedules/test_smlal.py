@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from kernel_runner import Machine, build_kernel, check_technique, evaluate, placed, random_operands
 
+from schedules.byte_weights import FEW
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 from schedules.techniques import TECHNIQUES
-from schedules.techniques.smlal import FEW, compact
 
 Machines = Callable[[str], Machine]
 PLACED = [row for row in placed(("host", "cortex-a53", "cortex-a72", "cortex-a76")) if row[1] in ("smlal", "sdot")]
@@ -30,11 +30,18 @@ PROBLEMS = (
     DotProblem(1, 7, 6, 24, 18, Operand(3, 1, -3), weights(2), (3, 3), padding=(1,) * 4, groups=3),
     DotProblem(1, 9, 8, 10, 10, Operand(2), weights(2), (3, 3), padding=(1,) * 4, groups=10),
     DotProblem(1, 6, 7, 6, 12, Operand(1, 2, -1), weights(4), (3, 3), groups=6, epilogue=None, padding=(1,) * 4),
+    # Groups of less than a block, also of several steps.
+    DotProblem(1, 7, 6, 30, 6, Operand(2), weights(2), (3, 3), padding=(1,) * 4, groups=3),
+    DotProblem(1, 7, 6, 10, 15, Operand(2), weights(1), (5, 5), padding=(2,) * 4, groups=5),
+    DotProblem(1, 7, 6, 11, 11, Operand(2), weights(3), (3, 3), padding=(1,) * 4, groups=11),
     DotProblem(1, 1, 40, 33, 5, Operand(2), weights(2), (1, 3)),
 )
 
 
 def test_the_problems_are_what_they_are_for() -> None:
+    def compact(problem: DotProblem) -> bool:
+        return TECHNIQUES["smlal"].weights(problem).compact
+
     assert [compact(p) for p in PROBLEMS] == [p.w.bits <= 4 for p in PROBLEMS]
     dense = replace(PROBLEMS[1], height=1, width=FEW - 1, kernel=(1, 1), padding=(0,) * 4)
     assert not compact(dense) and compact(replace(dense, width=FEW)) and compact(replace(dense, batch=2))
@@ -48,7 +55,7 @@ def test_exact(core: str, technique: str, machines: Machines) -> None:
 @pytest.mark.parametrize(("core", "technique"), PLACED)
 def test_exact_with_codes_and_other_blocks(core: str, technique: str, machines: Machines) -> None:
     row, machine = TECHNIQUES[technique], machines(core)
-    problems = [replace(p, epilogue=Thresholds(2, 3)) for p in (PROBLEMS[1], PROBLEMS[10])]
+    problems = [replace(p, epilogue=Thresholds(2, 3)) for p in (PROBLEMS[1], PROBLEMS[10], PROBLEMS[11])]
     knobs = [{"nr": nr, "mr": mr, "parallel": parallel} for nr, mr, parallel in ((4, 1, 0), (8, 3, 1), (4, 5, 1))]
     machine.check([build_kernel(row, p, machine.core, None, k) for p in problems for k in knobs])
 
@@ -70,3 +77,10 @@ def test_two_bits_take_a_sixteenth_of_float32(technique: str) -> None:
     operands = random_operands(p)
     constant = TECHNIQUES[technique].constants(p, operands.weights, operands.weight_offset)[0]
     assert 16 * constant.nbytes == 4 * operands.weights.size
+
+
+def test_depthwise_weights_take_a_byte_for_four() -> None:
+    p = DotProblem(1, 14, 14, 64, 64, Operand(2), weights(2), (3, 3), padding=(1,) * 4, groups=64)
+    operands = random_operands(p)
+    constant = TECHNIQUES["sdot"].constants(p, operands.weights, operands.weight_offset)[0]
+    assert constant.nbytes == 64 * 16 // 4  # rows are whole steps of 16
