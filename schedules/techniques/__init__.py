@@ -18,6 +18,7 @@ from schedules.techniques.tbl_lookup import TblLookup
 from schedules.techniques.ternary import Ternary
 from schedules.techniques.u8_mla import U8Mla
 from schedules.techniques.winograd import Winograd, WinogradSdot
+from schedules.techniques.winograd_mla import WinogradMla
 
 __all__ = ["TECHNIQUES", "Choice", "Technique", "register", "select"]
 
@@ -28,6 +29,7 @@ _ROWS: tuple[Technique, ...] = (
     TblLookup(),
     Winograd(),
     WinogradSdot(),
+    WinogradMla(),
     Smlal(),
     Sdot(),
     Portable(),
