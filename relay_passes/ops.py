@@ -140,7 +140,7 @@ def _elementwise(hint: str, body: Callable[[Any, Any, Any, QuantSpec], Any]) -> 
         spec = quant_spec(call_)
 
         def compute(x: Any, scale: Any, zero: Any) -> Any:
-            def at(*i: Any) -> Any:
+            def element(*i: Any) -> Any:
                 axis = 0 if spec.axis is None else spec.axis
                 return body(x(*i), along_axis(scale, axis, i), along_axis(zero, axis, i), spec)
 
