@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tvm import relax
 
 from relay_passes import ops
-from relay_passes.attribution.kernels import CONV2D_TRANSPOSED
+from relay_passes.attribution.kernels import CONV2D_TRANSPOSED, MAX_POOL_RESCALE
 from relay_passes.dataflow import Scope
 from relay_passes.forms import call_kernel
 from relay_passes.integer_forms.products import wrong_layout
@@ -23,6 +23,7 @@ from schedules.cores import CoreSpec
 from schedules.float_block import conv_kernel, width
 from schedules.float_dense import dense_kernel, pack_dense
 from schedules.float_pack import pack_dense_kernel, pack_kernel
+from schedules.float_pool import max_pool_kernel, pool_plan
 from schedules.float_taps import FloatConv, TapPlan, forward, pack, packed_shape, transpose
 
 # What makes an expression of one weight code from a buffer of packed ones, and that constant.
@@ -85,7 +86,11 @@ class FloatKernels:
             Where to emit.
         """
         operator = op_name(call)
-        if self.width is None or operator not in _PRODUCTS or str(call.ty.dtype) != "float32":
+        if (
+            (self.width is None and operator != MAX_POOL_RESCALE)
+            or operator not in _PRODUCTS
+            or str(call.ty.dtype) != "float32"
+        ):
             return None
         return _PRODUCTS[operator](self, self.values[var], call, name, scope)
 
@@ -114,6 +119,16 @@ class FloatKernels:
         if shape_of(call.args[0])[2:] != conv.out_size:
             return None
         return self._convolve(transpose(conv), call.args[0], weights, name, scope)
+
+    def max_pool(self, old: Any, call: Any, name: str, scope: Scope) -> Any:
+        """The multipliers at a max pooling's input."""
+        a, (g, x, x0) = call.attrs, call.args
+        kernel, stride, dilation = ((int(v[0]), int(v[1])) for v in (a["kernel"], a["stride"], a["dilation"]))
+        top, left, bottom, right = (int(v) for v in a["padding"])
+        n, c, height, width = shape_of(x)
+        window = FloatConv(n, c, height, width, c, kernel, stride, dilation, (top, left, bottom, right), c)
+        kernel = max_pool_kernel(pool_plan(window, shape_of(g)[2:]), shape_of(x0)[0], self.core)
+        return call_kernel(scope, kernel, "max_pool_input_multiplier", [g, x, x0], shape_of(x), "float32", name)
 
     def product(self, old: Any, call: Any, name: str, scope: Scope) -> Any:
         """A matrix product with weights on the right."""
@@ -182,12 +197,14 @@ class FloatKernels:
     def _low_bit(self, call: Any, codes: npt.NDArray[Any]) -> _Weights:
         spec, found = quant_spec(call), self.unpacking(call)
         packed, code_at = found or (codes, lambda at, *i: at(*i))
-        arrays = (packed, np.asarray(constant(call.args[1])), np.asarray(constant(call.args[2])))
+        arrays = (packed, *(np.asarray(constant(a)).reshape(-1) for a in call.args[1:3]))
 
         def read(buffers: Any, *at: Any) -> Any:
             packed, scale, zero = buffers
             code = code_at(lambda *i: packed[i], *at)
-            return ops.value_of(code, ops.along_axis(scale, spec.axis or 0, at), ops.along_axis(zero, spec.axis or 0, at), spec)
+            return ops.value_of(
+                code, ops.along_axis(scale, spec.axis or 0, at), ops.along_axis(zero, spec.axis or 0, at), spec
+            )
 
         return _Weights(codes.shape, arrays, read)
 
@@ -206,5 +223,6 @@ _PRODUCTS: Mapping[str, Callable[..., Any]] = {
     "relax.nn.conv1d": FloatKernels.convolution,
     "relax.nn.conv2d": FloatKernels.convolution,
     CONV2D_TRANSPOSED: FloatKernels.transposed,
+    MAX_POOL_RESCALE: FloatKernels.max_pool,
     "relax.matmul": FloatKernels.product,
 }

@@ -36,7 +36,7 @@ class Width:
 
 
 _ARM = Width(4, ((3, 8), (2, 8), (2, 12), (4, 4), (6, 3), (8, 2), (12, 1)), by_lane=True)
-_AVX2 = Width(8, ((3, 4), (2, 6), (2, 4), (4, 3), (5, 2), (10, 1)), narrow=True)
+_AVX2 = Width(8, ((3, 4), (2, 6), (2, 4), (4, 2), (5, 2), (10, 1)), narrow=True)
 _AVX512 = Width(16, ((3, 8), (2, 12), (4, 6), (1, 16), (2, 8), (7, 3), (8, 2), (12, 1)))
 
 
@@ -97,7 +97,8 @@ def conv_kernel(plan: TapPlan, core: CoreSpec) -> Any:
         with T.serial(0, plan.batch) as n:
             with loop(0, plan.groups * plan.inputs) as c:
                 for parity in range(len(plan.origins)):
-                    _fill(plan, x, source, n, c, parity)
+                    base = (c * len(plan.origins) + parity) * plane
+                    fill(plan, parity, source, base, lambda row, column: x[n, c, row, column], const(0, "float32"))
             with loop(0, plan.groups * shape[1]) as index:
                 for part in plan.parts:
                     _part(plan, by, (vectors, channels), source, weights, out, n, index, part)
@@ -116,16 +117,14 @@ def frame(parameters: Sequence[tuple[Any, ...]], body: Callable[..., None]) -> A
     return builder.get()
 
 
-def _fill(plan: TapPlan, x: Any, source: Any, n: Any, c: Any, parity: int) -> None:
-    """Emit the copy of a channel's positions of one parity into its plane, zeros around them."""
+def fill(plan: TapPlan, parity: int, source: Any, base: Any, read: Callable[[Any, Any], Any], outside: Any) -> None:
+    """Emit the copy of one channel's positions of a parity into its plane at ``base``; ``read(row, column)`` reads."""
     (y0, y1, from_y), (x0, x1, from_x) = (plan.inside(parity, axis) for axis in (0, 1))
-    base = (c * len(plan.origins) + parity) * (plan.rows * plan.pitch)
-    zero = const(0, "float32")
 
     def clear(start: Any, length: int) -> None:
         if length:
             with T.serial(0, length) as i:
-                T.buffer_store(source, zero, [start + i])
+                T.buffer_store(source, outside, [start + i])
 
     clear(base, y0 * plan.pitch)
     if y1 > y0:
@@ -134,14 +133,22 @@ def _fill(plan: TapPlan, x: Any, source: Any, n: Any, c: Any, parity: int) -> No
             clear(row, x0)
             if x1 > x0:
                 with T.serial(0, x1 - x0) as i:
-                    value = x[n, c, y * plan.step[0] + from_y, i * plan.step[1] + from_x]
+                    value = read(y * plan.step[0] + from_y, i * plan.step[1] + from_x)
                     T.buffer_store(source, value, [row + x0 + i])
             clear(row + x1, plan.pitch - x1)
     clear(base + y1 * plan.pitch, (plan.rows - y1) * plan.pitch)
 
 
 def _part(
-    plan: TapPlan, by: Width, shape: tuple[int, int], source: Any, weights: Any, out: Any, n: Any, index: Any, part: Part
+    plan: TapPlan,
+    by: Width,
+    shape: tuple[int, int],
+    source: Any,
+    weights: Any,
+    out: Any,
+    n: Any,
+    index: Any,
+    part: Part,
 ) -> None:
     """Emit one part of a block of channels: its sums into a scratch plane each, and from there what is kept."""
     if min(part.count) < 1:

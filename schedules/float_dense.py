@@ -52,6 +52,8 @@ def dense_kernel(rows: int, k: int, outputs: int, core: CoreSpec) -> Any:
         If the core has no fused multiply-add.
     """
     by = width(core)
+    if by is None:
+        raise ValueError(f"{core.name} has no fused multiply-add")
     height, vectors = block(rows, outputs, by)
     channels = vectors * by.lanes
     blocks = -(-outputs // channels)

@@ -123,7 +123,9 @@ class TapPlan:
     pitch: int = field(init=False)
 
     def __post_init__(self) -> None:
-        reach = [[part.count[axis] + max((t.dy, t.dx)[axis] for t in part.taps) for part in self.computed] for axis in (0, 1)]
+        reach = [
+            [part.count[axis] + max((t.dy, t.dx)[axis] for t in part.taps) for part in self.computed] for axis in (0, 1)
+        ]
         object.__setattr__(self, "rows", max(reach[0], default=1))
         object.__setattr__(self, "pitch", max(reach[1], default=1))
 
@@ -225,5 +227,3 @@ def weight_place(plan: TapPlan, g: Any, output: Any, i: Any, tap: Tap) -> tuple[
     """Where in ``(O, C / groups, kh, kw)`` a packed weight comes from."""
     o, c = (i, output) if plan.transposed else (output, i)
     return g * (plan.inputs if plan.transposed else plan.outputs) + o, c, *tap.at
-
-

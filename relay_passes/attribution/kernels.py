@@ -1,4 +1,7 @@
-"""Two operators that only explanations need: the transpose of a convolution, and max pooling's Rescale."""
+"""Two operators that only explanations need: the transpose of a convolution, and max pooling's Rescale.
+
+`lower_float` gives them kernels; a core without fused multiply-adds has the loops written here.
+"""
 
 from __future__ import annotations
 
@@ -80,56 +83,4 @@ def max_pool2d_input_multiplier(g: Any, x: Any, x0: Any, pool: Any) -> Any:
     )
 
 
-def _legalize_max_pool(bb: Any, call_: Any) -> Any:
-    a = call_.attrs
-    (kh, kw), (sy, sx), (dy, dx) = (map(int, a[key]) for key in ("kernel", "stride", "dilation"))
-    top, left = int(a["padding"][0]), int(a["padding"][1])
-
-    def compute(g: Any, x: Any, x0: Any) -> Any:
-        n, c, h, w = (int(d) for d in x.shape)
-        oh, ow = int(g.shape[2]), int(g.shape[3])
-        lowest, zero = tirx.min_value("float32"), tirx.const(0, "float32")
-        # The index first: among equal values the first position wins, as the pair with the larger index loses.
-        first = te.comm_reducer(
-            lambda p, q: (
-                tirx.Select(tirx.any(p[1] > q[1], tirx.all(p[1] == q[1], p[0] <= q[0])), p[0], q[0]),
-                tirx.Select(p[1] >= q[1], p[1], q[1]),
-            ),
-            lambda t0, t1: (tirx.const(kh * kw, t0), tirx.min_value(t1)),
-            name="first_largest",
-        )
-
-        def largest(source: Any, batch: int, name: str) -> Any:
-            k = te.reduce_axis((0, kh * kw), "k")
-
-            def element(b: Any, i: Any, y: Any, x_: Any) -> Any:
-                iy, ix = y * sy - top + k // kw * dy, x_ * sx - left + k % kw * dx
-                inside = tirx.all(iy >= 0, iy < h, ix >= 0, ix < w)
-                return first((k, tirx.if_then_else(inside, source[b, i, iy, ix], lowest)), axis=k)
-
-            return te.compute((batch, c, oh, ow), element, name=name)
-
-        batch0 = int(x0.shape[0])
-        at, y = largest(x, n, "largest")
-        at0, y0 = largest(x0, batch0, "largest_reference")
-        k = te.reduce_axis((0, kh * kw), "window")
-
-        def element(b: Any, i: Any, iy: Any, ix: Any) -> Any:
-            b0 = b if batch0 == n else 0
-            py, px = iy + top - k // kw * dy, ix + left - k % kw * dx
-            oy, ox = py // sy, px // sx
-            inside = tirx.all(py >= 0, px >= 0, py % sy == 0, px % sx == 0, oy < oh, ox < ow)
-            v, v0 = y[b, i, oy, ox], y0[b0, i, oy, ox]
-            m = tirx.max(v, v0)
-            share = tirx.Select(at[b, i, oy, ox] == k, m - v0, zero) + tirx.Select(at0[b0, i, oy, ox] == k, v - m, zero)
-            difference = x[b, i, iy, ix] - x0[b0, i, iy, ix]
-            # A position with a share differs from its reference, so nothing is lost where there is no difference.
-            over = share / tirx.Select(difference == zero, tirx.const(1, "float32"), difference)
-            return te.sum(tirx.if_then_else(inside, g[b, i, oy, ox] * over, zero), axis=k)
-
-        return te.compute((n, c, h, w), element, name="max_pool2d_input_multiplier")
-
-    return bb.call_te(compute, *call_.args, primfunc_name_hint="max_pool2d_input_multiplier")
-
-
-register(MAX_POOL_RESCALE, 3, _typed, _legalize_max_pool)
+register(MAX_POOL_RESCALE, 3, _typed)
