@@ -1,8 +1,8 @@
 """``InlineChains``: a chain of elementwise operators is one loop over vectors, with nothing in between in memory.
 
-Fusion puts a chain's operators into one PrimFunc, each still a loop of its own that writes all it computes. Here each is
-written into the next, and the innermost axes, as many as it takes, become vectors: LLVM does not vectorise loops with
-the fences of `pin_rounding` by itself.
+Fusion puts a chain's operators into one PrimFunc, each still a loop of its own that writes all it computes. Here each
+is written into the next, and the innermost axes, as many as it takes, become vectors: LLVM does not vectorise loops
+with the fences of `pin_rounding` by itself.
 """
 
 from __future__ import annotations

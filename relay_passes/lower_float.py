@@ -1,4 +1,4 @@
-"""``FloatKernels``: products that stay float, and those of explanations, get kernels whose sums round alike everywhere."""
+"""``FloatKernels``: products that stay float, and those of explanations, get kernels that round alike everywhere."""
 
 from __future__ import annotations
 
@@ -125,9 +125,9 @@ class FloatKernels:
         a, (g, x, x0) = call.attrs, call.args
         kernel, stride, dilation = ((int(v[0]), int(v[1])) for v in (a["kernel"], a["stride"], a["dilation"]))
         top, left, bottom, right = (int(v) for v in a["padding"])
-        n, c, height, width = shape_of(x)
+        (n, c, height, width), (_, _, rows, columns) = shape_of(x), shape_of(g)
         window = FloatConv(n, c, height, width, c, kernel, stride, dilation, (top, left, bottom, right), c)
-        kernel = max_pool_kernel(pool_plan(window, shape_of(g)[2:]), shape_of(x0)[0], self.core)
+        kernel = max_pool_kernel(pool_plan(window, (rows, columns)), shape_of(x0)[0], self.core)
         return call_kernel(scope, kernel, "max_pool_input_multiplier", [g, x, x0], shape_of(x), "float32", name)
 
     def product(self, old: Any, call: Any, name: str, scope: Scope) -> Any:
@@ -178,14 +178,14 @@ class FloatKernels:
         array = constant(expr)
         if array is not None:
             return None if str(array.dtype) != "float32" else _Weights(array.shape, (), _never, array)
-        value = self.values.get(expr)
+        value: Any = self.values.get(expr)
         operator = op_name(value)
         if operator == "relax.permute_dims":
-            found = self.weights(value.args[0])
-            axes = value.attrs.axes
-            rank = 0 if found is None else len(found.shape)
-            order = range(rank)[::-1] if axes is None else [int(axis) % rank for axis in axes]
-            return None if found is None else found.permuted(list(order))
+            found, axes = self.weights(value.args[0]), value.attrs.axes
+            if found is None:
+                return None
+            rank = len(found.shape)
+            return found.permuted(list(range(rank))[::-1] if axes is None else [int(axis) % rank for axis in axes])
         if operator == "relax.reshape":
             found, shape = self.weights(value.args[0]), shape_of(value)
             if found is None or len(shape) != 4 or (*shape[:2], *shape[3:]) != found.shape or shape[2] != 1:

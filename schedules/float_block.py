@@ -22,7 +22,7 @@ from schedules.registers import Registers
 from schedules.techniques.base import PARALLEL_MACS
 
 # Up to so many taps the machine code has them in a row; kernels of more look up where the next one lies.
-UNROLLED = 64
+UNROLLED = 16
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Float32 matrix products with weights: lanes are neighbouring outputs, each one chain of fused multiply-adds over K."""
+"""Float32 products with weights: lanes are neighbouring outputs, each one chain of fused multiply-adds over K."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from schedules.cores import CoreSpec

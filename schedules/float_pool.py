@@ -23,7 +23,7 @@ from schedules.techniques.base import PARALLEL_MACS
 
 
 def pool_plan(window: FloatConv, out_size: tuple[int, int]) -> TapPlan:
-    """The taps of a pooling, a depthwise convolution as far as these go; its last windows may reach past the padding."""
+    """The taps of a pooling, those of a depthwise convolution; its last windows may reach past the padding."""
     ends = [
         (n - 1) * s + (k - 1) * d + 1 - size - low
         for n, s, k, d, size, low in zip(

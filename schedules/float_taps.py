@@ -1,9 +1,9 @@
 """``TapPlan``: a float convolution, or its transpose, as sums of shifted planes.
 
-The image is copied once into planes, one for each channel and parity that the strides give rise to, with zeros where the
-padding is. Rows of a plane follow one another, so a tap is an offset: output position ``p = y * pitch + x`` adds plane
-element ``p + dy * pitch + dx`` times one weight, and neighbouring positions are neighbouring lanes. The few positions
-between the end of a row and the next one's start are computed and not kept.
+The image is copied once into planes, one for each channel and parity that the strides give rise to, with zeros where
+the padding is. Rows of a plane follow one another, so a tap is an offset: output position ``p = y * pitch + x`` adds
+plane element ``p + dy * pitch + dx`` times one weight, and neighbouring positions are neighbouring lanes. The few
+positions between the end of a row and the next one's start are computed and not kept.
 
 A convolution of stride s reads the s x s parities of its input and writes one part. Its transpose reads one plane and
 writes s x s parts, each a small convolution of stride 1: no product with an inserted zero is computed.
@@ -160,7 +160,7 @@ class TapPlan:
 def forward(conv: FloatConv) -> TapPlan:
     """The convolution itself."""
     axes = [_parities(*sides) for sides in zip(conv.kernel, conv.stride, conv.dilation, strict=True)]
-    parities = list(product(sorted(set(p for p, _ in axes[0])), sorted(set(p for p, _ in axes[1]))))
+    parities = list(product(*(sorted({parity for parity, _ in axis}) for axis in axes)))
     origins = tuple((py - conv.padding[0], px - conv.padding[1]) for py, px in parities)
     taps = [
         Tap(parities.index((py, px)), dy, dx, (ky, kx))
