@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from relay_passes.assign import PLAIN
 from relay_passes.chosen import Chosen
 from relay_passes.compose import compose_requantize
 from relay_passes.forms import Forms, call_kernel, joined, pooled
+from relay_passes.lower_float import FloatKernels
 from relay_passes.network import CONCAT, Product, Survey, techniques
 from relay_passes.ops import constant, literal, op_name, quant_spec, shape_of
 from relay_passes.problem import dot_problem
@@ -95,6 +97,7 @@ class _Lowering:
         # What each call of a kernel is: layers that are alike share one.
         self.calls: list[dict[str, Any]] = []
         self.forms: Forms | None = None
+        self.floats = FloatKernels(core, self.values, self._unpacking)
 
     def _product(self, var: Any, call: Any, technique: str | None) -> Product:
         weights, offset = constant(call.args[1]), constant(call.args[2])
@@ -140,7 +143,8 @@ class _Lowering:
             return pooled(self.forms, value, source, written, name)
         if operator == ops.DEQUANTIZE and constant(value.args[0]) is not None:
             return self._weight_values(value, name, scope)
-        return dataflow.keep(var, value, scope)
+        product = self.floats.lowered(var, value, name, scope)
+        return dataflow.keep(var, value, scope) if product is None else product
 
     def _written(self, var: Any) -> Layout:
         """The layout that a variable of the old program is written in."""
@@ -227,26 +231,35 @@ class _Lowering:
         kernel = requantize_kernel(shape, str(call.args[0].ty.dtype), int(call.attrs["axis"]), spec, tables)
         return call_kernel(scope, kernel, "requantize", list(call.args), shape, "uint8", name)
 
-    def _weight_values(self, call: Any, name: str, scope: dataflow.Scope) -> Any:
-        """Float weights for an explanation, unpacked at run time from the constant that the forward kernel reads."""
-        codes, spec = constant(call.args[0]), quant_spec(call)
+    def _unpacking(self, call: Any) -> tuple[npt.NDArray[Any], Callable[..., Any]] | None:
+        """For float weights of an explanation: the constant that the forward kernel reads, and one code of it."""
+        codes = constant(call.args[0])
         views = [(codes.transpose(axes).reshape(shape), axes) for axes, shape in _as_kernels_see(codes.shape)]
         plans = ((self.by_weights.get(_key(np.ascontiguousarray(view))), axes) for view, axes in views)
         plan, axes = next(((plan, axes) for plan, axes in plans if plan is not None), (None, ()))
         if plan is None:
+            return None
+        technique, problem = plan.choice.technique, plan.problem
+
+        def code_at(at: Callable[..., Any], *i: Any) -> Any:
+            o, c, *taps = (i[axis] for axis in axes)
+            y, x = (0,) * (2 - len(taps)) + tuple(taps)
+            return technique.weight_at(problem, at, o, c, y, x)
+
+        return plan.constants[0], code_at
+
+    def _weight_values(self, call: Any, name: str, scope: dataflow.Scope) -> Any:
+        """Float weights for an explanation, unpacked at run time from the constant that the forward kernel reads."""
+        found = self._unpacking(call)
+        if found is None:
             return scope.emit(call, name)
-        technique = plan.choice.technique
+        packed, code_at = found
 
-        def compute(packed: Any) -> Any:
-            def element(*i: Any) -> Any:
-                o, c, *taps = (i[axis] for axis in axes)
-                y, x = (0,) * (2 - len(taps)) + tuple(taps)
-                return technique.weight_at(plan.problem, lambda *at: packed(*at), o, c, y, x)
+        def compute(source: Any) -> Any:
+            return te.compute(shape_of(call), lambda *i: code_at(lambda *at: source(*at), *i), name="unpack_weights")
 
-            return te.compute(codes.shape, element, name="unpack_weights")
-
-        unpacked = scope.builder.call_te(compute, literal(plan.constants[0]), primfunc_name_hint="unpack_weights")
-        return scope.emit(ops.dequantize(scope.emit(unpacked, f"{name}/codes"), spec), name)
+        unpacked = scope.builder.call_te(compute, literal(packed), primfunc_name_hint="unpack_weights")
+        return scope.emit(ops.dequantize(scope.emit(unpacked, f"{name}/codes"), quant_spec(call)), name)
 
 
 def _key(codes: npt.NDArray[np.uint8]) -> tuple[tuple[int, ...], bytes]:
