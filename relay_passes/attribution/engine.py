@@ -92,9 +92,10 @@ def walk(
     for var, value in reversed(values):
         if var not in parts or var not in needed:
             continue
-        g = met(var)
         if not any(argument in needed for argument in variables(value)):
+            met(var)
             continue
+        g = context.carrier.enter(context, var, met(var))
         try:
             partials = rule_of(var, value)(var, value, g, context)
         except NotImplementedError as error:

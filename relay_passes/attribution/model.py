@@ -41,13 +41,13 @@ class Model:
         Its ``main`` is what is explained.
     lower : callable
         ``lower(mod)``, the phases from here to kernels, for functions that are compiled apart.
-    steps : list of Step
-        Those functions.
+    functions : dict
+        Those functions and their kernels, by their variables: see `steps.make_step`.
     """
 
     mod: Any
     lower: Callable[[Any], Any]
-    steps: list[Any] = dataclasses.field(default_factory=list)
+    functions: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def params(self) -> list[Any]:
