@@ -4,7 +4,13 @@ from tvm_lowbit.versions import check_at_import
 
 check_at_import()
 
-from relay_passes.attribution.methods import DeepLift, Gradient, GradientXInput  # noqa: E402 - TVM only after the check
+from relay_passes.attribution.methods import (  # noqa: E402 - TVM only after the check
+    DeepLift,
+    Gradient,
+    GradientXInput,
+    SemiringEntropy,
+    SemiringPath,
+)
 from relay_passes.attribution.targets import Difference, Element, MinusMean  # noqa: E402
 from schedules.errors import LowbitError  # noqa: E402
 from tvm_lowbit.artifact import Artifact, load  # noqa: E402
@@ -20,6 +26,8 @@ __all__ = [
     "GradientXInput",
     "LowbitError",
     "MinusMean",
+    "SemiringEntropy",
+    "SemiringPath",
     "build",
     "inspect",
     "load",

@@ -267,8 +267,12 @@ class Forward:
 
 @dataclass(frozen=True)
 class Part:
-    """One array that an explanation gives: ``field`` of the first input, or of a named layer."""
+    """One array that an explanation gives: ``field`` of the first input, or of a named layer.
+
+    ``columns`` names what stands along its last axis, where that needs names.
+    """
 
     field: str
     value: Any = dataclasses.field(repr=False)
     layer: str = ""
+    columns: tuple[str, ...] = ()

@@ -75,7 +75,7 @@ def _factor(call: Any, this: int, weights: Any) -> LinearMap:
     def forward(context: Context, x: Any, w: Any) -> Any:
         return relax.op.matmul(*((x, w) if this == 0 else (w, x)))
 
-    return LinearMap("matmul", weights, transpose, forward, call)
+    return LinearMap("matmul", weights, transpose, forward, call, (this,))
 
 
 def _unsqueezed(expr: Any, axes: list[int], context: Context) -> Any:

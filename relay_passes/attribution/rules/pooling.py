@@ -88,7 +88,7 @@ def _pooled(g: Any, x: Any, seen: Callable[[Any], Any], pool: Any, context: Cont
     def forward(context: Context, v: Any, w: Any) -> Any:
         raise NotImplementedError("a maximum is not linear in its input")
 
-    through = LinearMap("max_pool", np.ones((), np.float32), transpose, forward, pool)
+    through = LinearMap("max_pool", np.ones((), np.float32), transpose, forward, pool, (here, there))
     return context.linear(g, through, x)
 
 
