@@ -253,8 +253,8 @@ def test_a_kernel_that_is_wrong_now_loses_its_row(model: Path, tmp_path: Path, r
     key, entry = next(iter(content["problems"].items()))
     (row, *_), tried = entry["rows"], entry["tried"]
     other = next(name for name in ("smlal", "portable") if name != row["technique"])
-    knobs = {knob: v for knob, v in TECHNIQUES[other].knobs(problem_of(key), CORES["cortex-a72"]).items()}
-    knobs.pop("parallel")
+    own = TECHNIQUES[other].knobs(problem_of(key), CORES["cortex-a72"])
+    knobs = {knob: value for knob, value in own.items() if knob != "parallel"}
     entry["rows"] = [row | {"kernel": "0" * 16}, {**row, "technique": other, "knobs": knobs, "kernel": "0" * 16}]
     found.write_text(json.dumps(content))
     wrong = {Candidate.of(key, row["technique"], row["knobs"]): Outcome("wrong", reason="a test")}
