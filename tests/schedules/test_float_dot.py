@@ -155,6 +155,21 @@ def test_bits_are_the_same_on_every_core(core: str, found: Callable[[str], list[
         np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32), err_msg=str(plan))
 
 
+def test_a_transpose_reads_the_weights_of_its_convolution(
+    machines: Machines, found: Callable[[str], list[Array]]
+) -> None:
+    machine = machines("host")
+    by = width(machine.core)
+    assert by is not None
+    functions, given = [], []
+    for conv, (g, w) in zip(CONVS, OPERANDS[1::2], strict=True):
+        functions.append(conv_kernel(transpose(conv), machine.core, forward(conv)))
+        given.append((g, pack(forward(conv), w, float_block.block(forward(conv), by)[1])))
+    expected = found("host")[1::2]
+    for got, own in zip(run(machine, functions, given, [e.shape for e in expected]), expected, strict=True):
+        np.testing.assert_array_equal(got.view(np.uint32), own.view(np.uint32))
+
+
 def test_no_product_with_an_inserted_zero() -> None:
     """Of a 3 x 3 kernel with stride 2, one position in four meets four taps, two meet two, one meets one."""
     plan = transpose(FloatConv(1, 2, 12, 12, 3, (3, 3), (2, 2), padding=(1, 1, 1, 1)))
