@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tvm
@@ -116,7 +116,12 @@ def closed(builder: Any) -> Iterator[None]:
         raise
 
 
-def rebuild(mod: Any, visit: Visit = keep, finish: Callable[[Any, Scope], Any] = lambda body, scope: body) -> Any:
+def rebuild(
+    mod: Any,
+    visit: Visit = keep,
+    finish: Callable[[Any, Scope], Any] = lambda body, scope: body,
+    extra: Sequence[Any] = (),
+) -> Any:
     """``main`` anew, binding by binding, dead code removed.
 
     Parameters
@@ -128,19 +133,23 @@ def rebuild(mod: Any, visit: Visit = keep, finish: Callable[[Any, Scope], Any] =
         variable's place.
     finish : callable
         ``finish(body, scope)`` may replace what the function returns.
+    extra : sequence of Var
+        Further parameters.
     """
     function = mod["main"]
     others = {gv: f for gv, f in mod.functions.items() if gv.name_hint != "main"}
     builder = relax.BlockBuilder(tvm.IRModule(others, attrs=mod.attrs))
     scope = Scope(builder)
-    with closed(builder), builder.function("main", list(function.params), attrs=dict(function.attrs or {})):
+    with closed(builder), builder.function("main", [*function.params, *extra], attrs=dict(function.attrs or {})):
         with builder.dataflow():
             for binding in bindings(function):
                 value = scope.new(binding.value)
                 scope.env[binding.var] = visit(binding.var, _typed(value, builder), scope)
             output = builder.emit_output(finish(scope.new(function.body.body), scope))
         builder.emit_func_output(output)
-    return relax.transform.DeadCodeElimination(["main"])(builder.get())
+    # Functions that explanations were given are called by nobody while another one is written.
+    steps = [str(gv.name_hint) for gv, f in others.items() if isinstance(f, relax.Function)]
+    return relax.transform.DeadCodeElimination(["main", *steps])(builder.get())
 
 
 def _typed(value: Any, builder: Any) -> Any:

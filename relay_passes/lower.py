@@ -21,6 +21,7 @@ from relay_passes.ops import constant, literal, op_name, quant_spec, shape_of
 from relay_passes.problem import dot_problem
 from schedules import tuned_rows
 from schedules.cores import CoreSpec
+from schedules.counting import LINEAR_LEVELS
 from schedules.dot_problem import DotProblem, Thresholds
 from schedules.layout import Layout
 from schedules.limits import limit_cycles
@@ -28,6 +29,7 @@ from schedules.moving import requantize_pixels
 from schedules.problem_key import problem_key
 from schedules.requantize import requantize_kernel
 from schedules.techniques import Choice
+from schedules.threshold_lines import fit_lines
 
 
 @dataclass(frozen=True)
@@ -166,12 +168,17 @@ class _Lowering:
         self.each(plan.layer, self.kernels, len(self.plans))
         args = [self.forms.get(dot.args[0], plan.layout, plan.layer), *map(literal, plan.constants)]
         shape = tuple(int(d) for d in dot.attrs["out_shape"])
-        layout, dtype, size = Layout(), "int32", sum(c.nbytes for c in plan.constants)
+        layout, dtype, size, why = Layout(), "int32", sum(c.nbytes for c in plan.constants), ""
         if requantize is not None:
             layout, dtype = self._written(var), "uint8"
             tables = _tables(requantize)
-            size += sum(constant(t).nbytes for t in tables)
             epilogue, side = self._side(var, requantize, _thresholds(requantize, layout))
+            lines = _lines(epilogue, tables, problem)
+            if isinstance(lines, str):
+                why = f"; each code is searched among {epilogue.levels} thresholds: {lines}"
+            elif lines is not None:
+                tables, epilogue = [*tables, literal(lines)], replace(epilogue, lines=True)
+            size += sum(constant(t).nbytes for t in tables)
             args += [*tables, *side]
             problem = replace(problem, epilogue=epilogue)
         knobs = tuned_rows.knobs(technique, problem, self.core)
@@ -184,7 +191,7 @@ class _Lowering:
         work = {"bits": problem.name, "technique": technique.name, "macs": problem.macs, "limit": limit}
         call = {"symbol": symbol, "layer": plan.layer, "problem": problem_key(problem), **work}
         self.calls.append({**call, "parallel": bool(knobs["parallel"])})
-        self._report(plan, size, layout if requantize is not None else None)
+        self._report(plan, size, layout if requantize is not None else None, why)
         return result
 
     def _requantize_pixels(self, var: Any, call: Any, name: str, scope: dataflow.Scope) -> Any:
@@ -198,14 +205,14 @@ class _Lowering:
         packed = call_kernel(scope, kernel, "requantize", args, layout.shape(*shape), "uint8", f"{name}/physical")
         return self.forms.produced(packed, layout, shape_of(call), name)
 
-    def _report(self, plan: _Plan, size: int, written: Layout | None) -> None:
+    def _report(self, plan: _Plan, size: int, written: Layout | None, why: str) -> None:
         """Add a kernel to its layer's row: a transposed convolution has one for each phase of its stride."""
         row, technique = self.layers.get(plan.layer, {}), plan.choice.technique.name
         others = [name for name in row.get("technique", "").split(", ") if name and name != technique]
         ways = f"{plan.layout} > {written or 'accumulators'}"
         self.layers[plan.layer] = row | {
             "technique": ", ".join([*others, technique]),
-            "why": plan.choice.why,
+            "why": plan.choice.why + why,
             "layouts": ways,
             "saved": None if plan.saved is None else round((row.get("saved") or 0) + plan.saved),
             "bytes": row.get("bytes", 0) + size,
@@ -274,6 +281,13 @@ def _as_kernels_see(shape: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple
 def _thresholds(call: Any, layout: Layout) -> Thresholds:
     counts = [shape_of(table)[1] for table in _tables(call)[::2]]  # rises and, if there are any, falls
     return Thresholds(int(call.attrs["bits"]), counts[0], int(call.attrs["side_bits"]), layout, falls=sum(counts[1:]))
+
+
+def _lines(epilogue: Thresholds, tables: list[Any], problem: DotProblem) -> npt.NDArray[np.float32] | str | None:
+    """Lines by which codes are guessed where a search would take long, or why not; None where it would not."""
+    if epilogue.levels <= LINEAR_LEVELS or epilogue.falls or epilogue.side_bits:
+        return None
+    return fit_lines(constant(tables[0]), problem.accumulator_bound())
 
 
 def _tables(call: Any) -> list[Any]:

@@ -1,13 +1,13 @@
-"""The reverse walk: multipliers from a seed at the output to the inputs, operator by operator."""
+"""The reverse walk: what a carrier takes from a seed at the output to the cuts, operator by operator."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tvm import relax
 
-from relay_passes.attribution.rules import RULES, Context
+from relay_passes.attribution.rules import RULES, STOPS, Context
 from relay_passes.dataflow import name_of, variables
 from relay_passes.ops import op_name
 from schedules.errors import LowbitError
@@ -39,55 +39,83 @@ def rule_of(var: Any, value: Any) -> Any:
     Raises
     ------
     LowbitError
-        If the operator has none.
+        If the operator has none, or stands in `STOPS`.
     """
     operator = op_name(value)
+    if operator in STOPS:
+        hint = "explain an output before it, as target=tvm_lowbit.Element(..., output=...) does"
+        raise LowbitError(
+            f"layer {name_of(var)}", "an operator that explanations pass", f"{operator}: {STOPS[operator]}", hint
+        )
     if operator not in RULES:
         raise LowbitError(f"layer {name_of(var)}", "an operator with an attribution rule", operator or str(value), HINT)
     return RULES[operator]
 
 
-def multipliers(seed: Any, output: Any, values: list[tuple[Any, Any]], context: Context) -> dict[Any, Any]:
+def reaching(sources: Iterable[Any], values: list[tuple[Any, Any]], without: Any = None) -> frozenset[Any]:
+    """The variables that are computed from any of the sources, these included, on ways that do not pass ``without``."""
+    return active_variables([v for v in sources if v is not without], [v for v in values if v[0] is not without])
+
+
+def walk(
+    seed: Any, output: Any, values: list[tuple[Any, Any]], context: Context, cuts: Sequence[Any]
+) -> dict[Any, Any]:
     """Walk backwards.
 
     Parameters
     ----------
     seed : expression
-        Multiplier at ``output``, of its shape.
+        What stands at ``output``, float32 of its shape.
     output : Var
         Where the walk starts.
     values : list of (Var, expression)
         The program up to the output, in order.
     context : Context
         What rules may ask for.
+    cuts : sequence of Var
+        Where multipliers are wanted; no operator is asked that lies on no way from these to the output.
 
     Returns
     -------
     dict
-        The multiplier at every active variable that the output depends on.
+        What the carrier gives at each cut that the output depends on.
 
     Raises
     ------
     LowbitError
         If an operator on the way has no rule, or its rule does not cover the case.
     """
-    found = {output: seed}
+    return back(context.carrier.seed(context, seed), output, values, context, cuts)
+
+
+def back(g: Any, output: Any, values: list[tuple[Any, Any]], context: Context, cuts: Sequence[Any]) -> dict[Any, Any]:
+    """`walk` from what the carrier has at the output already."""
+    needed = reaching(cuts, values)
+    parts: dict[Any, list[tuple[Any, Any]]] = {output: [(None, g)]}
+    found: dict[Any, Any] = {}
+
+    def met(var: Any) -> Any:
+        if var not in found:
+            found[var] = context.carrier.meet(context, parts[var])
+        return found[var]
+
     for var, value in reversed(values):
-        if var not in found or var not in context.active:
+        if var not in parts or var not in needed:
             continue
+        if not any(argument in needed for argument in variables(value)):
+            met(var)
+            continue
+        g = context.carrier.enter(context, var, met(var))
         try:
-            partials = rule_of(var, value)(var, value, found[var], context)
+            partials = rule_of(var, value)(var, value, g, context)
         except NotImplementedError as error:
             raise LowbitError(
                 f"layer {name_of(var)}", f"a {op_name(value)} that its rule covers", str(error), HINT
             ) from error
         for argument, partial in _pairs(value.args, partials):
-            if partial is None or not isinstance(argument, relax.Var) or argument not in context.active:
-                continue
-            if argument in found:
-                partial = context.emit(relax.op.add(found[argument], partial))
-            found[argument] = partial
-    return found
+            if partial is not None and argument in needed:
+                parts.setdefault(argument, []).append((var, partial))
+    return {cut: met(cut) for cut in cuts if cut in parts}
 
 
 def _pairs(arguments: Any, partials: list[Any]) -> Iterator[tuple[Any, Any]]:
