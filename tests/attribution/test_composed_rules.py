@@ -67,6 +67,38 @@ def torch_dynamic(v: Any) -> Any:
     return ((rounded(v / scale) + zero).clamp(0, 7) - zero) * scale
 
 
+def quantised_by_range(emit: Any, x: Any) -> Any:
+    """Integers by a step that is computed, as ONNX's DynamicQuantizeLinear and DequantizeLinear."""
+    scale = emit(op.divide(emit(op.max(emit(op.abs(x)))), const(127.0)))
+    zero = emit(op.astype(emit(op.round(emit(op.multiply(scale, const(100.0))))), "int8"))
+    return op.dequantize(emit(op.quantize(x, scale, zero, axis=0, out_dtype="int8")), scale, zero, axis=0)
+
+
+def torch_by_range(v: Any) -> Any:
+    """The same."""
+    scale = v.abs().amax() / 127
+    zero = rounded(scale * 100)
+    return ((rounded(v / scale) + zero).clamp(-128, 127) - zero) * scale
+
+
+def masked(emit: Any, x: Any) -> Any:
+    """Comparisons and what joins them, on halves of the channels."""
+    a, b = (emit(op.strided_slice(x, [1], [i], [i + 2])) for i in (0, 2))
+    different = emit(op.logical_and(emit(op.not_equal(a, b)), emit(op.logical_not(emit(op.isnan(a))))))
+    finite = emit(op.logical_or(emit(op.isinf(a)), emit(op.isfinite(b))))
+    chosen = emit(op.logical_xor(emit(op.less(a, b)), emit(op.equal(a, const(0.5)))))
+    either = emit(op.logical_or(emit(op.greater_equal(a, const(1.0))), emit(op.less_equal(b, const(-1.0)))))
+    whole = emit(op.logical_and(emit(op.logical_and(different, finite)), emit(op.logical_and(chosen, either))))
+    ones = emit(op.multiply(emit(op.ones_like(a)), emit(op.full_like(a, const(2.0)))))
+    return op.add(emit(op.where(whole, emit(op.multiply(b, ones)), a)), emit(op.zeros_like(b)))
+
+
+def torch_masked(v: Any) -> Any:
+    """The same, of numbers."""
+    a, b = halves(v)
+    return torch.where((a < b) & ((a >= 1) | (b <= -1)), 2 * b, a)
+
+
 def bound(emit: Any, x: Any) -> Any:
     """Every result by its name in a chain."""
     norm = emit(op.sqrt(emit(op.sum(emit(op.multiply(x, x)), [1], keepdims=True))))
@@ -122,14 +154,7 @@ ROWS: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Any], Any]]] = {
         lambda emit, x: op.where(const(WIDE > 1, "bool"), x, const(2.0)),
         lambda v: torch.where(torch.tensor(WIDE > 1), v, 2.0),
     ),
-    "masks": (
-        pair(
-            lambda a, b: op.multiply(
-                op.astype(op.logical_xor(op.less(a, b), op.logical_not(op.equal(a, a))), "float32"), b
-            )
-        ),
-        lambda v: (halves(v)[0] < halves(v)[1]) * halves(v)[1],
-    ),
+    "masks": (masked, torch_masked),
     "dynamic quantiser": (dynamic, torch_dynamic),
     "local response": (local_response, lambda v: F.local_response_norm(v, 3, alpha=0.5)),
     "cumsum": (lambda emit, x: op.cumsum(x, 1), lambda v: v.cumsum(1)),
@@ -139,6 +164,14 @@ ROWS: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Any], Any]]] = {
         lambda v: (v @ v.mT).softmax(-1) @ v,
     ),
 }
+
+
+# What the rows and the tests below try, below "relax.".
+COMPOSED_RULES = {"nn.softmax", "nn.log_softmax", "nn.layer_norm", "nn.rms_norm", "nn.instance_norm", "nn.group_norm"}
+COMPOSED_RULES |= {"variance", "std", "divide", "maximum", "minimum", "max", "min", "where", "cumsum", "nn.avg_pool3d"}
+COMPOSED_RULES |= {"greater", "greater_equal", "less", "less_equal", "equal", "not_equal", "astype"}
+COMPOSED_RULES |= {*(f"logical_{name}" for name in ("and", "or", "xor", "not")), "isnan", "isinf", "isfinite"}
+COMPOSED_RULES |= {"zeros_like", "ones_like", "full_like", "quantize", "dequantize"}
 
 
 @pytest.fixture(scope="module")
@@ -211,11 +244,16 @@ def test_softmax_by_hand(scale: float) -> None:
     assert np.abs(found.multipliers).max() <= np.abs(g).max()
 
 
-def test_whole_tensor_maximum() -> None:
-    """Over the batch as well, which is one item here: the range that a dynamic quantiser measures."""
-    mod, _ = summed(lambda emit, x: emit(op.add(x, emit(op.max(x)))), (1, 3, 4))
+def test_step_from_the_range_of_a_tensor() -> None:
+    """Over the batch as well, which is one item here: complete, and the gradient straight through."""
     x = RNG.normal(size=(1, 3, 4)).astype(np.float32)
-    assert abs(float(explain(mod, x, reference=0.25).gap[0])) <= 1e-5
+    mod, g = summed(quantised_by_range, x.shape)
+    methods = [tvm_lowbit.DeepLift(target=0, reference=0.25), tvm_lowbit.Gradient(target=0)]
+    found = tvm_lowbit.build(mod, "host", explain=methods).run(x).explanations
+    assert abs(float(found["deeplift"].gap[0])) <= 1e-5
+    here = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    (torch_by_range(here) * t(g)).sum().backward()
+    np.testing.assert_allclose(found["gradient"].multipliers, here.grad.numpy(), rtol=2e-4, atol=1e-4)
 
 
 STOPPED: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
