@@ -111,9 +111,10 @@ def masks(net: Net, v: Any) -> Any:
     """Every comparison, joined."""
     a, b = halves(net, v)
     e = net.emit
-    ends = e(op.logical_or(e(op.less(a, b)), e(op.greater_equal(a, const(1.0)))))
+    ends = e(op.logical_or(e(op.less(a, b)), e(op.greater(a, const(1.0)))))
     other = e(op.logical_xor(e(op.less_equal(b, const(0.3))), e(op.equal(a, b))))
     most = e(op.logical_and(e(op.logical_and(ends, e(op.logical_not(other)))), e(op.not_equal(a, const(0.25)))))
+    most = e(op.logical_and(most, e(op.greater_equal(b, const(-2.0)))))
     safe = e(
         op.logical_or(e(op.logical_or(e(op.isnan(a)), e(op.isinf(b)))), e(op.logical_and(most, e(op.isfinite(a)))))
     )
