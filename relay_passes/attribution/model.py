@@ -83,6 +83,12 @@ class Model:
         outputs = [chosen_output(target, self.outputs, self.output_names) for target in targets]
         return self._run(inputs, [i for i in self._explained(targets) if self.values[i][0] in outputs])
 
+    def reached(self, target: Target) -> list[int]:
+        """Positions of the inputs that a target's output depends on."""
+        output = chosen_output(target, self.outputs, self.output_names)
+        found = ancestors(output, self.values)
+        return [i for i, param in enumerate(self.params) if param in found]
+
     def check_rules(self, targets: Sequence[Target]) -> None:
         """Find a missing rule before anything is compiled."""
         for i in self._explained(targets):

@@ -8,8 +8,9 @@ from types import MappingProxyType
 from relay_passes.attribution.methods.base import Method
 from relay_passes.attribution.methods.deep_lift import DeepLift
 from relay_passes.attribution.methods.gradient import Gradient, GradientXInput
+from relay_passes.attribution.methods.integrated import IntegratedGradients, SmoothGrad
 
-__all__ = ["METHODS", "DeepLift", "Gradient", "GradientXInput", "Method"]
+__all__ = ["METHODS", "DeepLift", "Gradient", "GradientXInput", "IntegratedGradients", "Method", "SmoothGrad"]
 
-_ROWS: tuple[type[Method], ...] = (DeepLift, Gradient, GradientXInput)
+_ROWS: tuple[type[Method], ...] = (DeepLift, Gradient, GradientXInput, IntegratedGradients, SmoothGrad)
 METHODS: Mapping[str, type[Method]] = MappingProxyType({row.method: row for row in _ROWS})
