@@ -42,7 +42,7 @@ def gaussian(shape: Sequence[int], seed: int, sample: int, stream: int) -> Any:
 def threefry(
     key: tuple[Any, Any], counter: tuple[Any, Any], word: Any, bind: Callable[[Any], Any] = lambda expr: expr
 ) -> tuple[Any, Any]:
-    """Two random words of 32 bits; ``word`` makes one of an int, sums wrap around, ``bind`` names what is read twice."""
+    """Two random words of 32 bits; ``word`` makes one of an int (sums wrap), ``bind`` names what is read twice."""
     keys = (*key, key[0] ^ key[1] ^ word(_PARITY))
     a, b = bind(counter[0] + keys[0]), bind(counter[1] + keys[1])
     for turn in range(20):
@@ -134,6 +134,4 @@ def _legalize(bb: Any, call_: Any) -> Any:
     return relax.call_tir(kernel, list(call_.args), call_.ty)
 
 
-register(
-    GAUSSIAN, 1, lambda c, ctx: relax.TensorType([1, *(int(d) for d in c.attrs["shape"])], "float32"), _legalize
-)
+register(GAUSSIAN, 1, lambda c, ctx: relax.TensorType([1, *(int(d) for d in c.attrs["shape"])], "float32"), _legalize)

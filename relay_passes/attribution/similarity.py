@@ -58,7 +58,9 @@ class Similarity(Target):
         """``(e - s o / |o|) / |o|`` for an embedding ``e`` of length 1; 0 where the output is 0."""
         length, similarity = self._cosine(emit, output)
         unit = emit(relax.op.divide(output, length), "step")
-        away = emit(relax.op.subtract(literal(self.direction), emit(relax.op.multiply(similarity, unit), "step")), "step")
+        away = emit(
+            relax.op.subtract(literal(self.direction), emit(relax.op.multiply(similarity, unit), "step")), "step"
+        )
         lengthless = emit(relax.op.divide(away, length), "step")
         there = emit(relax.op.astype(emit(relax.op.less(length, literal(_LARGE)), "step"), "float32"), "step")
         return emit(relax.op.multiply(lengthless, there), "seed")

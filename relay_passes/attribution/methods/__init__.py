@@ -9,8 +9,27 @@ from relay_passes.attribution.methods.base import Method
 from relay_passes.attribution.methods.deep_lift import DeepLift
 from relay_passes.attribution.methods.gradient import Gradient, GradientXInput
 from relay_passes.attribution.methods.integrated import IntegratedGradients, SmoothGrad
+from relay_passes.attribution.methods.semiring import SemiringEntropy, SemiringPath
 
-__all__ = ["METHODS", "DeepLift", "Gradient", "GradientXInput", "IntegratedGradients", "Method", "SmoothGrad"]
+__all__ = [
+    "METHODS",
+    "DeepLift",
+    "Gradient",
+    "GradientXInput",
+    "IntegratedGradients",
+    "Method",
+    "SemiringEntropy",
+    "SemiringPath",
+    "SmoothGrad",
+]
 
-_ROWS: tuple[type[Method], ...] = (DeepLift, Gradient, GradientXInput, IntegratedGradients, SmoothGrad)
+_ROWS: tuple[type[Method], ...] = (
+    DeepLift,
+    Gradient,
+    GradientXInput,
+    IntegratedGradients,
+    SmoothGrad,
+    SemiringPath,
+    SemiringEntropy,
+)
 METHODS: Mapping[str, type[Method]] = MappingProxyType({row.method: row for row in _ROWS})
