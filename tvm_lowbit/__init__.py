@@ -5,10 +5,12 @@ from tvm_lowbit.versions import check_at_import
 check_at_import()
 
 from relay_passes.attribution.methods import (  # noqa: E402 - TVM only after the check
+    Conductance,
     DeepLift,
     Gradient,
     GradientXInput,
     IntegratedGradients,
+    NeuronIntegratedGradients,
     SemiringEntropy,
     SemiringPath,
     SmoothGrad,
@@ -22,6 +24,7 @@ from tvm_lowbit.tuning.tune import tune  # noqa: E402
 
 __all__ = [
     "Artifact",
+    "Conductance",
     "DeepLift",
     "Difference",
     "Element",
@@ -30,6 +33,7 @@ __all__ = [
     "IntegratedGradients",
     "LowbitError",
     "MinusMean",
+    "NeuronIntegratedGradients",
     "SemiringEntropy",
     "SemiringPath",
     "Similarity",

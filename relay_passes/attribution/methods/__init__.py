@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from relay_passes.attribution.methods.base import Method
+from relay_passes.attribution.methods.conductance import Conductance, NeuronIntegratedGradients
 from relay_passes.attribution.methods.deep_lift import DeepLift
 from relay_passes.attribution.methods.gradient import Gradient, GradientXInput
 from relay_passes.attribution.methods.integrated import IntegratedGradients, SmoothGrad
@@ -13,11 +14,13 @@ from relay_passes.attribution.methods.semiring import SemiringEntropy, SemiringP
 
 __all__ = [
     "METHODS",
+    "Conductance",
     "DeepLift",
     "Gradient",
     "GradientXInput",
     "IntegratedGradients",
     "Method",
+    "NeuronIntegratedGradients",
     "SemiringEntropy",
     "SemiringPath",
     "SmoothGrad",
@@ -29,6 +32,7 @@ _ROWS: tuple[type[Method], ...] = (
     GradientXInput,
     IntegratedGradients,
     SmoothGrad,
+    Conductance,
     SemiringPath,
     SemiringEntropy,
 )

@@ -86,7 +86,10 @@ class Method(abc.ABC):
 
     def stacked(self, forward: Forward, explain_one: Callable[[Target], Sequence[Part]]) -> list[Part]:
         """The parts for each target, joined along a new axis after the batch where there are several."""
-        each = [explain_one(target) for target in self.targets]
+        return self.joined(forward, [explain_one(target) for target in self.targets])
+
+    def joined(self, forward: Forward, each: Sequence[Sequence[Part]]) -> list[Part]:
+        """The same, the parts for each target given."""
         if not self.several:
             return list(each[0])
         parts = []
@@ -111,6 +114,20 @@ def checked_count(where: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value <= 0:
         raise LowbitError(where, "a whole number above 0", repr(value))
     return int(value)
+
+
+def checked_layers(where: str, value: Any) -> tuple[str, ...]:
+    """One name of a layer, or several.
+
+    Raises
+    ------
+    LowbitError
+        If there is none, or it is no name.
+    """
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise LowbitError(where, "the name of a layer, or several", repr(value))
+    return names
 
 
 def checked_choice(where: str, value: Any, among: Collection[str]) -> None:
