@@ -109,6 +109,18 @@ class Carrier(abc.ABC):
         """What stands at a value that several operators read: ``(reader, g)`` of each, in the walk's order."""
         return reduce(lambda a, b: self.add(context, a, b), (g for _, g in parts))
 
+    def enter(self, context: Context, var: Any, g: Any) -> Any:
+        """What the rule of the operator that made ``var`` is given."""
+        return g
+
+    def multipliers(self, context: Context, cut: Any, g: Any) -> Any:
+        """What stands at a cut as an array of its shape."""
+        return g
+
+    def contributions(self, context: Context, cut: Any, g: Any) -> Any:
+        """What a cut contributes: multiplier times difference."""
+        return context.emit(relax.op.multiply(g, context.difference(cut)), "contributions")
+
     @abc.abstractmethod
     def shape(self, g: Any) -> tuple[int, ...]:
         """The shape of the value at which ``g`` stands."""

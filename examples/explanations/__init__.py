@@ -1,0 +1,1 @@
+"""What explanations cost: measured in pairs on this machine."""
