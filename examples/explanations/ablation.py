@@ -17,7 +17,7 @@ from explanations.methods import NeuronMethod
 Array = NDArray[np.float32]
 
 COUNTS = (4, 8, 16)
-LAYER = "act2"  # of the digits' networks: 64 channels
+LAYER = "conv2"  # of the digits' networks: 64 channels
 ITEMS = 200  # digits
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from explanations.ablation import COUNTS
 from explanations.ablation import LAYER as ABLATED
 from explanations.flip import ERASED, FLIPS
-from explanations.methods import METHODS, NEURON_METHODS, STEPS
+from explanations.methods import METHODS, NEURON_METHODS
 from explanations.models import SCHEMES
 from explanations.motifs import MOTIFS
 from explanations.shares import BEST, STRONG
@@ -117,10 +117,11 @@ def _flips(rows: Rows) -> list[str]:
         for name, method in known.items()
     ]
     return [
-        f"Scikit-learn's digits, {pairs}: of each test digit of the first class, up to {ERASED} of 64 pixels, those that "
-        "speak most for the first class against the second, are set to 0 (where their score is positive). The figure "
-        "is by how much the log-odds of the first class against the second fall, mean over digits and flips; mean and "
-        f"standard deviation over the trainings' seeds {', '.join(seeds)}. Larger is better. Test accuracy: {accuracy}.",
+        f"Scikit-learn's digits, {pairs}: of each test digit of the first class, up to {ERASED} of 64 pixels, those "
+        "that speak most for the first class against the second, are set to 0 (where their score is positive). The "
+        "figure is by how much the log-odds of the first class against the second fall, mean over digits and flips; "
+        f"mean and standard deviation over the trainings' seeds {', '.join(seeds)}. Larger is better. Test accuracy: "
+        f"{accuracy}.",
         *("", *table(head, changes), "", f"![Digit flip](explanations/{FLIPS_FIGURE})"),
         *("", "W2A2 by flip:", "", *table(("method", *pairs.split(", ")), each)),
         "",
@@ -164,11 +165,11 @@ def _motifs(rows: Rows) -> list[str]:
     return [
         "The DeepLIFT paper's simulation (1704.02685, section 4.2, Fig. 5b): DNA of 200 letters with one to three "
         "instances of the TAL1 motif, of GATA1, of both or of none, and a network (two convolutions of 50 filters of "
-        "width 11, mean over positions, dense layer of 50) that says whether there are both, GATA1, TAL1. Right answers "
-        f"on test sequences: {right}. The figure is the share of strong matches (log-odds against the background above "
-        f"{STRONG:g}, among the best {BEST} of a sequence; {counts} in {one['sequences']} test sequences that have both) "
-        'whose letters add up to zero or less for the task "both": evidence that the explanation misses. Smaller is '
-        f"better. Integrals have {STEPS} steps unless the row says otherwise.",
+        "width 11, mean over positions, dense layer of 50) that says whether there are both, GATA1, TAL1. Right "
+        f"answers on test sequences: {right}. The figure is the share of strong matches (log-odds against the "
+        f"background above {STRONG:g}, among the best {BEST} of a sequence; {counts} in {one['sequences']} test "
+        'sequences that have both) whose letters add up to zero or less for the task "both": evidence that the '
+        "explanation misses. Smaller is better.",
         *("", *table((*head, *(f"{_title(scheme)}, gap" for scheme in schemes)), lines)),
         *("", f"![Sequence logos](explanations/{LOGOS_FIGURE})"),
     ]
