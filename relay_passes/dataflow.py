@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tvm
@@ -116,7 +116,12 @@ def closed(builder: Any) -> Iterator[None]:
         raise
 
 
-def rebuild(mod: Any, visit: Visit = keep, finish: Callable[[Any, Scope], Any] = lambda body, scope: body) -> Any:
+def rebuild(
+    mod: Any,
+    visit: Visit = keep,
+    finish: Callable[[Any, Scope], Any] = lambda body, scope: body,
+    extra: Sequence[Any] = (),
+) -> Any:
     """``main`` anew, binding by binding, dead code removed.
 
     Parameters
@@ -128,12 +133,14 @@ def rebuild(mod: Any, visit: Visit = keep, finish: Callable[[Any, Scope], Any] =
         variable's place.
     finish : callable
         ``finish(body, scope)`` may replace what the function returns.
+    extra : sequence of Var
+        Further parameters.
     """
     function = mod["main"]
     others = {gv: f for gv, f in mod.functions.items() if gv.name_hint != "main"}
     builder = relax.BlockBuilder(tvm.IRModule(others, attrs=mod.attrs))
     scope = Scope(builder)
-    with closed(builder), builder.function("main", list(function.params), attrs=dict(function.attrs or {})):
+    with closed(builder), builder.function("main", [*function.params, *extra], attrs=dict(function.attrs or {})):
         with builder.dataflow():
             for binding in bindings(function):
                 value = scope.new(binding.value)

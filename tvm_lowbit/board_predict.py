@@ -47,7 +47,9 @@ def main(arguments: list[str]) -> None:
         os.dup2(stderr, 2)
     names = [output["name"] for output in manifest["outputs"]]
     for explanation in manifest["explanations"]:
-        names += [f"{explanation['name']}.{part}" for part in ("contributions", "multipliers", "target", "gap")]
+        for part in explanation["results"]:
+            layer = f"@{part['layer']}" if part["layer"] else ""
+            names.append(f"{explanation['name']}.{part['field']}{layer}")
     names += [f"codes.{probe}" for probe in manifest["probes"]]
     parts = []
     for start in range(0, len(x), manifest["batch"]):

@@ -11,7 +11,7 @@ import tvm
 
 from relay_passes import notes
 from relay_passes.attribution import instrument
-from relay_passes.attribution.method import DeepLift
+from relay_passes.attribution.methods import Method
 from relay_passes.compile import compile_module
 from relay_passes.memory import MemoryPlan
 from relay_passes.probe import ATTRIBUTE as PROBES
@@ -28,7 +28,7 @@ def build(
     model: Any,
     target: Any = "arm_cpu",
     *,
-    explain: Sequence[DeepLift] = (),
+    explain: Sequence[Method] = (),
     example_inputs: tuple[Any, ...] | None = None,
     batch: int = 1,
     technique: str | None = None,
@@ -44,7 +44,7 @@ def build(
         float32 inputs, first dimension the batch.
     target : str, dict or tvm.target.Target
         ``"arm_cpu"`` (any Armv8-A), a board (``"rpi3"``, ``"rpi4"``, ``"rpi5"``), ``"host"``, or a target of TVM.
-    explain : sequence of DeepLift
+    explain : sequence of Method
         Explanations compiled into the same library.
     example_inputs : tuple of tensors, optional
         What a ``torch.nn.Module`` is traced with.

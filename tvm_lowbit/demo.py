@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from relay_passes.attribution.method import DeepLift
+from relay_passes.attribution.methods import DeepLift
 from schedules.errors import LowbitError
 from tvm_lowbit.artifact import Artifact
 from tvm_lowbit.boards.emulated import EmulatedBoard

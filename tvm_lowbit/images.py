@@ -130,12 +130,14 @@ def read_picture(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
 def arrays_of(result: Result) -> dict[str, Array]:
     """Every array of a result under one name, as ``predict.py`` on a board names them.
 
-    ``deeplift.contributions``, ``.multipliers``, ``.target``, ``.gap``; ``codes.NAME`` for probes.
+    ``deeplift.contributions``, ``.multipliers``, ``.target``, ``.gap``, of layers ``deeplift.contributions@LAYER``;
+    ``codes.NAME`` for probes.
     """
     arrays = dict(result.outputs)
     for name, found in result.explanations.items():
-        for part in ("contributions", "multipliers", "target", "gap"):
-            arrays[f"{name}.{part}"] = getattr(found, part)
+        for row in found.method.results:
+            values = found.layers[row.layer] if row.layer else found.values
+            arrays[f"{name}.{row.key}"] = values[row.field]
     return arrays | {f"codes.{name}": codes for name, codes in result.codes.items()}
 
 

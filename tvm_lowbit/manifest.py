@@ -17,16 +17,33 @@ class TensorRow(BaseModel):
     dtype: str
 
 
+class ResultRow(BaseModel):
+    """One array of an explanation: ``contributions``, ``gap``, ... of the first input, or of a named layer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    field: str
+    layer: str = ""
+
+    @property
+    def key(self) -> str:
+        """What the array is called in files: ``contributions``, ``contributions@conv1``."""
+        return f"{self.field}@{self.layer}" if self.layer else self.field
+
+
 class ExplanationRow(BaseModel):
-    """How an explanation was computed."""
+    """How an explanation was computed, and the arrays it gives, in the library's order.
+
+    ``settings`` are those of the method, its reference among them; ``target`` is what of the output it explains.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     method: str
-    rule: str
-    reference: float | dict[str, Any]
-    target: int | str
+    settings: dict[str, Any]
+    target: Any
+    results: tuple[ResultRow, ...]
     rules_version: int
     decomposition: str
 
@@ -100,14 +117,14 @@ class MemoryRow(BaseModel):
 class Manifest(BaseModel):
     """Everything about a compiled library but its code.
 
-    ``outputs`` are the model's own; the library returns them first, then contributions, multipliers, target and gap for
-    each explanation, then the codes of each probed quantiser. ``kernels`` are in the order they run. ``files`` maps the
-    bundle's other files to their SHA-256.
+    ``outputs`` are the model's own; the library returns them first, then each explanation's ``results``, then the codes
+    of each probed quantiser. ``kernels`` are in the order they run. ``files`` maps the bundle's other files to their
+    SHA-256.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     tvm: str
     board: str
     core: str

@@ -8,7 +8,7 @@ from typing import Any
 
 from relay_passes import verify
 from relay_passes.attribution.instrument import instrument
-from relay_passes.attribution.method import DeepLift
+from relay_passes.attribution.methods import Method
 from relay_passes.canonicalize import canonicalize
 from relay_passes.dataflow import Each, no_layers
 from relay_passes.detect import detect_quantizers
@@ -30,7 +30,7 @@ class Options:
     ----------
     core : CoreSpec
         Which core to choose techniques for.
-    explain : tuple of DeepLift
+    explain : tuple of Method
         Explanations to compile in.
     probe : bool
         Also return the codes of every activation quantiser.
@@ -43,11 +43,15 @@ class Options:
     """
 
     core: CoreSpec
-    explain: tuple[DeepLift, ...] = ()
+    explain: tuple[Method, ...] = ()
     probe: bool = False
     technique: str | None = None
     exclude: tuple[str, ...] = ()
     each: Each = no_layers
+
+    def lowered(self, mod: Any) -> Any:
+        """A module brought from the phase ``instrument`` to its end, for functions that are compiled apart."""
+        return lower_lowbit(rewrite_lowbit(fold_padding(mod)), self.core, self.technique)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,9 @@ PHASES = (
         lambda m, o: recover_grid(m, o.each),
         verify.after_detect,
     ),
-    Phase("instrument", "append the explanations", lambda m, o: instrument(m, o.explain) if o.explain else m),
+    Phase(
+        "instrument", "append the explanations", lambda m, o: instrument(m, o.explain, o.lowered) if o.explain else m
+    ),
     Phase("probe", "append the codes of quantisers, if asked for", lambda m, o: probe(m) if o.probe else m),
     Phase("fold_padding", "pads by 0 to the convolutions behind them", lambda m, o: fold_padding(m)),
     Phase("rewrite", "quantised layers to integer operators", lambda m, o: rewrite_lowbit(m), verify.after_rewrite),

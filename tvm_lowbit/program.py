@@ -16,7 +16,6 @@ from tvm_lowbit.quiet import without_scope_warnings
 from tvm_lowbit.result import Explanation, Result
 
 Array = npt.NDArray[Any]
-RESULTS = 4  # contributions, multipliers, target, gap
 
 
 class Program:
@@ -103,7 +102,9 @@ class Program:
         rest = arrays[len(m.outputs) :]
         explanations = {}
         for row in m.explanations:
-            contributions, multipliers, target, gap = rest[:RESULTS]
-            explanations[row.name] = Explanation(contributions, multipliers, target, gap, row)
-            rest = rest[RESULTS:]
+            layers: dict[str, dict[str, Array]] = {}
+            for result, array in zip(row.results, rest, strict=False):
+                layers.setdefault(result.layer, {})[result.field] = array
+            explanations[row.name] = Explanation(row, layers.pop("", {}), layers)
+            rest = rest[len(row.results) :]
         return Result(outputs, explanations, dict(zip(m.probes, rest, strict=True)))

@@ -1,8 +1,8 @@
-"""The reverse walk: multipliers from a seed at the output to the inputs, operator by operator."""
+"""The reverse walk: what a carrier takes from a seed at the output to the cuts, operator by operator."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tvm import relax
@@ -47,47 +47,64 @@ def rule_of(var: Any, value: Any) -> Any:
     return RULES[operator]
 
 
-def multipliers(seed: Any, output: Any, values: list[tuple[Any, Any]], context: Context) -> dict[Any, Any]:
+def reaching(sources: Iterable[Any], values: list[tuple[Any, Any]], without: Any = None) -> frozenset[Any]:
+    """The variables that are computed from any of the sources, these included, on ways that do not pass ``without``."""
+    return active_variables([v for v in sources if v is not without], [v for v in values if v[0] is not without])
+
+
+def walk(
+    seed: Any, output: Any, values: list[tuple[Any, Any]], context: Context, cuts: Sequence[Any]
+) -> dict[Any, Any]:
     """Walk backwards.
 
     Parameters
     ----------
     seed : expression
-        Multiplier at ``output``, of its shape.
+        What stands at ``output``, float32 of its shape.
     output : Var
         Where the walk starts.
     values : list of (Var, expression)
         The program up to the output, in order.
     context : Context
         What rules may ask for.
+    cuts : sequence of Var
+        Where multipliers are wanted; no operator is asked that lies on no way from these to the output.
 
     Returns
     -------
     dict
-        The multiplier at every active variable that the output depends on.
+        What the carrier gives at each cut that the output depends on.
 
     Raises
     ------
     LowbitError
         If an operator on the way has no rule, or its rule does not cover the case.
     """
-    found = {output: seed}
+    needed = reaching(cuts, values)
+    parts: dict[Any, list[tuple[Any, Any]]] = {output: [(None, context.carrier.seed(context, seed))]}
+    found: dict[Any, Any] = {}
+
+    def met(var: Any) -> Any:
+        if var not in found:
+            found[var] = context.carrier.meet(context, parts[var])
+        return found[var]
+
     for var, value in reversed(values):
-        if var not in found or var not in context.active:
+        if var not in parts or var not in needed:
+            continue
+        g = met(var)
+        if not any(argument in needed for argument in variables(value)):
             continue
         try:
-            partials = rule_of(var, value)(var, value, found[var], context)
+            partials = rule_of(var, value)(var, value, g, context)
         except NotImplementedError as error:
             raise LowbitError(
                 f"layer {name_of(var)}", f"a {op_name(value)} that its rule covers", str(error), HINT
             ) from error
         for argument, partial in _pairs(value.args, partials):
-            if partial is None or not isinstance(argument, relax.Var) or argument not in context.active:
-                continue
-            if argument in found:
-                partial = context.emit(relax.op.add(found[argument], partial))
-            found[argument] = partial
-    return found
+            if partial is not None and argument in needed:
+                parts.setdefault(argument, []).append((var, partial))
+    return {cut: met(cut) for cut in cuts if cut in parts}
 
 
 def _pairs(arguments: Any, partials: list[Any]) -> Iterator[tuple[Any, Any]]:

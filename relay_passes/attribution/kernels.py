@@ -1,4 +1,4 @@
-"""Two operators that only explanations need: the transpose of a convolution, and max pooling's Rescale."""
+"""Operators that only explanations need: the transpose of a convolution, and the ways back through max pooling."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from relay_passes.problem import Geometry
 
 CONV2D_TRANSPOSED = "tvm_lowbit.conv2d_input_multiplier"
 MAX_POOL_RESCALE = "tvm_lowbit.max_pool2d_input_multiplier"
+MAX_POOL_GRADIENT = "tvm_lowbit.max_pool2d_gradient"
 
 
 def conv2d_input_multiplier(g: Any, weight: Any, in_shape: tuple[int, ...], at: Geometry) -> Any:
@@ -66,18 +67,17 @@ def max_pool2d_input_multiplier(g: Any, x: Any, x0: Any, pool: Any) -> Any:
     ``M - y0`` goes to the position of the largest input, ``y - M`` to that of the largest reference input, each over
     that position's own difference; overlapping windows add up. ``x0`` may have batch 1.
     """
-    a = pool
-    return call(
-        MAX_POOL_RESCALE,
-        g,
-        x,
-        x0,
-        in_shape=list(shape_of(x)),
-        kernel=[int(v) for v in a.pool_size],
-        stride=[int(v) for v in a.strides],
-        padding=[int(v) for v in a.padding],
-        dilation=[int(v) for v in a.dilation],
-    )
+    return call(MAX_POOL_RESCALE, g, x, x0, in_shape=list(shape_of(x)), **_window(pool))
+
+
+def max_pool2d_gradient(g: Any, x: Any, pool: Any) -> Any:
+    """The gradient at the input (NCHW) of a max pooling: all to the first position that holds the maximum."""
+    return call(MAX_POOL_GRADIENT, g, x, in_shape=list(shape_of(x)), **_window(pool))
+
+
+def _window(pool: Any) -> dict[str, list[int]]:
+    places = {"kernel": pool.pool_size, "stride": pool.strides, "padding": pool.padding, "dilation": pool.dilation}
+    return {name: [int(v) for v in values] for name, values in places.items()}
 
 
 def _legalize_max_pool(bb: Any, call_: Any) -> Any:
@@ -85,7 +85,7 @@ def _legalize_max_pool(bb: Any, call_: Any) -> Any:
     (kh, kw), (sy, sx), (dy, dx) = (map(int, a[key]) for key in ("kernel", "stride", "dilation"))
     top, left = int(a["padding"][0]), int(a["padding"][1])
 
-    def compute(g: Any, x: Any, x0: Any) -> Any:
+    def compute(g: Any, x: Any, x0: Any = None) -> Any:
         n, c, h, w = (int(d) for d in x.shape)
         oh, ow = int(g.shape[2]), int(g.shape[3])
         lowest, zero = tirx.min_value("float32"), tirx.const(0, "float32")
@@ -109,9 +109,9 @@ def _legalize_max_pool(bb: Any, call_: Any) -> Any:
 
             return te.compute((batch, c, oh, ow), element, name=name)
 
-        batch0 = int(x0.shape[0])
+        batch0 = n if x0 is None else int(x0.shape[0])
         at, y = largest(x, n, "largest")
-        at0, y0 = largest(x0, batch0, "largest_reference")
+        at0, y0 = (at, y) if x0 is None else largest(x0, batch0, "largest_reference")
         k = te.reduce_axis((0, kh * kw), "window")
 
         def element(b: Any, i: Any, iy: Any, ix: Any) -> Any:
@@ -119,6 +119,9 @@ def _legalize_max_pool(bb: Any, call_: Any) -> Any:
             py, px = iy + top - k // kw * dy, ix + left - k % kw * dx
             oy, ox = py // sy, px // sx
             inside = tirx.all(py >= 0, px >= 0, py % sy == 0, px % sx == 0, oy < oh, ox < ow)
+            if x0 is None:
+                mine = tirx.all(inside, at[b, i, oy, ox] == k)
+                return te.sum(tirx.if_then_else(mine, g[b, i, oy, ox], zero), axis=k)
             v, v0 = y[b, i, oy, ox], y0[b0, i, oy, ox]
             m = tirx.max(v, v0)
             share = tirx.Select(at[b, i, oy, ox] == k, m - v0, zero) + tirx.Select(at0[b0, i, oy, ox] == k, v - m, zero)
@@ -133,3 +136,4 @@ def _legalize_max_pool(bb: Any, call_: Any) -> Any:
 
 
 register(MAX_POOL_RESCALE, 3, _typed, _legalize_max_pool)
+register(MAX_POOL_GRADIENT, 2, _typed, _legalize_max_pool)

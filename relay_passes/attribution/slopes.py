@@ -1,20 +1,78 @@
-"""Local slopes: what stands for the derivative of a unary operator."""
+"""``Slope``: what stands for the derivative of an operator, by the method: a secant to a reference run, or a gradient.
+
+The rules ask for three things: the slope of a unary operator, what stands for the other factor of a product, and where
+a maximum's change goes.
+"""
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import numpy as np
 from tvm import relax
 
+from relay_passes.attribution.derivatives import DERIVATIVES
+from relay_passes.attribution.kernels import max_pool2d_gradient, max_pool2d_input_multiplier
 from relay_passes.attribution.rules.base import Context
-from relay_passes.ops import literal
+from relay_passes.ops import literal, op_name
 
 
-def secant(context: Context, x: Any, y: Any) -> Any:
-    """``(y - y0) / (x - x0)``, 0 where ``x == x0`` exactly: a tiny difference may carry a whole step."""
-    dx, dy = context.difference(x), context.difference(y)
-    same = context.emit(relax.op.equal(dx, literal(np.float32(0))))
-    # Where dx is 0, dy is 0 too, and the quotient with 1 instead is 0.
-    over = context.emit(relax.op.where(same, literal(np.float32(1)), dx))
-    return context.emit(relax.op.divide(dy, over), "slope")
+class Slope(abc.ABC):
+    """Local slopes of a walk."""
+
+    @abc.abstractmethod
+    def unary(self, context: Context, call: Any, var: Any) -> Any:
+        """The slope of ``var = call(x)``, an expression of x's shape."""
+
+    @abc.abstractmethod
+    def middle(self, context: Context, expr: Any) -> Any:
+        """What the other factor of a product is multiplied by where ``expr`` stands beside it."""
+
+    @abc.abstractmethod
+    def largest(self, context: Context, g: Any, x: Any, x0: Any, pool: Any) -> Any:
+        """Real multipliers at the input of a max pooling from those at its output; see `Context.both`."""
+
+
+class Secant(Slope):
+    """Differences over differences to the reference run: DeepLIFT's Rescale (1704.02685, section 3.5.2)."""
+
+    def unary(self, context: Context, call: Any, var: Any) -> Any:
+        """``(y - y0) / (x - x0)``, 0 where ``x == x0`` exactly: a tiny difference may carry a whole step."""
+        dx, dy = context.difference(call.args[0]), context.difference(var)
+        same = context.emit(relax.op.equal(dx, literal(np.float32(0))))
+        # Where dx is 0, dy is 0 too, and the quotient with 1 instead is 0.
+        over = context.emit(relax.op.where(same, literal(np.float32(1)), dx))
+        return context.emit(relax.op.divide(dy, over), "slope")
+
+    def middle(self, context: Context, expr: Any) -> Any:
+        """The mean of both runs: ``a b - a0 b0 = (a - a0) mean(b) + (b - b0) mean(a)``."""
+        if expr not in context.active:
+            return expr
+        both = context.emit(relax.op.add(expr, context.references[expr]), "sum")
+        return context.emit(relax.op.multiply(both, literal(np.float32(0.5))), "mean")
+
+    def largest(self, context: Context, g: Any, x: Any, x0: Any, pool: Any) -> Any:
+        """The difference goes to the positions that hold the maximum in either run."""
+        return context.emit(max_pool2d_input_multiplier(g, x, x0, pool))
+
+
+class Gradient(Slope):
+    """Derivatives at the input; straight through quantisers (`derivatives`)."""
+
+    def unary(self, context: Context, call: Any, var: Any) -> Any:
+        """The row of `DERIVATIVES`."""
+        if op_name(call) not in DERIVATIVES:
+            raise NotImplementedError("its derivative is not in DERIVATIVES")
+        return context.emit(DERIVATIVES[op_name(call)](context, call, var), "slope")
+
+    def middle(self, context: Context, expr: Any) -> Any:
+        """Itself."""
+        return expr
+
+    def largest(self, context: Context, g: Any, x: Any, x0: Any, pool: Any) -> Any:
+        """All to the first position that holds the maximum."""
+        return context.emit(max_pool2d_gradient(g, x, pool))
+
+
+SECANT, GRADIENT = Secant(), Gradient()

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import tvm
 from tvm import relax, te
 
+from relay_passes.attribution.carriers.base import LinearMap
 from relay_passes.ops import call, literal, register, shape_of
 
 WEIGHTED_TAKE = "tvm_lowbit.weighted_take"
@@ -47,6 +48,13 @@ def transposed(g: Any, axis: int, matrix: Matrix) -> Any:
     for i, column in enumerate(columns):
         index[i, : len(column)], weight[i, : len(column)] = column, matrix[column, i]
     return call(WEIGHTED_TAKE, g, literal(index), literal(weight), axis=axis)
+
+
+def taking(axis: int, matrix: Matrix) -> LinearMap:
+    """The map ``y = matrix @ x`` along an axis."""
+    return LinearMap(
+        "take", matrix, lambda context, g, w: transposed(g, axis, w), lambda context, x, w: transposed(x, axis, w.T)
+    )
 
 
 def chosen(indices: Any, extent: int) -> Matrix:

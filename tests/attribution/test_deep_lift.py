@@ -120,7 +120,7 @@ def test_contributions_sum_to_the_difference(
     x = random.normal(size=(8, *shape[1:])).astype(np.float32)
     x[0] = reference
     x[1] = np.nextafter(reference, np.float32(np.inf))
-    artifact = tvm_lowbit.build(mod, "host", explain=[DeepLift(reference, "argmax"), DeepLift(0.0, 1, "zero")])
+    artifact = tvm_lowbit.build(mod, "host", explain=[DeepLift(reference=reference), DeepLift(target=1, name="zero")])
     result = artifact.run(x)
     (logits,) = result.outputs.values()
     start = np.stack([reference] * 4)
@@ -162,7 +162,7 @@ def test_smallest_change_across_a_rounding_boundary_carries_the_step(scale: floa
         return emit(relax.op.matmul(quantised(emit, x, scale=scale, qmin=-2, qmax=1), const(np.eye(3))), "out")
 
     for start, end, sign in ((below, above, 1), (above, below, -1)):
-        methods = [DeepLift(start, i, f"out{i}") for i in range(3)]
+        methods = [DeepLift(reference=start, target=i, name=f"out{i}") for i in range(3)]
         result = tvm_lowbit.build(module(body, (1, 3)), "host", explain=methods).run(end[None])
         for i in range(3):
             found = result.explanations[f"out{i}"]
@@ -219,10 +219,10 @@ def test_targets_and_references_of_several_explanations() -> None:
         np.testing.assert_allclose(found.multipliers, weights.T[target], rtol=1e-6)
         np.testing.assert_allclose(found.contributions, weights.T[target] * (x - reference), rtol=1e-5, atol=1e-6)
     rows = {row.name: row for row in artifact.manifest.explanations}
-    assert rows["number"].reference == 0.25
+    assert rows["number"].settings["reference"] == 0.25
     assert (rows["number"].target, rows["deeplift"].target) == (1, "argmax")
-    assert rows["array"].reference == {"shape": [4], "values": array.tolist()}
-    assert {(row.method, row.rule) for row in rows.values()} == {("deeplift", "rescale")}
+    assert rows["array"].settings["reference"] == {"shape": [4], "values": array.tolist()}
+    assert {(row.method, row.settings["rule"]) for row in rows.values()} == {("deeplift", "rescale")}
 
 
 def test_predictions_do_not_change() -> None:
@@ -243,7 +243,7 @@ def test_two_inputs() -> None:
         return emit(relax.op.matmul(emit(relax.op.multiply(x, y), "product"), const(w)), "out")
 
     x, y = RNG.normal(size=(2, 1, 4)).astype(np.float32)
-    artifact = tvm_lowbit.build(module(body, (1, 4), (1, 4)), "host", explain=[DeepLift(0.5, 1)])
+    artifact = tvm_lowbit.build(module(body, (1, 4), (1, 4)), "host", explain=[DeepLift(reference=0.5, target=1)])
     found = artifact.run({"x": x, "y": y}).explanations["deeplift"]
     np.testing.assert_allclose(found.contributions, w[:, 1] * (x - 0.5) * (y + 0.5) / 2, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found.gap, [0], atol=1e-5)
@@ -279,11 +279,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "reference with a batch": ({"reference": np.zeros((2, 4))}, r"broadcasts to \(1, 4\), got \(2, 4\)"),
     "reference with NaN": ({"reference": np.float32([0, np.nan, 0, 0])}, "DeepLift reference: expected finite"),
     "reference infinite": ({"reference": float("inf")}, "DeepLift reference: expected finite"),
-    "target too large": ({"target": 3}, r"DeepLift target: expected a class index in 0\.\.2, got 3"),
-    "target negative": ({"target": -1}, r"DeepLift target: expected a class index in 0\.\.2, got -1"),
-    "target of another word": ({"target": "max"}, "DeepLift target: expected"),
-    "target of another type": ({"target": 1.0}, "DeepLift target: expected"),
-    "target True": ({"target": True}, "DeepLift target: expected"),
+    "target too large": ({"target": 3}, r"target: expected a class index in 0\.\.2, got 3"),
+    "target negative": ({"target": -1}, r"target: expected a class index in 0\.\.2, got -1"),
+    "target of another word": ({"target": "max"}, "target: expected"),
+    "target of another type": ({"target": 1.0}, "target: expected"),
+    "target True": ({"target": True}, "target: expected"),
     "name with a space": ({"name": "my name"}, "DeepLift name: expected an identifier"),
     "name empty": ({"name": ""}, "DeepLift name: expected an identifier"),
 }

@@ -156,7 +156,7 @@ def test_contributions_equal_tangermemes(bits: int | None, start: str, target: i
     x = random.normal(size=(ITEMS, *SHAPE)).astype(np.float32)
     array = random.normal(size=SHAPE).astype(np.float32) * np.float32(0.5)
     reference = array if start == "array" else np.float32(0)
-    method = tvm_lowbit.DeepLift(array if start == "array" else 0.0, target)
+    method = tvm_lowbit.DeepLift(reference=array if start == "array" else 0.0, target=target)
     artifact = tvm_lowbit.build(exported(network), "host", explain=[method])
     low_bit = [row.op for row in artifact.report.low_bit]
     assert low_bit == ([] if bits is None else ["relax.nn.conv2d"] * 3)

@@ -71,7 +71,7 @@ def test_build_compiles_the_explanation_asked_for(run, vector, tmp_path):
     asked = ("--explain", "deeplift", "--reference", 0.5, "--class", 2)
     run("build", vector, "--target", "host", *asked, "--out", tmp_path / "bundle")
     (row,) = tvm_lowbit.load(tmp_path / "bundle").manifest.explanations
-    assert (row.reference, row.target) == (0.5, 2)
+    assert (row.settings["reference"], row.target) == (0.5, 2)
 
 
 def test_run_predicts_from_a_bundle(run, bundle, images, tmp_path):
@@ -149,7 +149,7 @@ def test_explain_puts_many_items_on_sheets(run, vector, tmp_path):
     assert names == ["contributions.npz", "sheet_0.png", "sheet_1.png"]
     with np.load(tmp_path / "maps/contributions.npz") as written:
         assert (written["deeplift.target"] == 1).all()
-        expected = tvm_lowbit.build(vector, "host", explain=[tvm_lowbit.DeepLift(0.25, 1)]).run(
+        expected = tvm_lowbit.build(vector, "host", explain=[tvm_lowbit.DeepLift(reference=0.25, target=1)]).run(
             np.load(tmp_path / "x.npy")
         )
         np.testing.assert_array_equal(

@@ -36,7 +36,7 @@ def test_round_trip(artifact: tvm_lowbit.Artifact, bundle: Path) -> None:
     explanation = there.explanations["deeplift"]
     np.testing.assert_array_equal(explanation.contributions, here.explanations["deeplift"].contributions)
     assert explanation.target.tolist() == [1] * 4
-    assert explanation.method.rule == "rescale" and explanation.method.reference == 0.0
+    assert explanation.method.settings == {"rule": "rescale", "reference": 0.0, "layers": []}
     assert str(loaded.report) == str(artifact.report)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tvm import relax
 
+from relay_passes.attribution.carriers.base import Carrier, LinearMap
 from relay_passes.dataflow import Scope
 from relay_passes.ops import constant, difference, literal, op_name, shape_of
+
+if TYPE_CHECKING:
+    from relay_passes.attribution.slopes import Slope
 
 # Linear in their first argument while the others are constant.
 _LINEAR_IN_FIRST = frozenset(
@@ -39,11 +43,14 @@ class Context:
     values : mapping
         Variable of the forward program to the call that made it.
     references : mapping
-        Variable to its value in the reference run, a constant with batch 1.
+        Variable to its value in the reference run: a constant with batch 1, or a variable of the same program. Empty
+        for methods without a reference.
     active : frozenset
         Variables that depend on the model's inputs; all others have no difference.
-    slope : callable
-        ``slope(context, x, y)``, the local slope of a unary operator, an expression of ``x``'s shape.
+    slope : Slope
+        What stands for derivatives.
+    carrier : Carrier
+        What is propagated.
     prefix : str
         Names of bound expressions start with it.
     differences : dict
@@ -54,7 +61,8 @@ class Context:
     values: Mapping[Any, Any]
     references: Mapping[Any, Any]
     active: frozenset[Any]
-    slope: Callable[[Context, Any, Any], Any]
+    slope: Slope
+    carrier: Carrier
     prefix: str
     differences: dict[Any, Any] = field(default_factory=dict)
 
@@ -98,21 +106,48 @@ class Context:
     def _again(self, call: Any, args: list[Any]) -> Any:
         return self.emit(type(call)(call.op, args, attrs=call.attrs), "exact")
 
-    def mean(self, expr: Any) -> Any:
-        """Mean of input run and reference run; the value itself where there is no difference."""
-        if expr not in self.active:
-            return expr
-        both = self.emit(relax.op.add(expr, self.references[expr]), "sum")
-        return self.emit(relax.op.multiply(both, literal(np.float32(0.5))), "mean")
+    def scale(self, g: Any, factor: Any) -> Any:
+        """``g`` times a float32 tensor that broadcasts with it."""
+        return self.carrier.scale(self, g, factor)
+
+    def negative(self, g: Any) -> Any:
+        """``-g``."""
+        return self.carrier.scale(self, g, literal(np.float32(-1)))
+
+    def move(self, g: Any, f: Callable[[Any], Any]) -> Any:
+        """``f(g)``, where ``f`` moves or repeats elements and does nothing else."""
+        return self.carrier.move(self, g, f)
+
+    def reshape(self, g: Any, shape: Sequence[int]) -> Any:
+        """``g`` in another shape."""
+        if self.carrier.shape(g) == tuple(shape):
+            return g
+        return self.move(g, lambda e: relax.op.reshape(e, relax.ShapeExpr(list(shape))))
+
+    def repeat(self, g: Any, shape: Sequence[int]) -> Any:
+        """``g`` broadcast to a shape."""
+        if self.carrier.shape(g) == tuple(shape):
+            return g
+        return self.move(g, lambda e: relax.op.broadcast_to(e, relax.ShapeExpr(list(shape))))
+
+    def total(self, g: Any, axes: Sequence[int]) -> Any:
+        """The sum along axes, which stay with extent 1."""
+        return self.carrier.total(self, g, list(axes)) if axes else g
+
+    def linear(self, g: Any, through: LinearMap, x: Any) -> Any:
+        """Back through a linear map that was applied to ``x``."""
+        return self.carrier.linear(self, g, through, x)
+
+    def middle(self, expr: Any) -> Any:
+        """What stands for a value beside which another is multiplied; itself where it does not vary."""
+        return self.slope.middle(self, expr) if expr in self.active else expr
 
     def sum_to(self, g: Any, shape: tuple[int, ...]) -> Any:
         """Undo a broadcast: sum over the axes along which an operand of this shape was repeated."""
-        full = shape_of(g)
+        full = self.carrier.shape(g)
         lead = len(full) - len(shape)
         axes = [i for i, extent in enumerate(full) if i < lead or (shape[i - lead] == 1 and extent > 1)]
-        if axes:
-            g = self.emit(relax.op.sum(g, axes, keepdims=True), "sum")
-        return g if shape_of(g) == shape else self.emit(relax.op.reshape(g, relax.ShapeExpr(list(shape))), "shaped")
+        return self.reshape(self.total(g, axes), shape)
 
 
 def _widened(operand: Any) -> Any:

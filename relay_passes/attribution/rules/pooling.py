@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from relay_passes.attribution.kernels import max_pool2d_input_multiplier
+from relay_passes.attribution.carriers.base import LinearMap
 from relay_passes.attribution.rules.base import Context, RuleFunction
-from relay_passes.attribution.taps import transposed
+from relay_passes.attribution.taps import taking
 from relay_passes.ops import literal, shape_of
 from relay_passes.window_sums import Windows, adaptive_windows, pooling_windows
 
@@ -21,7 +21,7 @@ def max_pool2d(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     x, a = call.args[0], call.attrs
     if a.layout != "NCHW":
         raise NotImplementedError("only NCHW max pooling has a rule")
-    return [context.emit(max_pool2d_input_multiplier(g, x, context.references[x], a))]
+    return [_pooled(g, x, lambda value: value, a, context)]
 
 
 def max_pool1d(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
@@ -52,25 +52,37 @@ def maximum_along_axes(sign: int) -> RuleFunction:
             shape = shape_of(value)
             return shape[0], int(np.prod(shape[1 : axes[0]])), 1, int(np.prod(shape[axes[0] :]))
 
-        kept = _shape(g, (shape_of(x)[0], int(np.prod(shape_of(x)[1 : axes[0]])), 1, 1), context)
+        kept = context.reshape(g, (shape_of(x)[0], int(np.prod(shape_of(x)[1 : axes[0]])), 1, 1))
         return [_largest(x, kept, pool, image, context, sign)]
 
     return rule
 
 
-def _shape(value: Any, shape: tuple[int, ...], context: Context) -> Any:
-    return context.emit(relax.op.reshape(value, relax.ShapeExpr(list(shape))))
-
-
 def _largest(x: Any, g: Any, pool: Any, image: Callable[[Any], Any], context: Context, sign: int = 1) -> Any:
     """Max pooling of x seen as an image; the smallest value is the largest of the negated ones."""
-    both = [x, context.references[x]]
-    if sign < 0:
-        both = [context.emit(relax.op.negative(value)) for value in both]
-    here, there = (_shape(value, image(value), context) for value in both)
-    if len(shape_of(g)) == 3:
-        g = _shape(g, (shape_of(g)[0], shape_of(g)[1], 1, shape_of(g)[2]), context)
-    return _shape(context.emit(max_pool2d_input_multiplier(g, here, there, pool)), shape_of(x), context)
+
+    def seen(value: Any) -> Any:
+        value = value if sign > 0 else context.emit(relax.op.negative(value))
+        return context.emit(relax.op.reshape(value, relax.ShapeExpr(list(image(value)))))
+
+    shape = context.carrier.shape(g)
+    g = context.reshape(g, (shape[0], shape[1], 1, shape[2])) if len(shape) == 3 else g
+    return context.reshape(_pooled(g, x, seen, pool, context), shape_of(x))
+
+
+def _pooled(g: Any, x: Any, seen: Callable[[Any], Any], pool: Any, context: Context) -> Any:
+    """The max pooling as a linear map of what stands at its result: each method knows where a maximum's change goes."""
+    here = seen(x)
+    there = seen(context.references[x]) if x in context.references else None
+
+    def transpose(context: Context, g: Any, w: Any) -> Any:
+        return context.slope.largest(context, g, here, there, pool)
+
+    def forward(context: Context, v: Any, w: Any) -> Any:
+        raise NotImplementedError("a maximum is not linear in its input")
+
+    through = LinearMap("max_pool", np.ones((), np.float32), transpose, forward, pool)
+    return context.linear(g, through, x)
 
 
 def average_pool(windows: Callable[[Any], list[Windows] | None]) -> RuleFunction:
@@ -83,7 +95,7 @@ def average_pool(windows: Callable[[Any], list[Windows] | None]) -> RuleFunction
         for axis, tables in enumerate(axes, 2):
             shares, extent = tables.shares, shape_of(call.args[0])[axis]
             whole = np.pad(shares, [(0, 0), (0, extent - shares.shape[1])])
-            g = context.emit(transposed(g, axis, whole))
+            g = context.linear(g, taking(axis, whole), call.args[0])
         return [g]
 
     return rule
@@ -91,24 +103,24 @@ def average_pool(windows: Callable[[Any], list[Windows] | None]) -> RuleFunction
 
 def mean(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     """G over the count, broadcast to the input's shape."""
-    shape = shape_of(call.args[0])
-    axes = sorted(int(a) % len(shape) for a in call.attrs.axis) if call.attrs.axis else list(range(len(shape)))
-    return [_spread(g, shape, axes, context)]
+    shape, axes = shape_of(call.args[0]), _axes(call)
+    count = np.float32(np.prod([shape[i] for i in axes]))
+    return [context.scale(_spread(g, shape, axes, context), literal(np.float32(1) / count))]
 
 
 def total(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     """G, broadcast to the input's shape."""
-    shape = shape_of(call.args[0])
-    axes = [int(a) % len(shape) for a in call.attrs.axis] if call.attrs.axis is not None else list(range(len(shape)))
-    kept = _shape(g, tuple(1 if i in axes else extent for i, extent in enumerate(shape)), context)
-    return [context.emit(relax.op.broadcast_to(kept, relax.ShapeExpr(list(shape))))]
+    return [_spread(g, shape_of(call.args[0]), _axes(call), context)]
+
+
+def _axes(call: Any) -> list[int]:
+    rank = len(shape_of(call.args[0]))
+    return [int(a) % rank for a in call.attrs.axis] if call.attrs.axis is not None else list(range(rank))
 
 
 def _spread(g: Any, shape: tuple[int, ...], axes: list[int], context: Context) -> Any:
-    kept = relax.ShapeExpr([1 if i in axes else extent for i, extent in enumerate(shape)])
-    count = np.float32(np.prod([shape[i] for i in axes]))
-    share = context.emit(relax.op.divide(context.emit(relax.op.reshape(g, kept)), literal(count)))
-    return context.emit(relax.op.broadcast_to(share, relax.ShapeExpr(list(shape))))
+    kept = context.reshape(g, [1 if i in axes else extent for i, extent in enumerate(shape)])
+    return context.repeat(kept, shape)
 
 
 POOLING = {

@@ -9,24 +9,25 @@ import numpy as np
 from tvm import relax
 
 from relay_passes.attribution.rules.base import Context
-from relay_passes.attribution.taps import chosen, resize_matrix, transposed
+from relay_passes.attribution.taps import chosen, resize_matrix, taking
 from relay_passes.ops import constant, shape_of
 
 
-def _shaped(g: Any, shape: Any, context: Context) -> Any:
-    return context.emit(relax.op.reshape(g, relax.ShapeExpr(list(shape))))
+def _slice(g: Any, axis: int, begin: int, end: int, context: Context) -> Any:
+    return context.move(g, lambda e: relax.op.strided_slice(e, [axis], [begin], [end]))
 
 
 def reshape(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     """Back to the input's shape."""
-    return [_shaped(g, shape_of(call.args[0]), context), *[None] * (len(call.args) - 1)]
+    return [context.reshape(g, shape_of(call.args[0])), *[None] * (len(call.args) - 1)]
 
 
 def permute_dims(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     """The inverse permutation."""
     rank = len(shape_of(call.args[0]))
     axes = [int(a) % rank for a in call.attrs.axes] if call.attrs.axes else list(range(rank))[::-1]
-    return [context.emit(relax.op.permute_dims(g, [axes.index(i) for i in range(rank)]))]
+    back = [axes.index(i) for i in range(rank)]
+    return [context.move(g, lambda e: relax.op.permute_dims(e, back))]
 
 
 def concat(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
@@ -34,17 +35,15 @@ def concat(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     fields = list(call.args[0].fields)
     axis = int(call.attrs.axis or 0) % len(shape_of(fields[0]))
     bounds = np.cumsum([0, *(shape_of(field)[axis] for field in fields)])
-    return [
-        [context.emit(relax.op.strided_slice(g, [axis], [int(b)], [int(e)])) for b, e in pairwise(bounds)],
-    ]
+    return [[_slice(g, axis, int(begin), int(end), context) for begin, end in pairwise(bounds)]]
 
 
 def stack(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     """Each tensor gets its slice, without the new axis."""
     fields = list(call.args[0].fields)
     axis = int(call.attrs.axis or 0) % (len(shape_of(fields[0])) + 1)
-    slices = [context.emit(relax.op.strided_slice(g, [axis], [i], [i + 1])) for i in range(len(fields))]
-    return [[_shaped(part, shape_of(field), context) for part, field in zip(slices, fields, strict=True)]]
+    slices = [_slice(g, axis, i, i + 1, context) for i in range(len(fields))]
+    return [[context.reshape(part, shape_of(field)) for part, field in zip(slices, fields, strict=True)]]
 
 
 def strided_slice(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
@@ -56,7 +55,7 @@ def strided_slice(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
         taken = range(*slice(*bounds).indices(shape[axis]))
         if len(taken) != shape_of(call)[axis]:
             raise NotImplementedError("its bounds are read otherwise than NumPy's")
-        g = context.emit(transposed(g, axis % len(shape), chosen(taken, shape[axis])))
+        g = context.linear(g, taking(axis % len(shape), chosen(taken, shape[axis])), call.args[0])
     return [g, *[None] * (len(call.args) - 1)]
 
 
@@ -66,14 +65,14 @@ def take(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     if indices is None or call.attrs.axis is None:
         raise NotImplementedError("its indices are not constant, or it has no axis")
     axis = int(call.attrs.axis) % len(shape)
-    g = _shaped(g, [*shape[:axis], indices.size, *shape[axis + 1 :]], context)
+    g = context.reshape(g, [*shape[:axis], indices.size, *shape[axis + 1 :]])
     at = np.clip(np.where(indices < 0, indices + shape[axis], indices).reshape(-1), 0, shape[axis] - 1)
-    return [context.emit(transposed(g, axis, chosen(at, shape[axis]))), None]
+    return [context.linear(g, taking(axis, chosen(at, shape[axis])), call.args[0]), None]
 
 
 def flip(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     """Flipped back."""
-    return [context.emit(relax.op.flip(g, int(call.attrs.axis)))]
+    return [context.move(g, lambda e: relax.op.flip(e, int(call.attrs.axis)))]
 
 
 def repeat(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
@@ -83,7 +82,7 @@ def repeat(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     shape = shape_of(call.args[0])
     axis, copies = int(call.attrs.axis) % len(shape), int(call.attrs.repeats)
     at = np.repeat(np.arange(shape[axis]), copies)
-    return [context.emit(transposed(g, axis, chosen(at, shape[axis])))]
+    return [context.linear(g, taking(axis, chosen(at, shape[axis])), call.args[0])]
 
 
 def tile(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
@@ -93,7 +92,7 @@ def tile(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
         raise NotImplementedError("it adds axes")
     for axis, (extent, wide) in enumerate(zip(shape, out, strict=True)):
         if wide != extent:
-            g = context.emit(transposed(g, axis, chosen(np.arange(wide) % extent, extent)))
+            g = context.linear(g, taking(axis, chosen(np.arange(wide) % extent, extent)), call.args[0])
     return [g]
 
 
@@ -109,7 +108,7 @@ def resize2d(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
         raise NotImplementedError("only NCHW images have a rule")
     for axis in (2, 3):
         matrix = resize_matrix(call.attrs, shape[axis], shape_of(call)[axis])
-        g = context.emit(transposed(g, axis, matrix))
+        g = context.linear(g, taking(axis, matrix), call.args[0])
     return [g, None]
 
 
@@ -119,7 +118,7 @@ def pad(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
         raise NotImplementedError("only a pad by a constant has a rule")
     before = [int(width) for width in call.attrs.pad_width][::2]
     ends = [b + extent for b, extent in zip(before, shape_of(call.args[0]), strict=True)]
-    return [context.emit(relax.op.strided_slice(g, list(range(len(ends))), before, ends))]
+    return [context.move(g, lambda e: relax.op.strided_slice(e, list(range(len(ends))), before, ends))]
 
 
 SHAPE = {

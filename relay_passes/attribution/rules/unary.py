@@ -1,4 +1,4 @@
-"""Unary operators: g times the local slope, for DeepLIFT's Rescale the secant dy / dx (1704.02685, section 3.5.2).
+"""Unary operators: g times the local slope: a derivative, or the secant dy / dx of Rescale (1704.02685, section 3.5.2).
 
 A quantiser is a unary operator like any other: its secant is defined where its gradient is zero or undefined, and a
 chain of secants telescopes, so fusing quantiser and activation changes nothing.
@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm import relax
-
 from relay_passes.attribution.rules.base import Context
 from relay_passes.ops import FAKE_QUANT
 
 
 def unary(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
-    """G times the slope of the operator between the two runs."""
-    slope = context.slope(context, call.args[0], var)
-    return [context.emit(relax.op.multiply(g, slope)), *[None] * (len(call.args) - 1)]
+    """G times the slope of the operator, unless the carrier knows better."""
+    return [context.carrier.unary(context, call, var, g), *[None] * (len(call.args) - 1)]
 
 
 _OPERATORS = ("relax.nn.relu", "relax.clip", "relax.round", "relax.sign", "relax.abs", FAKE_QUANT)

@@ -1,0 +1,1 @@
+"""What a reverse walk carries: see `base.Carrier`."""

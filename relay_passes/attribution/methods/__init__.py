@@ -1,0 +1,15 @@
+"""``METHODS``: the ways to explain, one file a family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from relay_passes.attribution.methods.base import Method
+from relay_passes.attribution.methods.deep_lift import DeepLift
+from relay_passes.attribution.methods.gradient import Gradient, GradientXInput
+
+__all__ = ["METHODS", "DeepLift", "Gradient", "GradientXInput", "Method"]
+
+_ROWS: tuple[type[Method], ...] = (DeepLift, Gradient, GradientXInput)
+METHODS: Mapping[str, type[Method]] = MappingProxyType({row.method: row for row in _ROWS})

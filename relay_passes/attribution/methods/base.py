@@ -1,0 +1,139 @@
+"""``Method``: what a user asks for, checked where it is written; and how its parts are added to a program."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from tvm import relax
+
+from relay_passes.attribution.model import Forward, Model, Part
+from relay_passes.attribution.rules.base import Context
+from relay_passes.attribution.targets import Target, parse
+from relay_passes.ops import shape_of
+from schedules.errors import LowbitError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Method(abc.ABC):
+    """A way to explain an output.
+
+    Attributes
+    ----------
+    target : int, "argmax", Target, or a list of these
+        What is explained. With several, every array of the explanation has an axis for them after the batch.
+    name : str
+        Key of the result in ``result.explanations``; by default the method's.
+    """
+
+    method: ClassVar[str]
+
+    target: Any = "argmax"
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.method if self.name is None else self.name)
+        if not str(self.name).isidentifier():
+            raise LowbitError(f"{type(self).__name__} name", "an identifier", repr(self.name))
+        object.__setattr__(self, "_targets", parse(self.target))
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The targets, at least one."""
+        found: tuple[Target, ...] = self.__dict__["_targets"]
+        return found
+
+    @property
+    def key(self) -> str:
+        """The name."""
+        return str(self.name)
+
+    @property
+    def several(self) -> bool:
+        """Whether arrays have an axis for targets."""
+        return isinstance(self.target, list | tuple)
+
+    def prepare(self, model: Model) -> Any:
+        """What must be known before the program is written: reference runs, functions of their own (`model.step`)."""
+        return None
+
+    @abc.abstractmethod
+    def explain(self, forward: Forward, prepared: Any) -> list[Part]:
+        """Write the explanation and name what it gives."""
+
+    @abc.abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Everything that defines the explanation besides its target, in JSON types."""
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest."""
+        described = [target.describe() for target in self.targets]
+        target = described if self.several else described[0]
+        return {"method": self.method, "settings": self.settings(), "target": target}
+
+    def stacked(self, forward: Forward, explain_one: Callable[[Target], Sequence[Part]]) -> list[Part]:
+        """The parts for each target, joined along a new axis after the batch where there are several."""
+        each = [explain_one(target) for target in self.targets]
+        if not self.several:
+            return list(each[0])
+        parts = []
+        for same in zip(*each, strict=True):
+            grown = []
+            for part in same:
+                batch, *rest = shape_of(part.value)
+                grown.append(forward.emit(relax.op.reshape(part.value, relax.ShapeExpr([batch, 1, *rest]))))
+            joined = forward.emit(relax.op.concat(grown, axis=1), f"{self.key}/{same[0].field}")
+            parts.append(Part(same[0].field, joined, same[0].layer))
+        return parts
+
+
+def checked_reference(where: str, reference: Any) -> Array:
+    """A reference as an array of finite numbers.
+
+    Raises
+    ------
+    LowbitError
+        If it is not one.
+    """
+    try:
+        array = np.asarray(reference, np.float64)
+    except (TypeError, ValueError) as error:
+        raise LowbitError(f"{where} reference", "a number or an array", repr(reference)) from error
+    if not np.all(np.isfinite(array)):
+        raise LowbitError(f"{where} reference", "finite numbers", "NaN or infinity")
+    return array
+
+
+def broadcast_reference(where: str, reference: Any, shape: Sequence[int]) -> npt.NDArray[np.float32]:
+    """The reference as a batch of 1 for an input of this shape.
+
+    Raises
+    ------
+    LowbitError
+        If it cannot be broadcast.
+    """
+    array = np.asarray(reference, np.float32)
+    whole = (1, *shape[1:])
+    try:
+        return np.ascontiguousarray(np.broadcast_to(array, whole))
+    except ValueError as error:
+        expected = f"a number or an array that broadcasts to {whole}"
+        raise LowbitError(f"{where} reference", expected, str(array.shape)) from error
+
+
+def described_reference(reference: Any) -> Any:
+    """In JSON types."""
+    array = np.asarray(reference, np.float32)
+    return float(array) if array.ndim == 0 else {"shape": list(array.shape), "values": array.ravel().tolist()}
+
+
+def summed(context: Context, expr: Any) -> Any:
+    """The sum over all but the batch."""
+    axes = list(range(1, len(shape_of(expr))))
+    return context.emit(relax.op.sum(expr, axes), "sum") if axes else expr

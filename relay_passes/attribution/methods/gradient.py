@@ -1,0 +1,114 @@
+"""``Gradient`` and ``GradientXInput``: derivatives of the output at the input, straight through quantisers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from tvm import relax
+
+from relay_passes.attribution.carriers.base import Real
+from relay_passes.attribution.methods.base import (
+    Method,
+    broadcast_reference,
+    checked_reference,
+    described_reference,
+    summed,
+)
+from relay_passes.attribution.model import Forward, Model, Part
+from relay_passes.attribution.rules.base import Context
+from relay_passes.attribution.slopes import GRADIENT
+from relay_passes.attribution.targets import Target
+from relay_passes.ops import literal, shape_of
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Gradient(Method):
+    """The gradient of the target (1312.6034); at quantisers that of a clip to their range.
+
+    Attributes
+    ----------
+    reference : float or array
+        The input from which the gap is measured: how far ``gradient * (input - reference)`` is from summing to the
+        output's difference. Straight-through gradients leave a large one.
+    layers : sequence of str
+        Names of layers at which gradients are given too.
+    target, name
+        See `Method`.
+    """
+
+    method: ClassVar[str] = "gradient"
+
+    reference: float | npt.NDArray[Any] = 0.0
+    layers: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checked_reference(type(self).__name__, self.reference)
+        object.__setattr__(self, "layers", (self.layers,) if isinstance(self.layers, str) else tuple(self.layers))
+
+    def settings(self) -> dict[str, Any]:
+        """Reference and layers."""
+        return {"reference": described_reference(self.reference), "layers": list(self.layers)}
+
+    def inputs(self, model: Model) -> list[npt.NDArray[np.float32]]:
+        """The reference for each input, with batch 1."""
+        where = type(self).__name__
+        return [broadcast_reference(where, self.reference, shape_of(param)) for param in model.params]
+
+    def prepare(self, model: Model) -> Any:
+        """The outputs at the reference."""
+        model.check_rules(self.targets)
+        return self.inputs(model), model.reference_outputs(self.inputs(model), self.targets)
+
+    def explain(self, forward: Forward, prepared: Any) -> list[Part]:
+        """Gradients, target and gap."""
+        starts, run = prepared
+        at_reference = forward.references(run)
+        context = forward.context(self.key, GRADIENT, Real())
+        return self.stacked(forward, lambda target: self._one(forward, context, target, starts, at_reference))
+
+    def _one(self, forward: Forward, context: Context, target: Target, starts: Any, at_reference: Any) -> list[Part]:
+        output = forward.output(target)
+        choice = target.choose(context.emit, output)
+        seed = target.seed(context.emit, shape_of(output), choice)
+        named = {name: forward.layer(name) for name in self.layers}
+        found = forward.walk(context, output, seed, [*forward.params, *named.values()])
+        shares = {
+            param: context.emit(
+                relax.op.multiply(found[param], context.emit(relax.op.subtract(param, literal(start)))), "contributions"
+            )
+            for param, start in zip(forward.params, starts, strict=True)
+            if param in found
+        }
+        total = None
+        for share in shares.values():
+            part = summed(context, share)
+            total = part if total is None else context.emit(relax.op.add(total, part))
+        change = context.emit(relax.op.subtract(output, at_reference[output]))
+        delta = summed(context, context.emit(relax.op.multiply(change, seed)))
+        image = forward.params[0]
+        return [
+            *self.arrays(shares[image], found[image]),
+            Part("target", choice),
+            Part("gap", context.emit(relax.op.subtract(total, delta), "gap")),
+            *(Part("multipliers", found[cut], name) for name, cut in named.items()),
+        ]
+
+    def arrays(self, shares: Any, gradient: Any) -> list[Part]:
+        """What is given at the input."""
+        return [Part("multipliers", gradient)]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GradientXInput(Gradient):
+    """``gradient * (input - reference)``; see `Gradient`."""
+
+    method: ClassVar[str] = "gradient_x_input"
+
+    def arrays(self, shares: Any, gradient: Any) -> list[Part]:
+        """Contributions and gradients."""
+        return [Part("contributions", shares), Part("multipliers", gradient)]
