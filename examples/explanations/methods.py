@@ -54,6 +54,7 @@ def _deep_lift(rule: str) -> Callable[..., Any]:
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
+        "gradient_x_input": Method("gradient x input", lambda **options: tvm_lowbit.GradientXInput(**options), True),
         "rescale": Method("DeepLIFT Rescale", _deep_lift("rescale"), True),
         "random": Method("random", None, dna=False),
     }

@@ -18,9 +18,8 @@ def simulated():
 
 def test_a_quarter_each_has_both_either_or_no_motif(simulated):
     assert simulated.codes.shape == (400, LENGTH) and simulated.labels.shape == (400, len(TASKS))
-    assert Counter(map(tuple, simulated.labels.astype(int).tolist())) == dict.fromkeys(
-        ((1, 1, 1), (0, 1, 0), (0, 0, 1), (0, 0, 0)), 100
-    )
+    kinds = ((1, 1, 1), (0, 1, 0), (0, 0, 1), (0, 0, 0))
+    assert Counter(map(tuple, simulated.labels.astype(int).tolist())) == dict.fromkeys(kinds, 100)
 
 
 @pytest.mark.parametrize("name", TASKS[1:])
