@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from explanations.experiments import EXPERIMENTS, Networks, Task, tasks
 from explanations.figures import draw
+from explanations.methods import METHODS, NEURON_METHODS
 from explanations.models import SCHEMES
 from explanations.tables import markdown
 
@@ -27,20 +28,28 @@ def _choice(names: Any) -> Any:
 
 
 def _load(*places: Path) -> dict[str, Any]:
+    """What the first file that exists has."""
     for path in places:
         if path.exists():
-            return dict(json.loads(path.read_text())["rows"])
-    return {}
+            return dict(json.loads(path.read_text()))
+    return {"versions": _versions(), "rows": {}}
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in VERSIONS}}
 
 
 @click.command()
 @click.option("--what", "chosen", multiple=True, type=_choice(EXPERIMENTS), help="Default: all.")
 @click.option("--scheme", "schemes", multiple=True, type=_choice(SCHEMES), help="Default: all that an experiment has.")
+@click.option("--method", "methods", multiple=True, type=_choice({**METHODS, **NEURON_METHODS}), help="Default: all.")
 @click.option(
     "--seeds", type=int, default=5, show_default=True, help="How many networks of each scheme for the digits."
 )
 @click.option("--epochs", type=int, help="Of every training. Default: as many as each network's course has.")
-@click.option("--items", type=int, help="Inputs that are explained at most. Default: as many as an experiment has.")
+@click.option(
+    "--items", type=int, help="Inputs (of a class) to explain at most. Default: as many as an experiment has."
+)
 @click.option("--again", is_flag=True, help="Measure what is there already too. Default: no.")
 @click.option("--only-write", is_flag=True, help="Measure nothing: tables and figures of the results at hand.")
 @click.option(
@@ -58,6 +67,7 @@ def _load(*places: Path) -> dict[str, Any]:
 def main(
     chosen: tuple[str, ...],
     schemes: tuple[str, ...],
+    methods: tuple[str, ...],
     seeds: int,
     epochs: int | None,
     items: int | None,
@@ -76,9 +86,11 @@ def main(
     warnings.simplefilter("ignore")
     out.mkdir(parents=True, exist_ok=True)
     kept, table = out / "results.json", docs or out / "explanations.md"
-    rows = _load(kept, table.with_suffix(".json"))
+    result = _load(table.with_suffix(".json"), kept)
+    rows = result["rows"]
     networks = Networks(out, epochs)
-    plan = [] if only_write else list(tasks(chosen or tuple(EXPERIMENTS), schemes or tuple(SCHEMES), seeds, items))
+    every = tasks(chosen or tuple(EXPERIMENTS), schemes or tuple(SCHEMES), seeds, items)
+    plan = [task for task in every if not only_write and (not methods or task.method in methods)]
     columns = (
         *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
         *(TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()),
@@ -96,12 +108,13 @@ def main(
                     progress.update(bar, description=f"{key}: {text}")
 
                 rows[task.key] = {"settings": wanted} | _measured(task, networks, tell)
-                _write(kept, table, rows)
+                result["versions"] = _versions()
+                _write(kept, table, result)
                 progress.console.print(f"{task.key}: {_line(rows[task.key])}", markup=False, highlight=False)
             if "error" in rows[task.key]:
                 failed.append(task.key)
             progress.advance(bar)
-    _write(kept, table, rows)
+    _write(kept, table, result)
     draw(rows, table.with_suffix(""))
     click.echo(f"{len(plan) - len(failed)} of {len(plan)} measured; see {table}")
     raise SystemExit(bool(failed))
@@ -114,10 +127,8 @@ def _measured(task: Task, networks: Networks, tell: Any) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
 
 
-def _write(kept: Path, table: Path, rows: dict[str, Any]) -> None:
-    versions = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in VERSIONS}}
-    result = {"versions": versions, "rows": dict(sorted(rows.items()))}
-    text = json.dumps(result, indent=1) + "\n"
+def _write(kept: Path, table: Path, result: dict[str, Any]) -> None:
+    text = json.dumps(result | {"rows": dict(sorted(result["rows"].items()))}, indent=1) + "\n"
     draft = kept.with_suffix(".part")
     draft.write_text(text)
     draft.replace(kept)

@@ -62,9 +62,10 @@ class Networks:
 
 @dataclass(frozen=True)
 class Task:
-    """One row: its key, what it depends on, and what makes it."""
+    """One row: its key, its method, what it depends on, and what makes it."""
 
     key: str
+    method: str
     settings: Row
     run: Callable[[Networks, Tell], Row]
 
@@ -97,7 +98,7 @@ def _flip(scheme: str, seed: int, name: str, items: int | None) -> Callable[[Net
         tell("explaining")
         sources = sorted({source for source, _ in flip.FLIPS})
         of = data.y_test.numpy()
-        picked = np.flatnonzero(np.isin(of, sources))[:items]
+        picked = np.concatenate([np.flatnonzero(of == source)[:items] for source in sources])
         x, of = data.x_test.numpy()[picked], of[picked]
         scores, row = _scores(METHODS[name], net, x, flip.targets(), 0.0, seed)
         changes = {
@@ -146,7 +147,7 @@ def _flips(schemes: tuple[str, ...], seeds: int, items: int | None) -> Iterator[
         for name in METHODS:
             for scheme in schemes:
                 settings = {"seed": seed, "items": items, **METHODS[name].settings}
-                yield Task(f"flip/{scheme}/{seed}/{name}", settings, _flip(scheme, seed, name, items))
+                yield Task(f"flip/{scheme}/{seed}/{name}", name, settings, _flip(scheme, seed, name, items))
 
 
 def _motif_shares(schemes: tuple[str, ...], seeds: int, items: int | None) -> Iterator[Task]:
@@ -154,7 +155,9 @@ def _motif_shares(schemes: tuple[str, ...], seeds: int, items: int | None) -> It
         for name, method in ((name, method) for name, method in METHODS.items() if method.dna):
             for reference in REFERENCES if method.measures_from else ("zeros",):
                 settings = {"seed": DNA_SEED, "items": items, **method.settings}
-                yield Task(f"motifs/{scheme}/{name}/{reference}", settings, _motifs(scheme, name, reference, items))
+                yield Task(
+                    f"motifs/{scheme}/{name}/{reference}", name, settings, _motifs(scheme, name, reference, items)
+                )
 
 
 def _ablations(schemes: tuple[str, ...], seeds: int, items: int | None) -> Iterator[Task]:
@@ -162,7 +165,7 @@ def _ablations(schemes: tuple[str, ...], seeds: int, items: int | None) -> Itera
         for scheme in (scheme for scheme in ("fp32", "w2a2") if scheme in schemes):
             for name, method in NEURON_METHODS.items():
                 settings = {"seed": seed, "items": items, **method.settings}
-                yield Task(f"ablation/{scheme}/{seed}/{name}", settings, _ablation(scheme, seed, name, items))
+                yield Task(f"ablation/{scheme}/{seed}/{name}", name, settings, _ablation(scheme, seed, name, items))
 
 
 EXPERIMENTS: Mapping[str, Callable[[tuple[str, ...], int, int | None], Iterator[Task]]] = MappingProxyType(

@@ -16,9 +16,10 @@ from explanations.methods import METHODS, NEURON_METHODS
 from explanations.models import SCHEMES
 from explanations.motifs import MOTIFS, matrix
 from explanations.shares import strong_matches
-from explanations.tables import ABLATION_FIGURE, FLIPS_FIGURE, LOGOS_FIGURE, REFERENCE_TITLES, Rows, select
+from explanations.tables import ABLATION_FIGURE, FLIPS_FIGURE, LOGOS_FIGURE, Rows, select
 
 DOTS = 110  # an inch: small files
+SHOWN = "background"  # the reference of the logos
 AROUND = 6  # letters shown on either side of the motifs
 
 
@@ -80,14 +81,13 @@ def _bars(figures: Mapping[tuple[str, str], list[float]], label: str) -> Figure 
 
 
 def _logos(rows: Rows) -> Figure | None:
-    """One test sequence around its best matches, by method."""
-    found = {key: row for key, row in select(rows, "motifs").items() if key[2] in ("zeros", "shuffled")}
+    """One test sequence around its strong matches (TAL1 on grey, GATA1 on yellow), by method."""
+    found = select(rows, "motifs")
     chosen = [
-        (f"{scheme}, {method.title}" + (f", {REFERENCE_TITLES[reference]}" if method.measures_from else ""), row)
+        (f"{scheme}, {method.title}", row)
         for scheme in SCHEMES
         for name, method in METHODS.items()
-        for reference in REFERENCE_TITLES
-        if (row := found.get((scheme, name, reference))) is not None
+        if (row := found.get((scheme, name, SHOWN))) is not None
     ]
     if not chosen:
         return None

@@ -171,6 +171,8 @@ def _motifs(rows: Rows) -> list[str]:
         'sequences that have both) whose letters add up to zero or less for the task "both": evidence that the '
         "explanation misses. Smaller is better.",
         *("", *table((*head, *(f"{_title(scheme)}, gap" for scheme in schemes)), lines)),
+        "",
+        "One test sequence, measured from background frequencies; strong matches of TAL1 on grey, of GATA1 on yellow:",
         *("", f"![Sequence logos](explanations/{LOGOS_FIGURE})"),
     ]
 
