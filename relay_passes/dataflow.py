@@ -147,7 +147,9 @@ def rebuild(
                 scope.env[binding.var] = visit(binding.var, _typed(value, builder), scope)
             output = builder.emit_output(finish(scope.new(function.body.body), scope))
         builder.emit_func_output(output)
-    return relax.transform.DeadCodeElimination(["main"])(builder.get())
+    # Functions that explanations were given are called by nobody while another one is written.
+    steps = [str(gv.name_hint) for gv, f in others.items() if isinstance(f, relax.Function)]
+    return relax.transform.DeadCodeElimination(["main", *steps])(builder.get())
 
 
 def _typed(value: Any, builder: Any) -> Any:

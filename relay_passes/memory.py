@@ -7,12 +7,15 @@ ones from the stack.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 import tvm
+from tvm import relax
 
 from relay_passes.ops import op_name
 
@@ -49,24 +52,106 @@ class MemoryPlan:
 def plan_of(mod: Any) -> MemoryPlan:
     """Read the plan of a module whose storages have been allocated and freed (after ``KillAfterLastUse``)."""
     spaces = {gv: _workspace(f.body) for gv, f in mod.functions.items() if isinstance(f, tvm.tirx.PrimFunc)}
-    live: dict[Any, int] = {}
     constants: dict[tuple[str, tuple[int, ...], bytes], int] = {}
-    total = peak = 0
-    for block in mod["main"].body.blocks:
-        for binding in block.bindings:
-            value = binding.value
-            if op_name(value) == "relax.memory.alloc_storage":
-                size = prod(int(extent) for extent in value.args[0].values)
-                live[binding.var] = size
-                total += size
-                peak = max(peak, sum(live.values()))
-            elif op_name(value) == "relax.memory.kill_storage":
-                live.pop(value.args[0], None)
-            elif isinstance(value, tvm.ir.Call):
-                peak = max(peak, sum(live.values()) + spaces.get(value.op, (0, 0))[0])
-                for array in _arrays(value):
-                    constants[str(array.dtype), array.shape, array.tobytes()] = array.nbytes
-    return MemoryPlan(sum(constants.values()), total, *_larger(list(spaces.values())), peak)
+    for function in mod.functions.values():
+        for value in _values(function):
+            for array in _arrays(value):
+                constants[str(array.dtype), array.shape, array.tobytes()] = array.nbytes
+    pool = _Pool()
+    _run(mod, mod["main"], {gv: one for gv, (one, _) in spaces.items()}, pool)
+    return MemoryPlan(sum(constants.values()), pool.taken, *_larger(list(spaces.values())), pool.peak)
+
+
+class _Pool:
+    """The runtime's pool while a program runs: what was freed is given again to whoever asks for as much."""
+
+    def __init__(self) -> None:
+        self.free: Counter[int] = Counter()
+        self.live: dict[int, int] = {}
+        self.taken = self.peak = self.used = 0
+
+    def take(self, size: int) -> int:
+        """A storage; its number."""
+        if self.free[size]:
+            self.free[size] -= 1
+        else:
+            self.taken += size
+        number = max(self.live, default=-1) + 1
+        self.live[number] = size
+        self.used += size
+        self.seen(0)
+        return number
+
+    def give(self, number: int) -> None:
+        """It is free again."""
+        size = self.live.pop(number)
+        self.free[size] += 1
+        self.used -= size
+
+    def seen(self, workspace: int) -> None:
+        """A kernel runs."""
+        self.peak = max(self.peak, self.used + workspace)
+
+
+def _run(mod: Any, function: Any, spaces: Mapping[Any, int], pool: _Pool) -> list[frozenset[int]]:
+    """Follow a call of a function; for each of its results, the storages that it lies in.
+
+    A storage is free when nothing names it any more: neither itself, nor a tensor in it, nor a tuple of such.
+    """
+    held: dict[Any, list[frozenset[int]]] = {}
+    mine: set[int] = set()
+
+    def of(expr: Any) -> list[frozenset[int]]:
+        if isinstance(expr, relax.Tuple):
+            return [frozenset().union(*of(field)) for field in expr.fields]
+        if isinstance(expr, relax.TupleGetItem):
+            fields = of(expr.tuple_value)
+            return [fields[expr.index]] if fields else []
+        return held.get(expr, [])
+
+    def sweep() -> None:
+        kept = frozenset().union(*(number for places in held.values() for number in places))
+        for number in mine - kept:
+            pool.give(number)
+            mine.remove(number)
+
+    for var, value in _bindings(function):
+        operator = op_name(value)
+        if operator == "relax.memory.alloc_storage":
+            number = pool.take(prod(int(extent) for extent in value.args[0].values))
+            mine.add(number)
+            held[var] = [frozenset([number])]
+        elif operator == "relax.memory.alloc_tensor":
+            held[var] = of(value.args[0])
+        elif operator in _KILLS:
+            held.pop(value.args[0], None)
+            sweep()
+        elif isinstance(value, tvm.ir.Call) and isinstance(mod.functions.get(value.op), relax.Function):
+            held[var] = _run(mod, mod[value.op], spaces, pool)
+            mine.update(number for places in held[var] for number in places)
+        elif isinstance(value, tvm.ir.Call):
+            pool.seen(spaces.get(value.op, 0))
+        else:
+            held[var] = of(value)
+    results = of(function.body.body)
+    held.clear()
+    held[None] = results
+    sweep()
+    return results
+
+
+_KILLS = frozenset({"relax.memory.kill_storage", "relax.memory.kill_tensor", "relax.vm.kill_object"})
+
+
+def _bindings(function: Any) -> list[tuple[Any, Any]]:
+    return [(b.var, b.value) for block in function.body.blocks for b in block.bindings]
+
+
+def _values(function: Any) -> list[Any]:
+    """What a function of the program calls."""
+    if not isinstance(function, relax.Function):
+        return []
+    return [value for _, value in _bindings(function) if isinstance(value, tvm.ir.Call)]
 
 
 def _arrays(call: Any) -> list[Any]:

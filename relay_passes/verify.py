@@ -36,13 +36,17 @@ def after_detect(mod: Any) -> None:
 
 
 def after_rewrite(mod: Any) -> None:
-    """No quantiser of 1 to 8 bits is left in the model but those that give NaN; thresholds count integers."""
-    rows = notes.read(mod).get("layers", {})
+    """No quantiser of 1 to 8 bits is left in the model but those that give NaN; thresholds count integers.
+
+    Explanations ask quantisers about values that are no layer's.
+    """
+    said = notes.read(mod)
+    rows, explanation = said.get("layers", {}), said.get("explanation", {})
     for binding in dataflow.bindings(mod["main"]):
         value, name = binding.value, dataflow.name_of(binding.var)
         if op_name(value) == ops.FAKE_QUANT:
             float_ = isinstance(quant_spec(value).checked(name), NoMatch)
-            float_ |= rows.get(name, {}).get("reason") == NOT_A_NUMBER.reason
+            float_ |= rows.get(name, {}).get("reason") == NOT_A_NUMBER.reason or name in explanation
             _require(float_, "rewrite", name, "no fake_quant may be left")
         if op_name(value) == ops.REQUANTIZE:
             integer = str(value.args[0].ty.dtype) in ("int32", "uint8")

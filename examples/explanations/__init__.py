@@ -1,1 +1,1 @@
-"""What explanations are worth: digits turned into others, motifs found again, neurons switched off."""
+"""What explanations are worth (``python -m explanations``), and what they cost (``python -m explanations.speed``)."""

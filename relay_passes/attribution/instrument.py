@@ -58,7 +58,7 @@ def instrument(mod: Any, methods: Sequence[Method], lower: Callable[[Any], Any])
             results += [part.value for part in parts]
         return results
 
-    result = append(model, attach(mod, model.steps), finish)
+    result = append(model, attach(mod, model.functions), finish)
     main = result["main"].with_attr(ATTRIBUTE, json.dumps(described))
     result.update_func(result.get_global_var("main"), main)
     return result
@@ -67,10 +67,12 @@ def instrument(mod: Any, methods: Sequence[Method], lower: Callable[[Any], Any])
 def append(model: Model, mod: Any, finish: Callable[[Forward], list[Any]]) -> Any:
     """``main`` with further results, which ``finish`` writes after the forward program.
 
-    What is written goes to the notes (topic ``explanation``), so that later passes leave it in float.
+    What is written goes to the notes (topic ``explanation``), so that later passes leave it in float; all but
+    `Forward.computed`.
     """
     bound: list[Any] = []
     values: list[tuple[Any, Any]] = []
+    computed: set[str] = set()
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         result = dataflow.keep(var, value, scope)
@@ -81,20 +83,20 @@ def append(model: Model, mod: Any, finish: Callable[[Forward], list[Any]]) -> An
 
     def end(body: Any, scope: dataflow.Scope) -> Any:
         outputs = list(body.fields) if isinstance(body, relax.Tuple) else [body]
-        forward = Forward(scope, model.params, values, bound, outputs, model.output_names)
+        forward = Forward(scope, model.params, values, bound, outputs, model.output_names, computed=computed)
         return relax.Tuple(outputs + finish(forward))
 
-    before = {dataflow.name_of(b.var) for b in dataflow.bindings(mod["main"])}
+    own = {dataflow.name_of(b.var) for b in dataflow.bindings(mod["main"])}
     result = dataflow.rebuild(mod, visit, end)
     after = [dataflow.name_of(b.var) for b in dataflow.bindings(result["main"])]
-    return notes.add(result, "explanation", {name: True for name in after if name not in before})
+    return notes.add(result, "explanation", {name: True for name in after if name not in own | computed})
 
 
 def _described(method: Method, parts: Sequence[Part]) -> dict[str, Any]:
     return {
         "name": method.key,
         **method.describe(),
-        "results": [{"field": part.field, "layer": part.layer} for part in parts],
+        "results": [{"field": part.field, "layer": part.layer, "columns": list(part.columns)} for part in parts],
         "rules_version": RULES_VERSION,
         "decomposition": DECOMPOSITION,
     }

@@ -20,11 +20,14 @@ from relay_passes.attribution.reference_run import run_reference
 from relay_passes.attribution.rules.base import Context
 from relay_passes.attribution.slopes import Slope
 from relay_passes.attribution.targets import Target
+from relay_passes.integer_forms import MULTIPLYING
 from relay_passes.ops import literal, op_name, shape_of
 from relay_passes.rewrite import EXPLANATION
 from schedules.errors import LowbitError
 
 Array = npt.NDArray[Any]
+# Stands for every layer that multiplies.
+ALL = "all"
 Pairs = list[tuple[Any, Any]]
 
 
@@ -38,13 +41,13 @@ class Model:
         Its ``main`` is what is explained.
     lower : callable
         ``lower(mod)``, the phases from here to kernels, for functions that are compiled apart.
-    steps : list of Step
-        Those functions.
+    functions : dict
+        Those functions and their kernels, by their variables: see `steps.make_step`.
     """
 
     mod: Any
     lower: Callable[[Any], Any]
-    steps: list[Any] = dataclasses.field(default_factory=list)
+    functions: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def params(self) -> list[Any]:
@@ -216,6 +219,25 @@ class Forward:
             raise LowbitError("explain", "the name of a layer of the model", repr(name), hint)
         return self.layers[name]
 
+    def named(self, names: Sequence[str], output: Any) -> dict[str, Any]:
+        """The variables of named layers; ``"all"`` stands for every convolution and dense layer the output depends on.
+
+        Raises
+        ------
+        LowbitError
+            If there is no layer of such a name.
+        """
+        if tuple(names) != (ALL,):
+            return {name: self.layer(name) for name in names}
+        explained = ancestors(output, self.values)
+        found = {}
+        for var, value in self.values:
+            operator = op_name(value)
+            if operator in MULTIPLYING and var in self.active and var in explained:
+                name = dataflow.name_of(var).removesuffix(f"/{operator.split('.')[-1]}")
+                found[name] = self.layers[name]
+        return found
+
     def separates(self, cut: Any, output: Any) -> bool:
         """Whether all ways from the inputs to the output pass a value, so that its shares must sum up."""
         return cut is output or output not in reaching(self.params, self.values, cut)
@@ -245,8 +267,12 @@ class Forward:
 
 @dataclass(frozen=True)
 class Part:
-    """One array that an explanation gives: ``field`` of the first input, or of a named layer."""
+    """One array that an explanation gives: ``field`` of the first input, or of a named layer.
+
+    ``columns`` names what stands along its last axis, where that needs names.
+    """
 
     field: str
     value: Any = dataclasses.field(repr=False)
     layer: str = ""
+    columns: tuple[str, ...] = ()

@@ -6,12 +6,13 @@ the same phases as the model, so its quantised layers are the same integer kerne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tvm
 from tvm import relax
+from tvm.relax.utils import copy_with_new_vars
 
 from relay_passes import dataflow, notes
 from relay_passes.attribution.model import Forward, Model
@@ -28,20 +29,15 @@ class Extra:
 
 @dataclass(frozen=True)
 class Step:
-    """A compiled function ``name``: the model's inputs and the extras to several tensors."""
+    """A function that was compiled apart, ``var``: the model's inputs and the extras to several tensors."""
 
-    name: str
-    functions: dict[str, Any]
+    var: Any
 
     def call(self, forward: Forward, arguments: Sequence[Any]) -> list[Any]:
         """Call it from ``main``; its results."""
-        found = forward.emit(tvm.ir.Call(_global(forward, self.name), list(arguments)), f"{self.name}/call")
-        count = len(found.ty.fields)
-        return [forward.emit(relax.TupleGetItem(found, i), f"{self.name}/result") for i in range(count)]
-
-
-def _global(forward: Forward, name: str) -> Any:
-    return forward.scope.builder.get().get_global_var(name)
+        name = str(self.var.name_hint)
+        found = forward.emit(tvm.ir.Call(self.var, list(arguments)), f"{name}/call")
+        return [forward.emit(relax.TupleGetItem(found, i), f"{name}/result") for i in range(len(found.ty.fields))]
 
 
 def make_step(model: Model, name: str, extras: Sequence[Extra], write: Callable[[Forward], Sequence[Any]]) -> Step:
@@ -58,7 +54,6 @@ def make_step(model: Model, name: str, extras: Sequence[Extra], write: Callable[
     write : callable
         ``write(forward)`` returns the expressions that the step gives.
     """
-    mod = model.mod
     extra = [relax.Var(e.name, relax.TensorType(list(e.shape), e.dtype)) for e in extras]
     bound: list[Any] = []
     values: list[tuple[Any, Any]] = []
@@ -77,28 +72,24 @@ def make_step(model: Model, name: str, extras: Sequence[Extra], write: Callable[
         forward = Forward(scope, model.params, values, bound, outputs, model.output_names, extra, mine)
         return relax.Tuple(list(write(forward)))
 
-    written = dataflow.rebuild(mod, visit, end, extra)
+    written = dataflow.rebuild(attach(model.mod, model.functions), visit, end, extra)
     after = [dataflow.name_of(b.var) for b in dataflow.bindings(written["main"])]
     written = notes.add(written, "explanation", {n: True for n in after if n not in mine})
     lowered = model.lower(written)
-    function = lowered["main"]
-    # Notes are the model's; the step's own would hide them.
-    plain = relax.Function(function.params, function.body, function.ret_ty, function.is_pure)
-    lowered.update_func(lowered.get_global_var("main"), plain)
-    names = {gv.name_hint: f"{name}_{gv.name_hint}" for gv in lowered.functions if gv.name_hint != "main"}
-    renamed = lowered.replace_global_vars(names | {"main": name})
-    step = Step(name, {gv.name_hint: function for gv, function in renamed.functions.items()})
-    model.steps.append(step)
+    # Notes are the model's; the step's own would hide them. Variables are new: no two functions may share one.
+    whole = copy_with_new_vars(lowered["main"])
+    plain = relax.Function(whole.params, whole.body, whole.ret_ty, whole.is_pure)
+    builder = relax.BlockBuilder(tvm.IRModule({gv: f for gv, f in lowered.functions.items() if gv.name_hint != "main"}))
+    step = Step(builder.add_func(plain, name))
+    # Kernels that the steps before have in common with this one are here already: the builder finds them.
+    model.functions.clear()
+    model.functions.update(builder.get().functions)
     return step
 
 
-def attach(mod: Any, steps: Sequence[Step]) -> Any:
+def attach(mod: Any, functions: Mapping[Any, Any]) -> Any:
     """The module with the steps' functions."""
-    for step in steps:
-        module = tvm.IRModule(step.functions)
-        for gv, function in module.functions.items():
-            mod[gv] = function
-    return mod
+    return tvm.IRModule({**mod.functions, **functions}, attrs=mod.attrs)
 
 
 def again(forward: Forward, params: Sequence[Any]) -> dict[Any, Any]:

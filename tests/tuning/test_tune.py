@@ -20,7 +20,8 @@ from schedules.problem_key import problem_of
 from tvm_lowbit import LowbitError, tune
 from tvm_lowbit.progress import Step
 from tvm_lowbit.tuning import promote
-from tvm_lowbit.tuning.records import Log, Outcome
+from tvm_lowbit.tuning.records import Candidate, Log, Outcome
+from tvm_lowbit.tuning.refresh import refresh
 from tvm_lowbit.tuning.space import space_of
 
 pytestmark = pytest.mark.usefixtures("xgboost")
@@ -224,3 +225,36 @@ def _record(candidate, cycles: float):
 
     where = {"core": "cortex-a72", "board": "fake", "clock": 1e9, "threads": 1, "date": "2026-01-01T00:00:00Z"}
     return record_of(candidate, Outcome("ok", cycles), **where)
+
+
+def test_rows_of_kernels_that_changed_are_measured_again(model: Path, tmp_path: Path, rows_folder: Path) -> None:
+    found = tune(model, FakeBoard(), trials=12, log_dir=tmp_path).tuned
+    content = json.loads(found.read_text())
+    assert refresh(FakeBoard(), log_dir=tmp_path) == 0, "none has changed"
+    key = next(iter(content["problems"]))
+    first = dict(content["problems"][key]["rows"][0])
+    content["problems"][key]["rows"][0] |= {"kernel": "0" * 16, "cycles": 1.0}
+    found.write_text(json.dumps(content))
+    said: list[str] = []
+    board = FakeBoard()
+    assert refresh(board, log_dir=tmp_path, tell=said.append) == 1 and board.closed
+    assert [c.technique for c in board.measured] == [first["technique"]]
+    assert json.loads(found.read_text())["problems"][key]["rows"][0] == first
+    assert any(f"{key} {first['technique']}: 1 cycles, now {first['cycles']:,.0f}" in line for line in said)
+    records, _ = log_of(tmp_path).read()
+    assert records[-1].candidate == board.measured[0]
+
+
+def test_a_kernel_that_is_wrong_now_loses_its_row(model: Path, tmp_path: Path, rows_folder: Path) -> None:
+    found = tune(model, FakeBoard(), trials=12, log_dir=tmp_path).tuned
+    content = json.loads(found.read_text())
+    key = next(iter(content["problems"]))
+    for row in content["problems"][key]["rows"]:
+        row["kernel"] = "0" * 16
+    found.write_text(json.dumps(content))
+    rows = content["problems"][key]["rows"]
+    gone = Candidate.of(key, rows[0]["technique"], rows[0]["knobs"])
+    assert refresh(FakeBoard(outcomes={gone: Outcome("wrong", reason="a test")}), log_dir=tmp_path) == len(rows)
+    after = json.loads(found.read_text())["problems"]
+    assert rows[0]["technique"] not in [row["technique"] for row in after[key]["rows"]]
+    assert after[key]["tried"] == content["problems"][key]["tried"]

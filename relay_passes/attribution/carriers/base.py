@@ -37,6 +37,9 @@ class LinearMap:
         ``forward(context, x, weights)``, the map itself; linear in both.
     call : expression, optional
         The operator's call, for its geometry.
+    operands : tuple
+        What loops of their own need besides: the axis (``take``), which factor the operand is (``matmul``), the values
+        whose largest are chosen, at the input and in the reference run or None (``max_pool``).
     """
 
     kind: str
@@ -44,6 +47,7 @@ class LinearMap:
     transpose: Callable[[Context, Any, Any], Any]
     forward: Callable[[Context, Any, Any], Any]
     call: Any = None
+    operands: tuple[Any, ...] = ()
 
     def at(self, context: Context, g: Any) -> Any:
         """The expression at the operand for real ``g``."""
@@ -104,6 +108,18 @@ class Carrier(abc.ABC):
     def meet(self, context: Context, parts: list[tuple[Any, Any]]) -> Any:
         """What stands at a value that several operators read: ``(reader, g)`` of each, in the walk's order."""
         return reduce(lambda a, b: self.add(context, a, b), (g for _, g in parts))
+
+    def enter(self, context: Context, var: Any, g: Any) -> Any:
+        """What the rule of the operator that made ``var`` is given."""
+        return g
+
+    def multipliers(self, context: Context, cut: Any, g: Any) -> Any:
+        """What stands at a cut as an array of its shape."""
+        return g
+
+    def contributions(self, context: Context, cut: Any, g: Any) -> Any:
+        """What a cut contributes: multiplier times difference."""
+        return context.emit(relax.op.multiply(g, context.difference(cut)), "contributions")
 
     @abc.abstractmethod
     def shape(self, g: Any) -> tuple[int, ...]:

@@ -8,8 +8,9 @@ from types import MappingProxyType
 from relay_passes.attribution.methods.base import Method
 from relay_passes.attribution.methods.deep_lift import DeepLift
 from relay_passes.attribution.methods.gradient import Gradient, GradientXInput
+from relay_passes.attribution.methods.semiring import SemiringEntropy, SemiringPath
 
-__all__ = ["METHODS", "DeepLift", "Gradient", "GradientXInput", "Method"]
+__all__ = ["METHODS", "DeepLift", "Gradient", "GradientXInput", "Method", "SemiringEntropy", "SemiringPath"]
 
-_ROWS: tuple[type[Method], ...] = (DeepLift, Gradient, GradientXInput)
+_ROWS: tuple[type[Method], ...] = (DeepLift, Gradient, GradientXInput, SemiringPath, SemiringEntropy)
 METHODS: Mapping[str, type[Method]] = MappingProxyType({row.method: row for row in _ROWS})

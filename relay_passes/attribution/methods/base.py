@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -89,7 +89,7 @@ class Method(abc.ABC):
                 batch, *rest = shape_of(part.value)
                 grown.append(forward.emit(relax.op.reshape(part.value, relax.ShapeExpr([batch, 1, *rest]))))
             joined = forward.emit(relax.op.concat(grown, axis=1), f"{self.key}/{same[0].field}")
-            parts.append(Part(same[0].field, joined, same[0].layer))
+            parts.append(replace(same[0], value=joined))
         return parts
 
 

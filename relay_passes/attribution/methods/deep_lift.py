@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from tvm import relax
 
 from relay_passes.attribution.carriers.base import Carrier, Real
+from relay_passes.attribution.carriers.pair import RevealCancel
 from relay_passes.attribution.methods.base import (
     Method,
     broadcast_reference,
@@ -26,7 +28,11 @@ from relay_passes.ops import shape_of
 from schedules.errors import LowbitError
 
 # Rule name to what the reverse walk carries.
-RULES_OF: dict[str, type[Carrier]] = {"rescale": Real}
+RULES_OF: dict[str, Callable[[], Carrier]] = {
+    "rescale": Real,
+    "reveal_cancel": RevealCancel,
+    "genomics": partial(RevealCancel, behind=("relax.matmul",)),
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,11 +42,13 @@ class DeepLift(Method):
     Attributes
     ----------
     rule : str
-        ``"rescale"``: differences over differences at every unary operator (section 3.5.2).
+        ``"rescale"``: differences over differences at every unary operator (section 3.5.2). ``"reveal_cancel"``:
+        positive and negative parts of differences apart, averaged over both orders (section 3.5.3; `carriers.pair`).
+        ``"genomics"``: RevealCancel behind dense layers, Rescale behind convolutions, as the paper advises.
     reference : float or array
         The input that contributions are measured from, broadcast to the model's input without its batch.
     layers : sequence of str
-        Names of layers whose contributions are given too.
+        Names of layers whose contributions are given too; ``"all"``: of every convolution and dense layer.
     target, name
         See `Method`.
     """
@@ -92,7 +100,7 @@ def deep_lift_parts(forward: Forward, context: Context, target: Target, layers: 
     output = forward.output(target)
     choice = target.choose(context.emit, output)
     seed = target.seed(context.emit, shape_of(output), choice)
-    image, named = forward.params[0], {name: forward.layer(name) for name in layers}
+    image, named = forward.params[0], forward.named(layers, output)
     found = forward.walk(context, output, seed, [*forward.params, *named.values()])
     if image not in found:
         got = f"{image.name} does not reach it"
@@ -100,27 +108,23 @@ def deep_lift_parts(forward: Forward, context: Context, target: Target, layers: 
     # From the outputs themselves: the gap must not be computed by what it checks.
     change = context.emit(relax.op.subtract(output, context.references[output]))
     delta = summed(context, context.emit(relax.op.multiply(change, seed)))
-    shares = {cut: contributions(context, cut, found[cut]) for cut in found}
+    shares = {cut: context.carrier.contributions(context, cut, g) for cut, g in found.items()}
     inputs = [summed(context, shares[param]) for param in forward.params if param in shares]
     total = inputs[0]
     for other in inputs[1:]:
         total = context.emit(relax.op.add(total, other))
     parts = [
         Part("contributions", shares[image]),
-        Part("multipliers", found[image]),
+        Part("multipliers", context.carrier.multipliers(context, image, found[image])),
         Part("target", choice),
         Part("gap", context.emit(relax.op.subtract(total, delta), "gap")),
     ]
     for name, cut in named.items():
         if cut not in found:
             raise LowbitError("explain", "a layer that the output depends on", repr(name))
-        parts += [Part("contributions", shares[cut], name), Part("multipliers", found[cut], name)]
+        multipliers = context.carrier.multipliers(context, cut, found[cut])
+        parts += [Part("contributions", shares[cut], name), Part("multipliers", multipliers, name)]
         if forward.separates(cut, output):
             gap = context.emit(relax.op.subtract(summed(context, shares[cut]), delta), "gap")
             parts.append(Part("gap", gap, name))
     return parts
-
-
-def contributions(context: Context, cut: Any, multipliers: Any) -> Any:
-    """Multiplier times difference."""
-    return context.emit(relax.op.multiply(multipliers, context.difference(cut)), "contributions")

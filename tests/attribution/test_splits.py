@@ -1,0 +1,95 @@
+"""Splits follow every operator: contributions sum up at all cuts, and fusing functions changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from explained import explain
+from relax_models import const, module, quantised
+from tvm import relax
+
+import tvm_lowbit
+from tvm_lowbit import DeepLift
+
+RNG = np.random.default_rng(1)
+
+
+def weights(*shape: int) -> Any:
+    """Random constants."""
+    return const(RNG.normal(size=shape))
+
+
+def everything(emit: Any, x: Any) -> Any:
+    """A graph in which pairs meet moves, pools, joins, pads, products of two that vary, and chains of functions."""
+    op, nn = relax.op, relax.op.nn
+    v = emit(op.multiply(emit(nn.conv2d(x, weights(4, 2, 3, 3), padding=1), "c1"), weights(4, 1, 1)), "bn")
+    v = quantised(emit, emit(nn.relu(v), "r1"), "q1", scale=0.7, qmax=3)
+    v = emit(nn.max_pool2d(v, (3, 3), strides=(2, 2), padding=(1, 1)), "pool")
+    c2 = emit(nn.conv2d(v, weights(4, 4, 3, 3), padding=1), "c2")
+    padded = emit(nn.pad(emit(nn.max_pool2d(c2, (2, 2), strides=(1, 1)), "pool2"), [0, 0, 0, 0, 0, 1, 0, 1]), "pad")
+    options = {"layout": "NCHW", "method": "cubic", "coordinate_transformation_mode": "half_pixel"}
+    wide = emit(relax.op.image.resize2d(c2, relax.ShapeExpr([8, 8]), **options), "resized")
+    wide = emit(nn.avg_pool2d(wide, (2, 2), strides=(2, 2)), "average")
+    joined = emit(op.flip(emit(op.strided_slice(emit(op.concat([c2, padded], axis=1)), [1], [2], [6])), 2), "joined")
+    v = emit(op.permute_dims(emit(op.subtract(joined, wide), "sub"), [0, 1, 3, 2]), "turned")
+    v = emit(op.multiply(emit(nn.relu(v), "r2"), c2), "product")
+    v = quantised(emit, emit(op.abs(v), "abs"), "q2", scale=0.9, qmax=3)
+    v = emit(op.add(v, emit(op.mean(c2, [2, 3], keepdims=True), "mean")), "broadcast")
+    v = emit(op.reshape(quantised(emit, v, "q3", scale=1.1, qmin=-8, qmax=7), (2, 64)), "flat")
+    v = emit(nn.relu(emit(op.add(emit(op.matmul(v, weights(64, 6)), "fc"), weights(6)), "shifted")), "r3")
+    return emit(op.matmul(quantised(emit, v, "q4", scale=1.7, qmax=15), weights(6, 3)), "logits")
+
+
+def test_complete_at_every_cut() -> None:
+    """At the input, and at layers that all ways pass, whatever lies between."""
+    shape = (2, 2, 8, 8)
+    cuts = ["c1", "q1", "c2", "q3", "r3", "q4"]
+    methods = [
+        DeepLift(rule=r, name=r, reference=RNG.normal(size=shape[1:]), target=1, layers=[*cuts, "sub", "abs"])
+        for r in ("reveal_cancel", "genomics")
+    ]
+    result = tvm_lowbit.build(module(everything, shape), "host", explain=methods).run(
+        RNG.normal(size=(8, *shape[1:])).astype(np.float32)
+    )
+    for found in result.explanations.values():
+        total = np.abs(found.contributions).sum()
+        assert total > 1
+        np.testing.assert_allclose(found.gap, 0, atol=2e-5)
+        for cut in cuts:
+            np.testing.assert_allclose(found.layers[cut]["gap"], 0, atol=2e-5)
+            assert np.abs(found.layers[cut]["contributions"]).sum() > 1
+        for cut in ("sub", "abs"):
+            assert np.all(np.isfinite(found.layers[cut]["multipliers"]))
+    first, second = (found.contributions for found in result.explanations.values())
+    assert np.abs(first - second).max() > 1e-3
+
+
+def chain(kind: str) -> Any:
+    """A dense layer and an unsigned quantiser of its result, with functions in between that change nothing."""
+    random = np.random.default_rng(3)
+    w0, w1 = random.normal(size=(6, 8)), random.normal(size=(8, 2))
+
+    def body(emit: Any, x: Any) -> Any:
+        v = emit(relax.op.matmul(x, const(w0)), "fc")
+        if kind != "fused":
+            v = emit(relax.op.nn.relu(v), "relu")
+        if kind == "moved":
+            v = emit(relax.op.permute_dims(emit(relax.op.reshape(v, (3, 2, 4))), [0, 2, 1]), "moved")
+        v = quantised(emit, v, "q", scale=0.31, qmax=15)
+        if kind == "moved":
+            v = emit(relax.op.reshape(emit(relax.op.permute_dims(v, [0, 2, 1])), (3, 8)), "back")
+        return emit(relax.op.matmul(v, const(w1)), "out")
+
+    return module(body, (3, 6))
+
+
+def test_fused_functions() -> None:
+    """ReLU and an unsigned quantiser are one function: apart, fused, or with values moved in between."""
+    x, x0 = RNG.normal(size=(3, 6)), RNG.normal(size=6)
+    found = {kind: explain(chain(kind), x, rule="reveal_cancel", reference=x0) for kind in ("fused", "apart", "moved")}
+    rescaled = explain(chain("fused"), x, reference=x0)
+    assert np.abs(found["fused"].contributions - rescaled.contributions).max() > 0.01
+    for other in ("apart", "moved"):
+        np.testing.assert_allclose(found[other].contributions, found["fused"].contributions, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found[other].multipliers, found["fused"].multipliers, rtol=1e-5, atol=1e-6)
