@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from relay_passes.attribution.targets import Difference
+import tvm_lowbit
 
 Array = NDArray[np.float32]
 
@@ -48,7 +48,7 @@ def change(before: Array, after: Array) -> float:
 
 def targets() -> list[Any]:
     """What is explained for each flip: the first class's logit less the second's."""
-    return [Difference(source, goal) for source, goal in FLIPS]
+    return [tvm_lowbit.Difference(source, goal) for source, goal in FLIPS]
 
 
 def measured(net: nn.Module, images: Array, scores: Array, source: int, goal: int) -> float:

@@ -56,6 +56,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "gradient_x_input": Method("gradient x input", lambda **options: tvm_lowbit.GradientXInput(**options), True),
         "rescale": Method("DeepLIFT Rescale", _deep_lift("rescale"), True),
+        "reveal_cancel": Method("DeepLIFT RevealCancel", _deep_lift("reveal_cancel"), True),
+        "genomics": Method("DeepLIFT, RevealCancel behind dense layers only", _deep_lift("genomics"), True),
         "random": Method("random", None, dna=False),
     }
 )
@@ -70,11 +72,14 @@ class NeuronMethod:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _deep_lift_neurons(rule: str) -> Callable[[str], Any]:
+    return lambda layer: tvm_lowbit.DeepLift(rule=rule, layers=[layer], name="asked")
+
+
 NEURON_METHODS: Mapping[str, NeuronMethod] = MappingProxyType(
     {
-        "rescale": NeuronMethod(
-            "DeepLIFT Rescale", lambda layer: tvm_lowbit.DeepLift(rule="rescale", layers=[layer], name="asked")
-        ),
+        "rescale": NeuronMethod("DeepLIFT Rescale", _deep_lift_neurons("rescale")),
+        "reveal_cancel": NeuronMethod("DeepLIFT RevealCancel", _deep_lift_neurons("reveal_cancel")),
         "random": NeuronMethod("random", None),
     }
 )
