@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from explanations.experiments import EXPERIMENTS, Networks, Task, tasks
+from explanations.experiments import EXPERIMENTS, SEEDS, Networks, Task, tasks
 from explanations.figures import draw
 from explanations.methods import METHODS, NEURON_METHODS
 from explanations.models import SCHEMES
@@ -44,7 +44,7 @@ def _versions() -> dict[str, str]:
 @click.option("--scheme", "schemes", multiple=True, type=_choice(SCHEMES), help="Default: all that an experiment has.")
 @click.option("--method", "methods", multiple=True, type=_choice({**METHODS, **NEURON_METHODS}), help="Default: all.")
 @click.option(
-    "--seeds", type=int, default=5, show_default=True, help="How many networks of each scheme for the digits."
+    "--seeds", type=int, default=SEEDS, show_default=True, help="How many networks of each scheme for the digits."
 )
 @click.option("--epochs", type=int, help="Of every training. Default: as many as each network's course has.")
 @click.option(

@@ -23,10 +23,11 @@ from explanations.training import Data, course_data, train
 Tell = Callable[[str], None]
 Row = dict[str, Any]
 BATCH = 8  # items of one call
+SEEDS = 5  # networks of each scheme for the digits
 DNA_SEED = 0  # of the one pair of networks for DNA
 # Where contributions to DNA are measured from, by name.
 REFERENCES: Mapping[str, Any] = MappingProxyType(
-    {"zeros": 0.0, "background": BACKGROUND.astype(np.float32).reshape(4, 1, 1)}
+    {"zeros": 0.0, "background": BACKGROUND.astype(np.float32).reshape(4, 1)}
 )
 
 
@@ -117,9 +118,9 @@ def _motifs(scheme: str, name: str, reference: str, items: int | None) -> Callab
         tell("explaining")
         both = np.flatnonzero(data.y_test[:, TASKS.index("both")].numpy())[:items]
         x = data.x_test.numpy()[both]
-        codes = x[:, :, 0].argmax(1).astype(np.uint8)
+        codes = x.argmax(1).astype(np.uint8)
         scores, row = _scores(METHODS[name], net, x, [TASKS.index("both")], REFERENCES[reference], DNA_SEED)
-        totals = scores[:, 0, :, 0].sum(1)
+        totals = scores[:, 0].sum(1)
         return row | {
             **{"accuracy": accuracy, "sequences": len(x), "missed": shares.missed(codes, totals)},
             **{

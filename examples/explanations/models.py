@@ -63,6 +63,14 @@ class Dense(nn.Linear):
         return functional.linear(x, self.weight_quant(self.weight), self.bias)
 
 
+class AsPicture(nn.Module):
+    """Sequences (N, channels, length) as pictures of one row, for two-dimensional convolutions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, channels, 1, length)."""
+        return x.unsqueeze(2)
+
+
 class Network(nn.Sequential):
     """Layers in a row, with what training needs of their quantisers."""
 
@@ -78,12 +86,12 @@ class Network(nn.Sequential):
 
 
 def dna_network(scheme: Scheme, filters: int = 50, width: int = 11, hidden: int = 50, tasks: int = 3) -> Network:
-    """The DeepLIFT paper's: one-hot (N, 4, 1, length) to logits (N, 3).
+    """The DeepLIFT paper's: one-hot (N, 4, length) to logits (N, 3).
 
     Two convolutions, the mean over all positions, a dense layer; with a quantiser after every ReLU and of the mean.
     """
     net = Network()
-    net.input_quant = activation_quantiser(scheme.edge, INPUT_STEP)
+    net.picture, net.input_quant = AsPicture(), activation_quantiser(scheme.edge, INPUT_STEP)
     net.conv1 = Conv(4, filters, (1, width), scheme.edge)
     net.relu1, net.act1 = nn.ReLU(), activation_quantiser(scheme.activations)
     net.conv2 = Conv(filters, filters, (1, width), scheme.weights)

@@ -1,4 +1,4 @@
-"""DNA with motifs planted in it, and its shuffled counterparts."""
+"""DNA with motifs planted in it."""
 
 from __future__ import annotations
 
@@ -73,44 +73,5 @@ def _plant(row: NDArray[np.uint8], free: NDArray[np.bool_], name: str, random: n
 
 
 def one_hot(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Letters as unit vectors, shape (N, 4, 1, length): a picture of one row, for two-dimensional convolutions."""
-    return np.ascontiguousarray(np.eye(len(LETTERS), dtype=np.float32)[codes].transpose(0, 2, 1)[:, :, None])
-
-
-def dinucleotide_shuffle(codes: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    """A sequence with the same count of every pair of neighbours, and the same first and last letter.
-
-    A random Eulerian path through the pairs (Altschul and Erickson 1985): the last exits of all letters but the last
-    one must form a tree that leads to it; other exits are taken in any order.
-
-    Parameters
-    ----------
-    codes : ndarray of uint8, shape (length,)
-        Letters as indices.
-    random : Generator
-        Draws the path.
-    """
-    exits = {letter: codes[1:][codes[:-1] == letter] for letter in np.unique(codes)}
-    end = codes[-1]
-    while True:
-        orders = {letter: random.permutation(following) for letter, following in exits.items()}
-        if all(_leads(letter, end, orders) for letter in orders):
-            break
-    taken = dict.fromkeys(orders, 0)
-    path = [codes[0]]
-    for _ in range(len(codes) - 1):
-        here = path[-1]
-        path.append(orders[here][taken[here]])
-        taken[here] += 1
-    return np.array(path, np.uint8)
-
-
-def _leads(letter: np.uint8, end: np.uint8, orders: dict[np.uint8, NDArray[np.uint8]]) -> bool:
-    """Whether last exits lead from a letter to the end."""
-    seen = set()
-    while letter != end:
-        if letter in seen:
-            return False
-        seen.add(letter)
-        letter = orders[letter][-1]
-    return True
+    """Letters as unit vectors, shape (N, 4, length)."""
+    return np.ascontiguousarray(np.eye(len(LETTERS), dtype=np.float32)[codes].transpose(0, 2, 1))

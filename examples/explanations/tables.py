@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
 from explanations.ablation import COUNTS
 from explanations.ablation import LAYER as ABLATED
+from explanations.experiments import EXPERIMENTS, SEEDS
 from explanations.flip import ERASED, FLIPS
 from explanations.methods import METHODS, NEURON_METHODS
 from explanations.models import SCHEMES
@@ -29,12 +31,12 @@ def select(rows: Rows, experiment: str) -> dict[tuple[str, ...], Mapping[str, An
     return {key[1:]: row for key, row in split.items() if key[0] == experiment}
 
 
-def spread(figures: Sequence[float], digits: int = 1) -> str:
-    """Mean, and the standard deviation where there are several."""
+def spread(figures: Sequence[float], wanted: int | None = None) -> str:
+    """Mean, the standard deviation where there are several, and how many where they are fewer than wanted."""
     if not figures:
         return ""
-    text = f"{mean(figures):.{digits}f}"
-    return text if len(figures) < 2 else f"{text} ± {stdev(figures):.{digits}f}"
+    text = f"{mean(figures):.1f}" if len(figures) < 2 else f"{mean(figures):.1f} ± {stdev(figures):.1f}"
+    return text if wanted is None or len(figures) == wanted else f"{text} (of {len(figures)})"
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
@@ -101,7 +103,7 @@ def _flips(rows: Rows) -> list[str]:
     )
     head = ("method", *map(_title, schemes))
     changes = [
-        (method.title, *(spread(figures(scheme, name, lambda row: row["mean"])) for scheme in schemes))
+        (method.title, *(spread(figures(scheme, name, lambda row: row["mean"]), len(seeds)) for scheme in schemes))
         for name, method in known.items()
     ]
     gaps = [
@@ -112,7 +114,10 @@ def _flips(rows: Rows) -> list[str]:
     each = [
         (
             method.title,
-            *(spread(figures("w2a2", name, lambda row, flip=flip: row["changes"][flip])) for flip in pairs.split(", ")),
+            *(
+                spread(figures("w2a2", name, lambda row, flip=flip: row["changes"][flip]), len(seeds))
+                for flip in pairs.split(", ")
+            ),
         )
         for name, method in known.items()
     ]
@@ -204,14 +209,17 @@ def _ablation(rows: Rows) -> list[str]:
 
 
 def _absent(rows: Rows) -> list[str]:
-    """Methods without any row in an experiment."""
+    """How many rows of each method are missing, by experiment."""
     lines = []
-    for experiment, place, methods in (
-        ("flip", 2, METHODS),
-        ("motifs", 1, {name: method for name, method in METHODS.items() if method.dna}),
-        ("ablation", 2, NEURON_METHODS),
-    ):
-        known = {key.split("/")[1 + place] for key in rows if key.startswith(f"{experiment}/")}
-        absent = [method.title for name, method in methods.items() if name not in known]
-        lines += [f"- {experiment}: {', '.join(absent)}"] if absent else []
+    for experiment, planned in EXPERIMENTS.items():
+        absent: Counter[str] = Counter()
+        every: Counter[str] = Counter()
+        for task in planned(tuple(SCHEMES), SEEDS, None):
+            every[task.method] += 1
+            absent[task.method] += task.key not in rows
+        titles = {
+            name: method.title for name, method in (NEURON_METHODS if experiment == "ablation" else METHODS).items()
+        }
+        told = [f"{titles[name]} ({absent[name]} of {every[name]})" for name in every if absent[name]]
+        lines += [f"- {experiment}: {', '.join(told)}"] if told else []
     return lines

@@ -65,7 +65,7 @@ def test_ablation_of_a_linear_tail_takes_the_contributions_away(linear_tail):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize(("model", "shape", "outputs"), [("digits", (1, 8, 8), 10), ("dna", (4, 1, 40), 3)])
+@pytest.mark.parametrize(("model", "shape", "outputs"), [("digits", (1, 8, 8), 10), ("dna", (4, 40), 3)])
 def test_networks_have_the_widths_of_their_scheme(scheme, model, shape, outputs):
     torch.manual_seed(0)
     net = MODELS[model](SCHEMES[scheme])

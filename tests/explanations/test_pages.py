@@ -38,16 +38,16 @@ def result():
 
 def test_tables_say_means_and_what_is_missing(result):
     text = markdown(result)
-    assert "| DeepLIFT Rescale | 2.5 ± 0.7 | 1.5 |" in text
+    assert "| DeepLIFT Rescale | 2.5 ± 0.7 | 1.5 (of 1) |" in text
     assert "| DeepLIFT Rescale | 2e-05 % | 25.0 % |" in text
     assert "| DeepLIFT Rescale | background frequencies | 0.250 | 0.000 | 50.0 % |" in text
     assert "| DeepLIFT Rescale | 1.0 | 2.0 | 4.0 |" in text
     assert "4 of TAL1 and 3 of GATA1 in 2 test sequences" in text
     assert "- flip/w2a2/1/rescale: no memory" in text
     (absent,) = [line for line in text.splitlines() if line.startswith("- flip: ")]
-    assert METHODS["random"].title in absent and METHODS["rescale"].title not in absent
-    assert spread([]) == "" and spread([1.25], 2) == "1.25"
-    assert markdown({"versions": {}, "rows": {}}).count("|") == 0
+    assert "random (20 of 20)" in absent and "DeepLIFT Rescale (16 of 20)" in absent
+    assert spread([]) == "" and spread([1.25], 5) == "1.2 (of 1)" and spread([1.0, 2.0], 2) == "1.5 ± 0.7"
+    assert "|---" not in markdown({"versions": {}, "rows": {}})
 
 
 def test_figures_are_drawn_of_what_there_is(result, tmp_path):
