@@ -63,7 +63,7 @@ def test_codes_guessed_by_lines_take_fewer_cycles_than_those_searched():
     guessed, searched = (replace(many, epilogue=Thresholds(8, 255, lines=lines)) for lines in (True, False))
     rows = meter_layers([Candidate(p, "smlal") for p in (guessed, searched)], "cortex-a72")
     assert all(row.exact for row in rows)
-    assert rows[0].estimate.cycles < 0.8 * rows[1].estimate.cycles
+    assert rows[0].estimate.cycles < 0.9 * rows[1].estimate.cycles
 
 
 def test_the_script_for_authors_prints_a_line_for_each_layer():
