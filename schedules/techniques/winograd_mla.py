@@ -75,7 +75,7 @@ class WinogradMla(Technique):
         parts = parts_of(p).count
         each_back = (230 if side == SIDES[-1] else 100) + (parts > 1) * 2 * side**2
         back = number * parts * blocks * each_back / core.vector_issue
-        spread = (1 if ordered else 3) * (220 if side == SIDES[-1] else 80)
+        spread = (1 if ordered else 3) * (180 if side == SIDES[-1] else 70)
         weights = steps(p) * STEP * blocks * spread / core.vector_issue
         return p.batch * (products + there + back) + weights
 

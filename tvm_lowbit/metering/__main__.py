@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from schedules.cores import CORES
+from schedules.cores import CORES, CoreSpec
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 from schedules.errors import LowbitError
 from schedules.techniques import TECHNIQUES, select
-from tvm_lowbit.metering.layers import Candidate, MeteredLayer, meter_layers
+from tvm_lowbit.metering.layers import Candidate, MadeUp, MeteredLayer, meter_layers
 from tvm_lowbit.metering.listing import listing
 from tvm_lowbit.metering.price import pipeline_of
 
@@ -68,6 +68,11 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _chosen(p: DotProblem, core: CoreSpec) -> str:
+    """What `build` takes by itself: it knows the weights."""
+    return select(MadeUp.of(p).problem, core).technique.name
+
+
 def _line(row: MeteredLayer) -> str:
     p, e = row.candidate.problem, row.estimate
     head = f"{p.name} {p.channels:4}x{p.height:<3} {row.candidate.technique:11}"
@@ -91,7 +96,7 @@ def main() -> int:
             channels, size = (int(text) for text in layer.split("x"))
             p = problem(channels, size, bits.upper(), arguments)
             spelled.append(bits.upper())
-            candidates.append(Candidate(p, arguments.technique or select(p, core).technique.name, knobs))
+            candidates.append(Candidate(p, arguments.technique or _chosen(p, core), knobs))
     try:
         rows = meter_layers(candidates, core, caches=arguments.caches)
     except LowbitError as error:
