@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tvm import relax, tirx
 
 from relay_passes import ops
-from relay_passes.attribution.kernels import CONV2D_TRANSPOSED, MAX_POOL_RESCALE
+from relay_passes.attribution.kernels import CONV2D_TRANSPOSED, MAX_POOL_GRADIENT, MAX_POOL_RESCALE
 from relay_passes.dataflow import Scope
 from relay_passes.forms import call_kernel
 from relay_passes.integer_forms.products import wrong_layout
@@ -100,7 +100,7 @@ class FloatKernels:
             Where to emit.
         """
         operator = op_name(call)
-        taken = operator in _PRODUCTS and (self.width is not None or operator == MAX_POOL_RESCALE)
+        taken = operator in _PRODUCTS and (self.width is not None or operator in _ANYWHERE)
         if not taken or {str(e.ty.dtype) for e in (call, *call.args)} != {"float32"}:
             return None
         return _PRODUCTS[operator](self, self.values[var], call, name, scope)
@@ -131,14 +131,15 @@ class FloatKernels:
         return self._convolve(transpose(conv), call.args[0], weights, name, scope, stored)
 
     def max_pool(self, old: Any, call: Any, name: str, scope: Scope) -> Any:
-        """The multipliers at a max pooling's input."""
-        a, (g, x, x0) = call.attrs, call.args
+        """The multipliers at a max pooling's input, with or without a reference."""
+        a, (g, x, *reference) = call.attrs, call.args
         kernel, stride, dilation = ((int(v[0]), int(v[1])) for v in (a["kernel"], a["stride"], a["dilation"]))
         top, left, bottom, right = (int(v) for v in a["padding"])
         (n, c, height, width), (_, _, rows, columns) = shape_of(x), shape_of(g)
         window = FloatConv(n, c, height, width, c, kernel, stride, dilation, (top, left, bottom, right), c)
-        kernel = max_pool_kernel(pool_plan(window, (rows, columns)), shape_of(x0)[0], self.core)
-        return call_kernel(scope, kernel, "max_pool_input_multiplier", [g, x, x0], shape_of(x), "float32", name)
+        batch = shape_of(reference[0])[0] if reference else None
+        kernel = max_pool_kernel(pool_plan(window, (rows, columns)), batch, self.core)
+        return call_kernel(scope, kernel, "max_pool_backwards", list(call.args), shape_of(x), "float32", name)
 
     def product(self, old: Any, call: Any, name: str, scope: Scope) -> Any:
         """A matrix product with weights on the right."""
@@ -248,10 +249,13 @@ def _conv(shape: tuple[int, ...], weights: _Weights, at: Geometry) -> FloatConv:
     return FloatConv(n, c, height, width, o, (kh, kw), at.stride, at.dilation, at.padding, at.groups)
 
 
+# They multiply no sums: cores without fused multiply-adds have them too.
+_ANYWHERE = frozenset({MAX_POOL_RESCALE, MAX_POOL_GRADIENT})
 _PRODUCTS: Mapping[str, Callable[..., Any]] = {
     "relax.nn.conv1d": FloatKernels.convolution,
     "relax.nn.conv2d": FloatKernels.convolution,
     CONV2D_TRANSPOSED: FloatKernels.transposed,
     MAX_POOL_RESCALE: FloatKernels.max_pool,
+    MAX_POOL_GRADIENT: FloatKernels.max_pool,
     "relax.matmul": FloatKernels.product,
 }
