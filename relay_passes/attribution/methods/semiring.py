@@ -159,10 +159,7 @@ class SemiringPath(Semiring):
             Part("path", _indices(context, values, places, shape_of(image)[0]), columns=names),
             Part("weights", self._weights(context, found[image])),
             Part("target", choice),
-            *(
-                Part("weights", self._weights(context, found[cut]), name)
-                for name, cut in self._named(forward).items()
-            ),
+            *(Part("weights", self._weights(context, found[cut]), name) for name, cut in self._named(forward).items()),
         ]
 
     def _starts(self, context: Context, inputs: list[Best]) -> tuple[list[tuple[Best, Any]], Any]:
