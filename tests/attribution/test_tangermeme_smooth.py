@@ -40,6 +40,8 @@ class Sequences(nn.Module):
         self.codes = nn.ModuleList([make(steps[0]) for _ in self.convs])
         self.weights = nn.ModuleList([make(steps[1]) for _ in self.convs])
         self.fc = nn.Linear(4 * LENGTH, 3)
+        for layer in (*self.convs, self.fc):
+            nn.init.normal_(layer.weight, 0, 0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits."""
@@ -118,6 +120,9 @@ def test_equal(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = tvm_lowbit.build(program, "host", explain=methods)
     assert bits is None or len(artifact.report.low_bit) == 3
     result = artifact.run(x)
+    with torch.no_grad():
+        (logits,) = result.outputs.values()
+        np.testing.assert_allclose(logits, network(torch.from_numpy(x)).numpy(), rtol=1e-4, atol=1e-5)
     found = result.explanations["deeplift"]
     np.testing.assert_allclose(found.contributions, oracle(network, x, reference), atol=2e-5)
     assert np.all(np.abs(found.gap) <= 1e-5)
