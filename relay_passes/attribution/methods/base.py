@@ -44,11 +44,8 @@ class Method(abc.ABC):
         if not str(self.name).isidentifier():
             raise LowbitError(f"{type(self).__name__} name", "an identifier", repr(self.name))
         object.__setattr__(self, "_targets", parse(self.target))
-        curved = [type(target).__name__ for target in self.targets if not target.linear]
-        if curved and not self.any_target:
-            hint = "methods of gradients take it, such as Gradient, IntegratedGradients or GAM"
-            expected = "a target that is linear in the output: this method shares differences out"
-            raise LowbitError(f"{type(self).__name__} target", expected, curved[0], hint)
+        if not self.any_target:
+            check_linear(type(self).__name__, self.targets)
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -101,6 +98,21 @@ class Method(abc.ABC):
             joined = forward.emit(relax.op.concat(grown, axis=1), f"{self.key}/{same[0].field}")
             parts.append(replace(same[0], value=joined))
         return parts
+
+
+def check_linear(where: str, targets: Sequence[Target]) -> None:
+    """Decline targets that are no linear functions of the output.
+
+    Raises
+    ------
+    LowbitError
+        If there is one.
+    """
+    curved = [type(target).__name__ for target in targets if not target.linear]
+    if curved:
+        hint = "methods of gradients take it, such as Gradient, IntegratedGradients or GAM"
+        expected = "a target that is linear in the output: this method shares differences out"
+        raise LowbitError(f"{where} target", expected, curved[0], hint)
 
 
 def checked_count(where: str, value: Any) -> int:
