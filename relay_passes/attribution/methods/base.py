@@ -13,6 +13,7 @@ from tvm import relax
 
 from relay_passes.attribution.model import Forward, Model, Part
 from relay_passes.attribution.rules.base import Context
+from relay_passes.attribution.steps import Extra
 from relay_passes.attribution.targets import Target, parse
 from relay_passes.ops import shape_of
 from schedules.errors import LowbitError
@@ -62,6 +63,10 @@ class Method(abc.ABC):
     def several(self) -> bool:
         """Whether arrays have an axis for targets."""
         return isinstance(self.target, list | tuple)
+
+    def extras(self, model: Model) -> Sequence[Extra]:
+        """Inputs that the library takes beyond the model's; `Forward.extra` by name."""
+        return ()
 
     def prepare(self, model: Model) -> Any:
         """What must be known before the program is written: reference runs, functions of their own (`model.step`)."""
