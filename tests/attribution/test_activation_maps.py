@@ -13,7 +13,17 @@ from relax_models import const, module, quantised
 from tvm import relax
 
 import tvm_lowbit
-from tvm_lowbit import GAM, DeepLift, GradCam, LayerCam, LowbitError, NeuronImportance, Similarity
+from tvm_lowbit import (
+    GAM,
+    Conductance,
+    DeepLift,
+    GradCam,
+    IntegratedGradients,
+    LayerCam,
+    LowbitError,
+    NeuronImportance,
+    Similarity,
+)
 
 RNG = np.random.default_rng(0)
 W0, W1, W2 = (RNG.normal(size=s).astype(np.float32) * 0.4 for s in ((4, 2, 3, 3), (6, 4, 3, 3), (24, 5)))
@@ -112,6 +122,29 @@ def test_equal_to_torch_and_captum() -> None:
     one_pass = result["deeplift"].layers
     close(result["secant"].layers["second"]["importance"], one_pass["second"]["multipliers"].mean((2, 3)))
     close(result["secant"].layers["flat"]["importance"], one_pass["flat"]["multipliers"])
+
+
+def test_embedding_as_input() -> None:
+    """Given when the library runs, it gives what the same embedding does that was known before: also along a path."""
+    given, fixed = Similarity("input"), Similarity(EMBEDDING)
+    methods = [
+        *(GAM(["first", "second"], target=t, name=n) for t, n in ((given, "gam"), (fixed, "gam_fixed"))),
+        Conductance("second", steps=5, target=[given, 1], name="path"),
+        Conductance("second", steps=5, target=[fixed, 1], name="path_fixed"),
+        *(IntegratedGradients(steps=5, target=t, name=n) for t, n in ((given, "ig"), (fixed, "ig_fixed"))),
+    ]
+    built = tvm_lowbit.build(module(network, X.shape), "host", explain=methods)
+    embeddings = np.broadcast_to(EMBEDDING, (2, 5)).copy()
+    inputs = {"x": X, "gam.embedding": embeddings, "path.embedding0": embeddings, "ig.embedding": embeddings}
+    found = built.run(inputs).explanations
+    close(found["gam"]["map"], found["gam_fixed"]["map"])
+    for field in ("contributions", "gap"):
+        close(found["path"].layers["second"][field], found["path_fixed"].layers["second"][field])
+        close(found["ig"][field], found["ig_fixed"][field])
+    other = built.run(inputs | {"gam.embedding": embeddings[:, ::-1].copy()}).explanations
+    assert not np.allclose(other["gam"]["map"], found["gam"]["map"], atol=1e-3)
+    with pytest.raises(LowbitError, match=r"gam\.embedding"):
+        built.run(X)
 
 
 def test_quantised_and_one_dimension() -> None:

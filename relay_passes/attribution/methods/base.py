@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
-from relay_passes.attribution.model import Forward, Model, Part
+from relay_passes.attribution.model import Forward, Model, Part, chosen_output
 from relay_passes.attribution.rules.base import Context
 from relay_passes.attribution.steps import Extra
 from relay_passes.attribution.targets import Target, parse
+from relay_passes.dataflow import name_of
 from relay_passes.ops import shape_of
 from schedules.errors import LowbitError
 
@@ -66,7 +67,19 @@ class Method(abc.ABC):
 
     def extras(self, model: Model) -> Sequence[Extra]:
         """Inputs that the library takes beyond the model's; `Forward.extra` by name."""
-        return ()
+        return [
+            Extra(self._more(t), shape_of(chosen_output(target, model.outputs, model.output_names)))
+            for t, target in enumerate(self.targets)
+            if target.needs_more
+        ]
+
+    def _more(self, position: int) -> str:
+        return f"{self.key}.embedding{position if self.several else ''}"
+
+    def at_run_time(self, forward: Forward) -> list[Target]:
+        """The targets with what they take when the library runs."""
+        given = {name_of(var): var for var in forward.extra}
+        return [t.taking(given[self._more(i)]) if t.needs_more else t for i, t in enumerate(self.targets)]
 
     def prepare(self, model: Model) -> Any:
         """What must be known before the program is written: reference runs, functions of their own (`model.step`)."""
@@ -88,7 +101,7 @@ class Method(abc.ABC):
 
     def stacked(self, forward: Forward, explain_one: Callable[[Target], Sequence[Part]]) -> list[Part]:
         """The parts for each target, joined along a new axis after the batch where there are several."""
-        return self.joined(forward, [explain_one(target) for target in self.targets])
+        return self.joined(forward, [explain_one(target) for target in self.at_run_time(forward)])
 
     def joined(self, forward: Forward, each: Sequence[Sequence[Part]]) -> list[Part]:
         """The same, the parts for each target given."""
