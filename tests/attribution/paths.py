@@ -55,7 +55,12 @@ class Network:
         return self._add(Node(name, operands, f, edges), make(*(self.vars[o] for o in operands)))
 
     def unary(
-        self, name: str, make: Callable[[Any], Any], f: Callable[[Array], Array], slope: Callable[[Array], Array], x: str
+        self,
+        name: str,
+        make: Callable[[Any], Any],
+        f: Callable[[Array], Array],
+        slope: Callable[[Array], Array],
+        x: str,
     ) -> str:
         """An operator on elements, and its derivative."""
 
@@ -68,9 +73,7 @@ class Network:
 
         return self._add(Node(name, (x,), f, edges), make(self.vars[x]))
 
-    def product(
-        self, name: str, make: Callable[..., Any], f: Callable[[Array, Array], Array], a: str, b: str
-    ) -> str:
+    def product(self, name: str, make: Callable[..., Any], f: Callable[[Array, Array], Array], a: str, b: str) -> str:
         """An operator that is linear in each of two operands: the other is what it is, or its mean over both runs."""
 
         def edges(values: list[Array], references: list[Array] | None) -> list[Array]:
@@ -81,7 +84,9 @@ class Network:
 
         return self._add(Node(name, (a, b), f, edges), make(self.vars[a], self.vars[b]))
 
-    def largest(self, name: str, make: Callable[[Any], Any], windows: Sequence[Sequence[int]], shape: Any, x: str) -> str:
+    def largest(
+        self, name: str, make: Callable[[Any], Any], windows: Sequence[Sequence[int]], shape: Any, x: str
+    ) -> str:
         """The maximum of each window, a list of indices into the flattened operand in the order of taps."""
 
         def value(v: Array) -> Array:

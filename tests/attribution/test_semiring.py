@@ -52,9 +52,7 @@ def activation(net: Network, name: str, x: str, bits: int | None) -> str:
 
     made = {"scale": 0.5, "qmin": 0, "qmax": 2**bits - 1}
     # The name is bound by the network itself.
-    return net.unary(
-        name, lambda v: quantised(lambda e, _: e, v, **made), rounded, lambda v: (v >= 0) & (v <= top), x
-    )
+    return net.unary(name, lambda v: quantised(lambda e, _: e, v, **made), rounded, lambda v: (v >= 0) & (v <= top), x)
 
 
 def windows(shape: tuple[int, ...], kernel: int, stride: int, pad: int) -> list[list[int]]:
