@@ -17,9 +17,8 @@ Elementwise = Callable[[Array], Array]
 class Node:
     """An operator: its operands, its value for one item, and its edges.
 
-    ``edges(values, references)`` gives one matrix (its elements, those of the result) for each operand, 0 where there is
-    no edge; ``references`` are the values of the reference run,
-    or None where edges weigh derivatives.
+    ``edges(values, references)`` gives one matrix (its elements, those of the result) for each operand, 0 where there
+    is no edge; ``references`` are the values of the reference run, or None where edges weigh derivatives.
     """
 
     name: str
