@@ -161,7 +161,7 @@ def test_enumeration(write: Any, bits: int | None) -> None:
         return net.vars[write(net, random, bits)]
 
     mod = module(body, (2, 2, 5, 5))
-    x, x0 = grid(random, 2, 2, 5, 5), grid(random, 2, 5, 5)
+    x, x0 = grid(random, 6, 2, 5, 5), grid(random, 2, 5, 5)
     x[:, 0, 0] = x0[0, 0]
     overs: dict[str, dict[str, Any]] = {"gradient": {}, "deeplift": {"reference": x0}}
     methods: list[Any] = [
@@ -169,7 +169,7 @@ def test_enumeration(write: Any, bits: int | None) -> None:
     ]
     methods += [SemiringEntropy(over=over, name=over, target=1, **more) for over, more in overs.items()]
     result = tvm_lowbit.build(mod, "host", explain=methods).run(x)
-    for item in range(2):
+    for item in range(len(x)):
         logits = nets[0].run(x[item])["logits"]
         np.testing.assert_allclose(next(iter(result.outputs.values()))[item], logits, rtol=1e-5)
         paths = {
