@@ -1,1 +1,1 @@
-"""What explanations cost: measured in pairs on this machine."""
+"""What explanations are worth (``python -m explanations``), and what they cost (``python -m explanations.speed``)."""
