@@ -6,7 +6,7 @@ VENV ?= .venv
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint fuzz networks benchmarks emulator clean
+.PHONY: demo test lint fuzz networks benchmarks explanations emulator clean
 
 # With the emulated board where it can be had without asking for a password; the demo says so where it cannot.
 demo: $(VENV)/.demo
@@ -30,6 +30,9 @@ networks: $(VENV)/.test
 
 benchmarks: $(VENV)/.test
 	PYTHONPATH=.:examples $(BIN)/python -m benchmarks --out out/benchmarks --docs docs/benchmarks.md
+
+explanations: $(VENV)/.test
+	PYTHONPATH=.:examples $(BIN)/python -m explanations --out out/explanations --docs docs/explanations.md
 
 # The emulated Arm board: Debian packages (asks for root where they are missing) and TVM's aarch64 runtime.
 emulator: $(VENV)/.demo

@@ -8,6 +8,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from relay_passes.inline_chains import inline_chains
 from relay_passes.memory import MemoryPlan, plan_of
 from relay_passes.pin_rounding import pin_rounding
 
@@ -38,7 +39,8 @@ def compile_module(
     -------
     tvm.relax.VMExecutable
     """
-    pin = tvm.transform.module_pass(lambda module, _context: pin_rounding(module), opt_level=0, name="PinRounding")
+    chains = _changed("InlineChains", lambda module: inline_chains(module, vector_lanes(target)))
+    pin = _changed("PinRounding", pin_rounding)
     passes = [
         relax.backend.DispatchSampling(),
         relax.backend.DispatchSortScan(),
@@ -46,6 +48,7 @@ def compile_module(
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
+        chains,
         pin,
         relax.transform.RewriteDataflowReshape(),
         relax.transform.ToNonDataflow(),
@@ -64,6 +67,16 @@ def compile_module(
     step("fuse")
     with target:
         return relax.build(mod, target, relax_pipeline=tvm.transform.Sequential(passes))
+
+
+def vector_lanes(target: Any) -> int:
+    """How many float32 a register of the target's vectors holds."""
+    with target:
+        return int(tvm.get_global_func("target.llvm_get_vector_width")(target)) // 32
+
+
+def _changed(name: str, change: Callable[[Any], Any]) -> Any:
+    return tvm.transform.module_pass(lambda module, _context: change(module), opt_level=0, name=name)
 
 
 def _seen(name: str, look: Callable[[Any], None]) -> Any:

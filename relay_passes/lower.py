@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,11 +15,13 @@ from relay_passes.assign import PLAIN
 from relay_passes.chosen import Chosen
 from relay_passes.compose import compose_requantize
 from relay_passes.forms import Forms, call_kernel, joined, pooled
+from relay_passes.lower_float import FloatKernels
 from relay_passes.network import CONCAT, Product, Survey, techniques
 from relay_passes.ops import constant, literal, op_name, quant_spec, shape_of
 from relay_passes.problem import dot_problem
 from schedules import tuned_rows
 from schedules.cores import CoreSpec
+from schedules.counting import LINEAR_LEVELS
 from schedules.dot_problem import DotProblem, Thresholds
 from schedules.layout import Layout
 from schedules.limits import limit_cycles
@@ -26,6 +29,7 @@ from schedules.moving import requantize_pixels
 from schedules.problem_key import problem_key
 from schedules.requantize import requantize_kernel
 from schedules.techniques import Choice
+from schedules.threshold_lines import fit_lines
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class _Lowering:
         # What each call of a kernel is: layers that are alike share one.
         self.calls: list[dict[str, Any]] = []
         self.forms: Forms | None = None
+        self.floats = FloatKernels(core, self.values, self._unpacking)
 
     def _product(self, var: Any, call: Any, technique: str | None) -> Product:
         weights, offset = constant(call.args[1]), constant(call.args[2])
@@ -138,7 +143,8 @@ class _Lowering:
             return pooled(self.forms, value, source, written, name)
         if operator == ops.DEQUANTIZE and constant(value.args[0]) is not None:
             return self._weight_values(value, name, scope)
-        return dataflow.keep(var, value, scope)
+        product = self.floats.lowered(var, value, name, scope)
+        return dataflow.keep(var, value, scope) if product is None else product
 
     def _written(self, var: Any) -> Layout:
         """The layout that a variable of the old program is written in."""
@@ -162,12 +168,17 @@ class _Lowering:
         self.each(plan.layer, self.kernels, len(self.plans))
         args = [self.forms.get(dot.args[0], plan.layout, plan.layer), *map(literal, plan.constants)]
         shape = tuple(int(d) for d in dot.attrs["out_shape"])
-        layout, dtype, size = Layout(), "int32", sum(c.nbytes for c in plan.constants)
+        layout, dtype, size, why = Layout(), "int32", sum(c.nbytes for c in plan.constants), ""
         if requantize is not None:
             layout, dtype = self._written(var), "uint8"
             tables = _tables(requantize)
-            size += sum(constant(t).nbytes for t in tables)
             epilogue, side = self._side(var, requantize, _thresholds(requantize, layout))
+            lines = _lines(epilogue, tables, problem)
+            if isinstance(lines, str):
+                why = f"; each code is searched among {epilogue.levels} thresholds: {lines}"
+            elif lines is not None:
+                tables, epilogue = [*tables, literal(lines)], replace(epilogue, lines=True)
+            size += sum(constant(t).nbytes for t in tables)
             args += [*tables, *side]
             problem = replace(problem, epilogue=epilogue)
         knobs = tuned_rows.knobs(technique, problem, self.core)
@@ -180,7 +191,7 @@ class _Lowering:
         work = {"bits": problem.name, "technique": technique.name, "macs": problem.macs, "limit": limit}
         call = {"symbol": symbol, "layer": plan.layer, "problem": problem_key(problem), **work}
         self.calls.append({**call, "parallel": bool(knobs["parallel"])})
-        self._report(plan, size, layout if requantize is not None else None)
+        self._report(plan, size, layout if requantize is not None else None, why)
         return result
 
     def _requantize_pixels(self, var: Any, call: Any, name: str, scope: dataflow.Scope) -> Any:
@@ -194,14 +205,14 @@ class _Lowering:
         packed = call_kernel(scope, kernel, "requantize", args, layout.shape(*shape), "uint8", f"{name}/physical")
         return self.forms.produced(packed, layout, shape_of(call), name)
 
-    def _report(self, plan: _Plan, size: int, written: Layout | None) -> None:
+    def _report(self, plan: _Plan, size: int, written: Layout | None, why: str) -> None:
         """Add a kernel to its layer's row: a transposed convolution has one for each phase of its stride."""
         row, technique = self.layers.get(plan.layer, {}), plan.choice.technique.name
         others = [name for name in row.get("technique", "").split(", ") if name and name != technique]
         ways = f"{plan.layout} > {written or 'accumulators'}"
         self.layers[plan.layer] = row | {
             "technique": ", ".join([*others, technique]),
-            "why": plan.choice.why,
+            "why": plan.choice.why + why,
             "layouts": ways,
             "saved": None if plan.saved is None else round((row.get("saved") or 0) + plan.saved),
             "bytes": row.get("bytes", 0) + size,
@@ -220,26 +231,35 @@ class _Lowering:
         kernel = requantize_kernel(shape, str(call.args[0].ty.dtype), int(call.attrs["axis"]), spec, tables)
         return call_kernel(scope, kernel, "requantize", list(call.args), shape, "uint8", name)
 
-    def _weight_values(self, call: Any, name: str, scope: dataflow.Scope) -> Any:
-        """Float weights for an explanation, unpacked at run time from the constant that the forward kernel reads."""
-        codes, spec = constant(call.args[0]), quant_spec(call)
+    def _unpacking(self, call: Any) -> tuple[npt.NDArray[Any], Callable[..., Any]] | None:
+        """For float weights of an explanation: the constant that the forward kernel reads, and one code of it."""
+        codes = constant(call.args[0])
         views = [(codes.transpose(axes).reshape(shape), axes) for axes, shape in _as_kernels_see(codes.shape)]
         plans = ((self.by_weights.get(_key(np.ascontiguousarray(view))), axes) for view, axes in views)
         plan, axes = next(((plan, axes) for plan, axes in plans if plan is not None), (None, ()))
         if plan is None:
+            return None
+        technique, problem = plan.choice.technique, plan.problem
+
+        def code_at(at: Callable[..., Any], *i: Any) -> Any:
+            o, c, *taps = (i[axis] for axis in axes)
+            y, x = (0,) * (2 - len(taps)) + tuple(taps)
+            return technique.weight_at(problem, at, o, c, y, x)
+
+        return plan.constants[0], code_at
+
+    def _weight_values(self, call: Any, name: str, scope: dataflow.Scope) -> Any:
+        """Float weights for an explanation, unpacked at run time from the constant that the forward kernel reads."""
+        found = self._unpacking(call)
+        if found is None:
             return scope.emit(call, name)
-        technique = plan.choice.technique
+        packed, code_at = found
 
-        def compute(packed: Any) -> Any:
-            def element(*i: Any) -> Any:
-                o, c, *taps = (i[axis] for axis in axes)
-                y, x = (0,) * (2 - len(taps)) + tuple(taps)
-                return technique.weight_at(plan.problem, lambda *at: packed(*at), o, c, y, x)
+        def compute(source: Any) -> Any:
+            return te.compute(shape_of(call), lambda *i: code_at(lambda *at: source(*at), *i), name="unpack_weights")
 
-            return te.compute(codes.shape, element, name="unpack_weights")
-
-        unpacked = scope.builder.call_te(compute, literal(plan.constants[0]), primfunc_name_hint="unpack_weights")
-        return scope.emit(ops.dequantize(scope.emit(unpacked, f"{name}/codes"), spec), name)
+        unpacked = scope.builder.call_te(compute, literal(packed), primfunc_name_hint="unpack_weights")
+        return scope.emit(ops.dequantize(scope.emit(unpacked, f"{name}/codes"), quant_spec(call)), name)
 
 
 def _key(codes: npt.NDArray[np.uint8]) -> tuple[tuple[int, ...], bytes]:
@@ -261,6 +281,13 @@ def _as_kernels_see(shape: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple
 def _thresholds(call: Any, layout: Layout) -> Thresholds:
     counts = [shape_of(table)[1] for table in _tables(call)[::2]]  # rises and, if there are any, falls
     return Thresholds(int(call.attrs["bits"]), counts[0], int(call.attrs["side_bits"]), layout, falls=sum(counts[1:]))
+
+
+def _lines(epilogue: Thresholds, tables: list[Any], problem: DotProblem) -> npt.NDArray[np.float32] | str | None:
+    """Lines by which codes are guessed where a search would take long, or why not; None where it would not."""
+    if epilogue.levels <= LINEAR_LEVELS or epilogue.falls or epilogue.side_bits:
+        return None
+    return fit_lines(constant(tables[0]), problem.accumulator_bound())
 
 
 def _tables(call: Any) -> list[Any]:

@@ -102,7 +102,8 @@ def quant_spec(expr: Any) -> QuantSpec:
     return QuantSpec(scale, zero, int(a["qmin"]), int(a["qmax"]), None if axis < 0 else axis, str(a["form"]))
 
 
-def _element(buffer: Any, axis: int, indices: Any) -> Any:
+def along_axis(buffer: Any, axis: int, indices: Any) -> Any:
+    """A scale or zero point for a position: one for all, or one for each index along the axis."""
     return buffer() if len(buffer.shape) == 0 else buffer[indices[axis] if int(buffer.shape[0]) > 1 else 0]
 
 
@@ -129,7 +130,7 @@ def _code(x: Any, scale: Any, zero: Any, spec: QuantSpec) -> Any:
     return _clipped(x, scale, zero, spec) - _f32(spec.qmin)
 
 
-def _value(code: Any, scale: Any, zero: Any, spec: QuantSpec) -> Any:
+def value_of(code: Any, scale: Any, zero: Any, spec: QuantSpec) -> Any:
     """`QuantSpec.values` for one element, in TIR."""
     return (code.astype("float32") + (_f32(spec.qmin) - zero)) * scale
 
@@ -141,7 +142,7 @@ def _elementwise(hint: str, body: Callable[[Any, Any, Any, QuantSpec], Any]) -> 
         def compute(x: Any, scale: Any, zero: Any) -> Any:
             def element(*i: Any) -> Any:
                 axis = 0 if spec.axis is None else spec.axis
-                return body(x(*i), _element(scale, axis, i), _element(zero, axis, i), spec)
+                return body(x(*i), along_axis(scale, axis, i), along_axis(zero, axis, i), spec)
 
             return te.compute(x.shape, element, name=hint)
 
@@ -158,7 +159,7 @@ register(
     _elementwise("fake_quant", lambda x, s, z, spec: tirx.Select(tirx.isnan(x), x, (_clipped(x, s, z, spec) - z) * s)),
 )
 register(QUANTIZE, 3, _like("uint8"), _elementwise("quantize", lambda *a: _code(*a).astype("uint8")))
-register(DEQUANTIZE, 3, _like("float32"), _elementwise("dequantize", _value))
+register(DEQUANTIZE, 3, _like("float32"), _elementwise("dequantize", value_of))
 register(OBSERVE_CODES, 1, _like("int32"))
 
 
@@ -210,7 +211,7 @@ def _legalize_scale(bb: Any, call_: Any) -> Any:
 
     def compute(acc: Any, scale: Any) -> Any:
         def element(*i: Any) -> Any:
-            return (acc(*i).astype("float64") * _element(scale, axis, i)).astype("float32")
+            return (acc(*i).astype("float64") * along_axis(scale, axis, i)).astype("float32")
 
         return te.compute(acc.shape, element, name="scale_accumulators")
 

@@ -18,12 +18,13 @@ from schedules.intrinsics import arithmetic_fence
 def pin_rounding(mod: Any) -> Any:
     """Apply the pass to every PrimFunc of a module."""
     for gv, function in list(mod.functions.items()):
-        if isinstance(function, tirx.PrimFunc) and not _reduces(function.body):
+        if isinstance(function, tirx.PrimFunc) and not reduces(function.body):
             mod.update_func(gv, function.with_body(tvm_ffi.structural_map(function.body, (tirx.Mul, _fenced))))
     return mod
 
 
-def _reduces(body: Any) -> bool:
+def reduces(body: Any) -> bool:
+    """Whether a PrimFunc's body has a reduction."""
     found: list[bool] = []
 
     def visit(block: Any) -> None:
@@ -34,4 +35,4 @@ def _reduces(body: Any) -> bool:
 
 
 def _fenced(product: Any) -> Any:
-    return arithmetic_fence(product) if str(product.ty.dtype) == "float32" else product
+    return arithmetic_fence(product) if str(product.ty.dtype) in ("float32", "float64") else product

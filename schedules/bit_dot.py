@@ -19,6 +19,7 @@ from tvm.script.ir_builder import tirx as T
 
 from schedules.blocked import CHANNEL_BLOCK
 from schedules.intrinsics import const, splat, vload
+from schedules.ordered_column import OrderedColumn
 from schedules.ordered_rows import OrderedRows
 from schedules.panel import Panel
 from schedules.registers import Registers, held
@@ -100,6 +101,23 @@ class BitDot:
         """See `blocked.Dots`."""
         block = _Block(self, panel, g, channel, pixel, pixels)
         return {"uint32": block.wide, "uint16": block.narrow, "bytes": block.bytewise}[self.form]()
+
+    def column(self, panel: Panel, sums: Any) -> bool:
+        """See `blocked.Dots`: as `ordered_column` writes it."""
+        channels = int(sums.shape[1])
+        stride, rest = divmod(panel.stride(), self.a_bits)
+        loop = OrderedColumn(self.a_bits, self.w_planes, self.steps, stride, channels // 8)
+        plain = self.split and not (self.signs or self.differ or self.large) and self.form != "uint32"
+        whole = self.row_bytes % STEP == 0 and channels % 8 == 0 and rest == 0 and int(sums.shape[0]) == 1
+        if not (plain and whole and loop.possible()):
+            return False
+        operands = (
+            panel.address(const(0), 0, 0),
+            tirx.address_of(self.weights[0, 0, 0, 0, 0, 0]),
+            tirx.address_of(sums[0, 0]),
+        )
+        call_loop(loop, self.defined, operands, "uint16", 8)
+        return True
 
     def sum_codes(self, panel: Panel, pixel: Any) -> Any:
         """See `blocked.Dots`."""

@@ -59,6 +59,9 @@ class Dots:
         Whether gamma is more than the offset of the activations.
     prepare : callable or None
         ``(panel, pixel)``: emits what is to be done with each patch first.
+    column : callable or None
+        ``(panel, sums)``: emits all channels' products with the only pixel there is into a row of sums, where it can;
+        returns whether it did.
     """
 
     dtype: str
@@ -68,6 +71,7 @@ class Dots:
     scale: int
     centred: bool = False
     prepare: Callable[[Panel, Any], None] | None = None
+    column: Callable[[Panel, Any], bool] | None = None
 
 
 class Scratch:
@@ -138,6 +142,20 @@ def blocked(
     """What emits all pixels of an output row ``(n, oy)``."""
     p = problem
 
+    def blocks(panel: Panel, scratch: Scratch, g: Any, pixels: int) -> None:
+        with T.serial(0, padded_channels(p, nr) // nr) as block:
+
+            def group_of(first: Any, count: int) -> None:
+                vectors = dots.multiply(panel, g, block * nr, first, count)
+                scratch.store(first, g, block * nr, count, vectors)
+
+            whole, rest = divmod(pixels, mr)
+            if whole:
+                with T.serial(0, whole) as index:
+                    group_of(index * mr, mr)
+            if rest:
+                group_of(const(whole * mr), rest)
+
     def pixels_from(n: Any, oy: Any, ox: Any, pixels: int) -> None:
         scratch = Scratch(p, dots, pixels, nr, *corrected)
         scratch.where = (oy, ox)
@@ -151,18 +169,8 @@ def blocked(
                 with T.serial(0, pixels) as i:
                     total = dots.sum_codes(panel, i)
                     T.buffer_store(scratch.code_sums, total.astype(p.threshold_dtype), [i, g])
-            with T.serial(0, padded_channels(p, nr) // nr) as block:
-
-                def group_of(first: Any, count: int) -> None:
-                    vectors = dots.multiply(panel, g, block * nr, first, count)
-                    scratch.store(first, g, block * nr, count, vectors)
-
-                whole, rest = divmod(pixels, mr)
-                if whole:
-                    with T.serial(0, whole) as index:
-                        group_of(index * mr, mr)
-                if rest:
-                    group_of(const(whole * mr), rest)
+            if dots.column is None or not dots.column(panel, scratch.sums):
+                blocks(panel, scratch, g, pixels)
         epilogue.write_tile(scratch.accumulators, lambda i: (n, oy, ox + i), pixels, rolled=rolled)
 
     def row(n: Any, oy: Any) -> None:

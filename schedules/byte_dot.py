@@ -36,7 +36,7 @@ LoadW = Callable[[int, Any, int, int, int], Any]
 Place = Callable[[Any], tuple[Any, int, Any]]
 
 
-def pack_rows(form: str, rows: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+def pack_rows(form: str, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Weights ``(..., channels, K)``, of whole blocks and steps, to ``(..., blocks of 4, steps, 4, 16)``."""
     blocks = rows.reshape(*rows.shape[:-2], -1, CHANNELS, rows.shape[-1] // STEP, STEP)
     if form == "smlal":
@@ -47,7 +47,7 @@ def pack_rows(form: str, rows: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     return np.ascontiguousarray(quarters.reshape(*quarters.shape[:-2], STEP))
 
 
-def unpack_rows(form: str, packed: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+def unpack_rows(form: str, packed: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The inverse of `pack_rows`."""
     blocks = np.moveaxis(packed, -2, -3)
     if form == "sdot":

@@ -1,7 +1,8 @@
 """Weights of few bits as several codes a byte, which vector shifts take apart: for kernels that multiply bytes.
 
-A vector holds 16 input channels; its lanes hold as many codes of one input channel as fit a byte, in order of ``tap *
-4 + output channel of the block``.
+For ``winograd`` a vector holds 16 input channels; its lanes hold as many codes of one input channel as fit a byte, in
+order of ``tap * 4 + output channel of the block``. For ``smlal`` and ``sdot`` a lane holds the codes that stand there
+in successive vectors of weights.
 """
 
 from __future__ import annotations
@@ -69,6 +70,40 @@ def expand(load: Any, bits: int, taps: int, channel: int) -> list[Any]:
         if (place + 1) * bits < 8:
             code = code & splat(const((1 << bits) - 1, "uint8"), LANES)
         codes.append(held(code, "uint8", LANES))
+    return codes
+
+
+def pack_vectors(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
+    """Vectors of codes ``(..., count, 16)`` to ``(..., fewer, 16)``."""
+    per = per_byte(bits)
+    more = -codes.shape[-2] % per
+    padded = np.pad(codes, [(0, 0)] * (codes.ndim - 2) + [(0, more), (0, 0)])
+    places = padded.reshape(*codes.shape[:-2], -1, per, LANES)
+    shifts = (bits * np.arange(per, dtype=np.uint8))[:, None]
+    return np.bitwise_or.reduce(places << shifts, axis=-2).astype(np.uint8)
+
+
+def unpack_vectors(packed: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[np.uint8]:
+    """The inverse of `pack_vectors`, for so many vectors."""
+    shifts = (bits * np.arange(per_byte(bits), dtype=np.uint8))[:, None]
+    places = (packed[..., None, :] >> shifts) & ((1 << bits) - 1)
+    return places.reshape(*packed.shape[:-2], -1, LANES)[..., :count, :].astype(np.uint8)
+
+
+def vector_code_at(at: Any, bits: int, number: Any, lane: Any) -> Any:
+    """One code of `pack_vectors` as uint8: of a vector by its number; ``at(vector, lane)`` reads the packed array."""
+    byte, place = at(number // per_byte(bits), lane), number % per_byte(bits)
+    return (byte >> (place * bits).astype("uint8")) & const((1 << bits) - 1, "uint8")
+
+
+def expand_vectors(packed: Any, bits: int) -> list[Any]:
+    """The vectors of codes that one packed vector holds."""
+    top = per_byte(bits) - 1
+    codes = []
+    for place in range(top + 1):
+        code = packed >> splat(const(place * bits, "uint8"), LANES) if place else packed
+        whole = place == top and (top + 1) * bits == 8
+        codes.append(code if whole else code & splat(const((1 << bits) - 1, "uint8"), LANES))
     return codes
 
 

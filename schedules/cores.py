@@ -6,14 +6,17 @@ Throughputs are 128-bit instructions per cycle measured by ocxtal/insn_bench_aar
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+import tvm
+
 from schedules.errors import LowbitError
 
-FEATURES = frozenset({"asimd", "dotprod"})
+FEATURES = frozenset({"asimd", "dotprod", "fma", "avx512"})
 OPERATIONS = frozenset({"and", "cnt", "uadalp", "mla", "widen", "ldr", "str"})
 
 
@@ -121,6 +124,7 @@ _A76_RATES = {"and": 2.0, "cnt": 2.0, "uadalp": 1.0, "mla": 0.5, "widen": 1.0, "
 _HOST_RATES = {"and": 3.0, "cnt": 0.3, "uadalp": 0.7, "mla": 1.0, "widen": 1.0, "ldr": 2.0, "str": 1.0}
 _F1 = {"cnt": "F1", "uadalp": "F1", "widen": "F1"}
 
+_HOST_SOURCE = "assumed, to rank techniques only: SSE has no vector popcount, so CNT is a table look-up"
 _ROWS = (
     CoreSpec(
         "cortex-a72",
@@ -173,7 +177,19 @@ _ROWS = (
         frozenset(),
         3.0,
         _HOST_RATES,
-        "assumed, to rank techniques only: SSE has no vector popcount, so CNT is a table look-up",
+        _HOST_SOURCE,
+    ),
+    CoreSpec("x86-64-v3", "x86_64-linux-gnu", "x86-64-v3", frozenset({"fma"}), 3.0, _HOST_RATES, _HOST_SOURCE),
+    CoreSpec(
+        "x86-64-v4",
+        "x86_64-linux-gnu",
+        "x86-64-v4",
+        frozenset({"fma", "avx512"}),
+        3.0,
+        _HOST_RATES,
+        _HOST_SOURCE,
+        # LLVM keeps to half of each register otherwise, for the sake of cores that slow down.
+        mattr=("-prefer-256-bit",),
     ),
 )
 
@@ -195,6 +211,29 @@ def find_core(name: str) -> CoreSpec:
     return CORES[name]
 
 
+# What x86-64-v3 and -v4 ask of a machine, as far as kernels and LLVM's code for them could tell.
+_LEVELS = MappingProxyType(
+    {
+        "x86-64-v4": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
+        "x86-64-v3": ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "xsave"),
+    }
+)
+
+
 def host_core() -> CoreSpec:
     """The row for the machine this runs on; Armv8-A hosts count as Cortex-A72."""
-    return CORES["cortex-a72" if platform.machine() in ("aarch64", "arm64") else "x86-64"]
+    if platform.machine() in ("aarch64", "arm64"):
+        return CORES["cortex-a72"]
+    has = _host_features()
+    best, name = True, "x86-64"
+    for level in reversed(_LEVELS):
+        best = best and all(has.get(feature, False) for feature in _LEVELS[level])
+        name = level if best else name
+    return CORES[name]
+
+
+@functools.cache
+def _host_features() -> Mapping[str, bool]:
+    """What LLVM finds this machine to have."""
+    found = tvm.get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")()
+    return {str(name): bool(value) for name, value in (found or {}).items()}

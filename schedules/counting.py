@@ -86,6 +86,29 @@ def count_grouped(
         T.buffer_store(codes, flipped.astype("uint8"), [pixel, channel + lane])
 
 
+def count_by_line(
+    spec: Thresholds, tables: list[Any], accumulators: Any, channel: Any, lanes: int, codes: Any, pixel: Any
+) -> None:
+    """Emit ``codes[pixel, channel + lane]`` of neighbours: guessed by lines, then compared with one threshold each."""
+    thresholds, flip, lines = tables
+    wide = f"int32x{lanes}"
+    value = held(accumulators, "int32", lanes)
+    slope, start = (vload(lines, [row, channel], lanes) for row in (0, 1))
+    # Towards zero is as good as down: what is below 0 becomes 0 anyway.
+    guess = (value.astype(f"float32x{lanes}") * slope + start).astype(wide)
+    guess = tirx.max(tirx.min(guess, splat(const(spec.levels - 1), lanes)), splat(const(0), lanes))
+    guesses, nearest = T.alloc_buffer((lanes,), "int32"), T.alloc_buffer((lanes,), "int32")
+    vstore(T, guesses, guess, [0], lanes)
+    for lane in range(lanes):
+        threshold = thresholds[0, guesses[lane], channel + lane]
+        T.buffer_store(nearest, threshold.astype("int32"), [lane])
+    hit = (value >= vload(nearest, [0], lanes)).astype(wide)
+    code = held((vload(guesses, [0], lanes) + hit).astype(f"uint8x{lanes}"), "uint8", lanes)
+    flipped = vload(flip, [channel], lanes) != splat(const(0, "uint8"), lanes)
+    code = tirx.Select(flipped, splat(const(spec.levels, "uint8"), lanes) - code, code)
+    vstore(T, codes, code, [pixel, channel], lanes)
+
+
 def _search(value: Any, rows: list[Any], kind: str, lanes: int) -> Any:
     """How many sorted thresholds a vector reaches: one comparison a bit, each picking the thresholds of the next."""
     depth, element = len(rows).bit_length(), kind.partition("x")[0]
@@ -106,11 +129,13 @@ def _search(value: Any, rows: list[Any], kind: str, lanes: int) -> Any:
 
 
 def declare_tables(spec: Thresholds, channels: int, dtype: str) -> list[Any]:
-    """Declare the parameters thresholds, flip and, if there are any, falling thresholds."""
+    """Declare the parameters thresholds, flip and, if there are any, falling thresholds or lines."""
     tables = [T.arg("thresholds", T.buffer((spec.rows, spec.levels, channels), dtype))]
     tables.append(T.arg("flip", T.buffer((channels,), "uint8")))
     if spec.falls:
         tables.append(T.arg("falls", T.buffer((spec.rows, spec.falls, channels), dtype)))
+    if spec.lines:
+        tables.append(T.arg("lines", T.buffer((2, channels), "float32")))
     return tables
 
 

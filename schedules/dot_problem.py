@@ -92,6 +92,8 @@ class Thresholds:
         Layout of the second operand.
     falls : int
         Thresholds per channel at which the code falls again, for functions that turn (SiLU); 0 for monotone ones.
+    lines : bool
+        Whether a table of lines near the thresholds comes with them, by which codes are guessed: see `threshold_lines`.
     """
 
     bits: int
@@ -100,6 +102,7 @@ class Thresholds:
     out: Layout = field(default_factory=Layout)
     side: Layout | None = None
     falls: int = 0
+    lines: bool = False
 
     def __post_init__(self) -> None:
         top = (1 << self.bits) - 1
@@ -107,6 +110,8 @@ class Thresholds:
         fits = 1 <= self.levels <= top + min(self.falls, top) and 0 <= self.falls <= top
         if not (1 <= self.bits <= 8 and fits and 0 <= self.side_bits <= 8):
             raise ValueError(f"bits must be 1..8, levels fit in them, side_bits 0..8: {self}")
+        if self.lines and (self.falls or self.side_bits):
+            raise ValueError(f"lines are for one row of rising thresholds: {self}")
 
     @property
     def rows(self) -> int:

@@ -12,6 +12,7 @@ from tvm.script.ir_builder import tirx as T
 from schedules.counting import (
     LINEAR_LEVELS,
     SEARCH_LEVELS,
+    count_by_line,
     count_grouped,
     count_reached,
     count_vector,
@@ -25,14 +26,16 @@ from schedules.vectors import keep_rolled
 # Up to here a vector selects each threshold among the rows of all the second operand's codes.
 SIDE_THRESHOLDS = 64
 SIDE_LANES = 8
+# Neighbours whose codes are guessed by lines at once.
+LINE_LANES = 8
 
 
 class Epilogue:
     """Declares the epilogue's kernel parameters (thresholds, flip, side operand, output) and writes pixels.
 
     Parameters come in the order thresholds ``(rows, levels, O)``, flip ``(O,)`` uint8, falling thresholds
-    ``(rows, falls, O)`` if there are any, side codes, out; without thresholds there is only out, int32
-    ``(N, OH, OW, O)``.
+    ``(rows, falls, O)`` or lines ``(2, O)`` float32 if there are any, side codes, out; without thresholds there is only
+    out, int32 ``(N, OH, OW, O)``.
     """
 
     def __init__(self, problem: DotProblem) -> None:
@@ -125,6 +128,8 @@ class Epilogue:
         spec = self.spec
         if spec is None:
             return (16, 8, 1)
+        if spec.lines:
+            return (LINE_LANES, 1)
         if spec.levels > LINEAR_LEVELS and not spec.falls and spec.side is None:
             return (4, 1) if self.problem.threshold_dtype == "int32" else (8, 1)
         if max(spec.levels, spec.falls) > LINEAR_LEVELS:
@@ -157,6 +162,10 @@ class Epilogue:
                 row = self.spec.side.load(at, n, y, x, c, p.out_channels).astype("int32")
             with guard(exists, i):
                 count_reached(self.spec, self.tables, accumulators(i, group, first, 1, "int32"), row, c, codes, [i, c])
+        elif self.spec.lines:
+            value = accumulators(i, group, first, lanes, "int32")
+            with guard(exists, i):
+                count_by_line(self.spec, self.tables, value, c, lanes, codes, i)
         elif self.spec.levels > LINEAR_LEVELS:
             value = accumulators(i, group, first, lanes, p.threshold_dtype)
             with guard(exists, i):

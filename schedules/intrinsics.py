@@ -39,4 +39,5 @@ def uaddlp(vector: Any, lanes: int, bits: int) -> Any:
 
 def arithmetic_fence(value: Any) -> Any:
     """The value itself, with a promise that no multiply-add is fused across it (LLVM's ``llvm.arithmetic.fence``)."""
-    return tirx.call_llvm_pure_intrin("float32", "llvm.arithmetic.fence.f32", value)
+    kind = str(value.ty.dtype)
+    return tirx.call_llvm_pure_intrin(kind, f"llvm.arithmetic.fence.f{kind[5:7]}", value)

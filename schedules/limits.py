@@ -19,6 +19,8 @@ Step = tuple[float, Mapping[str, float]]
 
 # A 3x3 convolution by F(2x2, 3x3) takes 16 products where the direct one takes 36.
 WINOGRAD_GAIN = 36 / 16
+# A 4x4 tile takes 36 products where the direct convolution takes 144.
+FOUR_GAIN = 144 / 36
 # A byte holds 31 popcounts of bytes, each at most 8.
 _BYTE_COUNTS = 31
 
@@ -69,6 +71,10 @@ def _winograd(p: DotProblem) -> list[Step]:
     return [(WINOGRAD_GAIN * macs, counts) for macs, counts in ((16.0, {"dot": 1}), (8.0, {"mul_long": 1}))]
 
 
+def _winograd_mla(p: DotProblem) -> list[Step]:
+    return [(FOUR_GAIN * 8, {"mul": 1})]
+
+
 _STEPS: Mapping[str, Callable[[DotProblem], list[Step]]] = MappingProxyType(
     {
         "bit_serial": _bit_serial,
@@ -78,6 +84,7 @@ _STEPS: Mapping[str, Callable[[DotProblem], list[Step]]] = MappingProxyType(
         "tbl_lookup": _tbl_lookup,
         "sdot": _sdot,
         "winograd": _winograd,
+        "winograd_mla": _winograd_mla,
     }
 )
 

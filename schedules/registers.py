@@ -15,10 +15,11 @@ from schedules.intrinsics import const, splat, vload, vstore
 class Registers:
     """Accumulators by output ``(pixel, channel)``; ``r[ij]`` reads one, ``r[ij] = value`` emits a store."""
 
-    def __init__(self, outputs: list[tuple[int, int]], dtype: str, lanes: int) -> None:
+    def __init__(self, outputs: list[tuple[int, int]], dtype: str, lanes: int, clear: bool = True) -> None:
         self.dtype, self.lanes = dtype, lanes
         self.buffers = {ij: T.alloc_buffer((lanes,), dtype) for ij in outputs}
-        self.clear()
+        if clear:
+            self.clear()
 
     def clear(self) -> None:
         """Emit the zeroing of all."""

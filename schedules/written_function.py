@@ -42,10 +42,10 @@ def written_function(
     ties = [str(number + i) for i in range(len(bases))]
     constraints = ",".join([*outputs, *ties, *(f"~{{{each}}}" for each in (*clobbered, "cc", "memory"))])
     addresses = ", ".join(f"ptr %{letter}" for letter in "awt"[: len(bases)])
-    places = ", ".join(f"ptr %p{i}" for i in range(number))
+    parameters = ", ".join([addresses, *(f"ptr %p{i}" for i in range(number))])
     text = "\\0A".join(instructions)
     lines = [
-        f"define internal i32 @{name}({addresses}, {places}) alwaysinline nounwind {{",
+        f"define internal i32 @{name}({parameters}) alwaysinline nounwind {{",
         f'  %r = call {made} asm sideeffect "{text}", "{constraints}"({addresses})',
     ]
     for i in range(number):

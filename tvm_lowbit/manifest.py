@@ -18,12 +18,16 @@ class TensorRow(BaseModel):
 
 
 class ResultRow(BaseModel):
-    """One array of an explanation: ``contributions``, ``gap``, ... of the first input, or of a named layer."""
+    """One array of an explanation: ``contributions``, ``gap``, ... of the first input, or of a named layer.
+
+    ``columns`` names what stands along its last axis, where that needs names: the layers of a ``path``.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     field: str
     layer: str = ""
+    columns: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

@@ -48,6 +48,11 @@ class Explanation:
             raise LowbitError(f"explanation {self.method.name}", f"a method that gives {name}", got)
         return self.values[name]
 
+    def columns(self, name: str) -> tuple[str, ...]:
+        """Names along the last axis of a field of `values`: the layers of a ``path``; empty where it has none."""
+        self[name]
+        return next(row.columns for row in self.method.results if (row.field, row.layer) == (name, ""))
+
     @property
     def contributions(self) -> npt.NDArray[np.float32]:
         """What each input element adds to the target beyond the reference, of the first input's shape."""

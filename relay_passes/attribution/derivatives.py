@@ -13,6 +13,7 @@ import numpy as np
 from tvm import relax
 
 from relay_passes.attribution.rules.base import Context
+from relay_passes.attribution.smooth import SMOOTH, Formula
 from relay_passes.ops import FAKE_QUANT, literal, quant_spec, shape_of
 
 Derivative = Callable[[Context, Any, Any], Any]
@@ -69,11 +70,58 @@ def quantiser(context: Context, call: Any, var: Any) -> Any:
     return _mask(context, relax.op.greater_equal(x, low), relax.op.less_equal(x, high))
 
 
+def leaky_relu(context: Context, call: Any, var: Any) -> Any:
+    """1 above 0, alpha elsewhere."""
+    above = context.emit(relax.op.greater(call.args[0], literal(_ZERO)))
+    return relax.op.where(above, literal(_ONE), literal(np.float32(call.attrs.alpha)))
+
+
+def prelu(context: Context, call: Any, var: Any) -> Any:
+    """1 above 0, the channel's slope elsewhere."""
+    shape = [1] * len(shape_of(call.args[0]))
+    shape[int(call.attrs.axis)] = -1
+    slopes = context.emit(relax.op.reshape(call.args[1], shape))
+    above = context.emit(relax.op.greater(call.args[0], literal(_ZERO)))
+    return relax.op.where(above, literal(_ONE), slopes)
+
+
+def larger(context: Context, call: Any, var: Any) -> Any:
+    """1 where the operand is above the constant."""
+    return _mask(context, relax.op.greater(*call.args))
+
+
+def smaller(context: Context, call: Any, var: Any) -> Any:
+    """1 where the operand is below the constant."""
+    return _mask(context, relax.op.less(*call.args))
+
+
+def cast(context: Context, call: Any, var: Any) -> Any:
+    """Straight through a cast to integers, as through rounding; a mask is flat."""
+    ones = straight_through(context, call, var)
+    return relax.op.zeros_like(ones) if str(var.ty.dtype) == "bool" else ones
+
+
+def _smooth(formula: Formula) -> Derivative:
+    def derivative(context: Context, call: Any, var: Any) -> Any:
+        return formula(call.args[0], var, call)
+
+    return derivative
+
+
 DERIVATIVES: Mapping[str, Derivative] = {
     "relax.nn.relu": relu,
+    "relax.nn.leakyrelu": leaky_relu,
+    "relax.nn.prelu": prelu,
+    "relax.maximum": larger,
+    "relax.minimum": smaller,
     "relax.clip": clip,
     "relax.round": straight_through,
+    "relax.floor": straight_through,
+    "relax.ceil": straight_through,
+    "relax.trunc": straight_through,
+    "relax.astype": cast,
     "relax.sign": sign,
     "relax.abs": absolute,
     FAKE_QUANT: quantiser,
+    **{operator: _smooth(formula) for operator, formula in SMOOTH.items()},
 }

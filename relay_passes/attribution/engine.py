@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import relax
 
-from relay_passes.attribution.rules import RULES, Context
+from relay_passes.attribution.rules import RULES, STOPS, Context
 from relay_passes.dataflow import name_of, variables
 from relay_passes.ops import op_name
 from schedules.errors import LowbitError
@@ -39,9 +39,14 @@ def rule_of(var: Any, value: Any) -> Any:
     Raises
     ------
     LowbitError
-        If the operator has none.
+        If the operator has none, or stands in `STOPS`.
     """
     operator = op_name(value)
+    if operator in STOPS:
+        hint = "explain an output before it, as target=tvm_lowbit.Element(..., output=...) does"
+        raise LowbitError(
+            f"layer {name_of(var)}", "an operator that explanations pass", f"{operator}: {STOPS[operator]}", hint
+        )
     if operator not in RULES:
         raise LowbitError(f"layer {name_of(var)}", "an operator with an attribution rule", operator or str(value), HINT)
     return RULES[operator]
@@ -80,8 +85,13 @@ def walk(
     LowbitError
         If an operator on the way has no rule, or its rule does not cover the case.
     """
+    return back(context.carrier.seed(context, seed), output, values, context, cuts)
+
+
+def back(g: Any, output: Any, values: list[tuple[Any, Any]], context: Context, cuts: Sequence[Any]) -> dict[Any, Any]:
+    """`walk` from what the carrier has at the output already."""
     needed = reaching(cuts, values)
-    parts: dict[Any, list[tuple[Any, Any]]] = {output: [(None, context.carrier.seed(context, seed))]}
+    parts: dict[Any, list[tuple[Any, Any]]] = {output: [(None, g)]}
     found: dict[Any, Any] = {}
 
     def met(var: Any) -> Any:

@@ -98,7 +98,7 @@ def _described(method: Method, parts: Sequence[Part]) -> dict[str, Any]:
     return {
         "name": method.key,
         **method.describe(),
-        "results": [{"field": part.field, "layer": part.layer} for part in parts],
+        "results": [{"field": part.field, "layer": part.layer, "columns": list(part.columns)} for part in parts],
         "rules_version": RULES_VERSION,
         "decomposition": DECOMPOSITION,
     }

@@ -1,4 +1,7 @@
-"""Operators that only explanations need: the transpose of a convolution, and the ways back through max pooling."""
+"""Operators that only explanations need: the transpose of a convolution, and the ways back through max pooling.
+
+`lower_float` gives them kernels; a core without fused multiply-adds has the loops of convolutions written here.
+"""
 
 from __future__ import annotations
 
@@ -80,12 +83,12 @@ def _window(pool: Any) -> dict[str, list[int]]:
     return {name: [int(v) for v in values] for name, values in places.items()}
 
 
-def _legalize_max_pool(bb: Any, call_: Any) -> Any:
+def _legalize_max_pool_gradient(bb: Any, call_: Any) -> Any:
     a = call_.attrs
     (kh, kw), (sy, sx), (dy, dx) = (map(int, a[key]) for key in ("kernel", "stride", "dilation"))
     top, left = int(a["padding"][0]), int(a["padding"][1])
 
-    def compute(g: Any, x: Any, x0: Any = None) -> Any:
+    def compute(g: Any, x: Any) -> Any:
         n, c, h, w = (int(d) for d in x.shape)
         oh, ow = int(g.shape[2]), int(g.shape[3])
         lowest, zero = tirx.min_value("float32"), tirx.const(0, "float32")
@@ -98,42 +101,27 @@ def _legalize_max_pool(bb: Any, call_: Any) -> Any:
             lambda t0, t1: (tirx.const(kh * kw, t0), tirx.min_value(t1)),
             name="first_largest",
         )
+        window = te.reduce_axis((0, kh * kw), "window")
 
-        def largest(source: Any, batch: int, name: str) -> Any:
-            k = te.reduce_axis((0, kh * kw), "k")
+        def largest(b: Any, i: Any, y: Any, x_: Any) -> Any:
+            iy, ix = y * sy - top + window // kw * dy, x_ * sx - left + window % kw * dx
+            inside = tirx.all(iy >= 0, iy < h, ix >= 0, ix < w)
+            return first((window, tirx.if_then_else(inside, x[b, i, iy, ix], lowest)), axis=window)
 
-            def element(b: Any, i: Any, y: Any, x_: Any) -> Any:
-                iy, ix = y * sy - top + k // kw * dy, x_ * sx - left + k % kw * dx
-                inside = tirx.all(iy >= 0, iy < h, ix >= 0, ix < w)
-                return first((k, tirx.if_then_else(inside, source[b, i, iy, ix], lowest)), axis=k)
-
-            return te.compute((batch, c, oh, ow), element, name=name)
-
-        batch0 = n if x0 is None else int(x0.shape[0])
-        at, y = largest(x, n, "largest")
-        at0, y0 = (at, y) if x0 is None else largest(x0, batch0, "largest_reference")
-        k = te.reduce_axis((0, kh * kw), "window")
+        at, _ = te.compute((n, c, oh, ow), largest, name="largest")
+        k = te.reduce_axis((0, kh * kw), "k")
 
         def element(b: Any, i: Any, iy: Any, ix: Any) -> Any:
-            b0 = b if batch0 == n else 0
             py, px = iy + top - k // kw * dy, ix + left - k % kw * dx
             oy, ox = py // sy, px // sx
             inside = tirx.all(py >= 0, px >= 0, py % sy == 0, px % sx == 0, oy < oh, ox < ow)
-            if x0 is None:
-                mine = tirx.all(inside, at[b, i, oy, ox] == k)
-                return te.sum(tirx.if_then_else(mine, g[b, i, oy, ox], zero), axis=k)
-            v, v0 = y[b, i, oy, ox], y0[b0, i, oy, ox]
-            m = tirx.max(v, v0)
-            share = tirx.Select(at[b, i, oy, ox] == k, m - v0, zero) + tirx.Select(at0[b0, i, oy, ox] == k, v - m, zero)
-            difference = x[b, i, iy, ix] - x0[b0, i, iy, ix]
-            # A position with a share differs from its reference, so nothing is lost where there is no difference.
-            over = share / tirx.Select(difference == zero, tirx.const(1, "float32"), difference)
-            return te.sum(tirx.if_then_else(inside, g[b, i, oy, ox] * over, zero), axis=k)
+            mine = tirx.all(inside, at[b, i, oy, ox] == k)
+            return te.sum(tirx.if_then_else(mine, g[b, i, oy, ox], zero), axis=k)
 
-        return te.compute((n, c, h, w), element, name="max_pool2d_input_multiplier")
+        return te.compute((n, c, h, w), element, name="max_pool2d_gradient")
 
-    return bb.call_te(compute, *call_.args, primfunc_name_hint="max_pool2d_input_multiplier")
+    return bb.call_te(compute, *call_.args, primfunc_name_hint="max_pool2d_gradient")
 
 
-register(MAX_POOL_RESCALE, 3, _typed, _legalize_max_pool)
-register(MAX_POOL_GRADIENT, 2, _typed, _legalize_max_pool)
+register(MAX_POOL_RESCALE, 3, _typed)
+register(MAX_POOL_GRADIENT, 2, _typed, _legalize_max_pool_gradient)

@@ -1,7 +1,7 @@
 """``Slope``: what stands for the derivative of an operator, by the method: a secant to a reference run, or a gradient.
 
-The rules ask for three things: the slope of a unary operator, what stands for the other factor of a product, and where
-a maximum's change goes.
+The rules ask for a few things: the slope of a unary operator, what stands for the other factor of a product, where a
+maximum's change goes, how a mask steps, and the other run. Formulas in both runs are derivatives where they are one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from tvm import relax
 from relay_passes.attribution.derivatives import DERIVATIVES
 from relay_passes.attribution.kernels import max_pool2d_gradient, max_pool2d_input_multiplier
 from relay_passes.attribution.rules.base import Context
-from relay_passes.ops import literal, op_name
+from relay_passes.attribution.smooth import CLOSED
+from relay_passes.ops import literal, op_name, shape_of
 
 
 class Slope(abc.ABC):
@@ -31,7 +32,15 @@ class Slope(abc.ABC):
 
     @abc.abstractmethod
     def largest(self, context: Context, g: Any, x: Any, x0: Any, pool: Any) -> Any:
-        """Real multipliers at the input of a max pooling from those at its output; see `Context.both`."""
+        """Real multipliers at the input of a max pooling from those at its output."""
+
+    @abc.abstractmethod
+    def other(self, context: Context, expr: Any) -> Any:
+        """A value in the run that this one is compared with: itself for derivatives."""
+
+    @abc.abstractmethod
+    def step(self, context: Context, change: Any, var: Any) -> Any:
+        """The slope of a mask ``var`` over what it was compared by, whose difference ``change()`` gives."""
 
 
 class Secant(Slope):
@@ -39,11 +48,27 @@ class Secant(Slope):
 
     def unary(self, context: Context, call: Any, var: Any) -> Any:
         """``(y - y0) / (x - x0)``, 0 where ``x == x0`` exactly: a tiny difference may carry a whole step."""
-        dx, dy = context.difference(call.args[0]), context.difference(var)
+        x = call.args[0]
+        dx = context.difference(x)
+        if op_name(call) in CLOSED:
+            closed = CLOSED[op_name(call)](x, self.other(context, x), var, self.other(context, var), dx)
+            same = context.emit(relax.op.equal(dx, literal(np.float32(0))))
+            return context.emit(relax.op.where(same, literal(np.float32(0)), closed), "slope")
+        return self._quotient(context, context.difference(var), dx)
+
+    def _quotient(self, context: Context, dy: Any, dx: Any) -> Any:
         same = context.emit(relax.op.equal(dx, literal(np.float32(0))))
         # Where dx is 0, dy is 0 too, and the quotient with 1 instead is 0.
         over = context.emit(relax.op.where(same, literal(np.float32(1)), dx))
         return context.emit(relax.op.divide(dy, over), "slope")
+
+    def step(self, context: Context, change: Any, var: Any) -> Any:
+        """The whole step over the change, however small that is."""
+        return self._quotient(context, context.difference(var), change())
+
+    def other(self, context: Context, expr: Any) -> Any:
+        """The reference run's."""
+        return context.references[expr] if expr in context.active else expr
 
     def middle(self, context: Context, expr: Any) -> Any:
         """The mean of both runs: ``a b - a0 b0 = (a - a0) mean(b) + (b - b0) mean(a)``."""
@@ -69,6 +94,14 @@ class Gradient(Slope):
     def middle(self, context: Context, expr: Any) -> Any:
         """Itself."""
         return expr
+
+    def other(self, context: Context, expr: Any) -> Any:
+        """Itself."""
+        return expr
+
+    def step(self, context: Context, change: Any, var: Any) -> Any:
+        """Flat."""
+        return context.emit(relax.op.zeros(relax.ShapeExpr(list(shape_of(var))), "float32"), "slope")
 
     def largest(self, context: Context, g: Any, x: Any, x0: Any, pool: Any) -> Any:
         """All to the first position that holds the maximum."""

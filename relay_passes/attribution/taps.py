@@ -40,20 +40,30 @@ def _legalize(bb: Any, call_: Any) -> Any:
 register(WEIGHTED_TAKE, 3, _typed, _legalize)
 
 
-def transposed(g: Any, axis: int, matrix: Matrix) -> Any:
-    """Multipliers at the input of ``y = matrix @ x`` along an axis; ``matrix`` is (outputs, inputs), mostly zeros."""
+def transposed_tables(matrix: Matrix) -> tuple[npt.NDArray[np.int32], Matrix]:
+    """For each input of ``y = matrix @ x``, (inputs, taps): the outputs that read it and with what weight, else 0."""
     columns = [np.flatnonzero(column) for column in matrix.T]
     taps = max(1, *(len(column) for column in columns))
     index, weight = np.zeros((len(columns), taps), np.int32), np.zeros((len(columns), taps), np.float32)
     for i, column in enumerate(columns):
         index[i, : len(column)], weight[i, : len(column)] = column, matrix[column, i]
+    return index, weight
+
+
+def transposed(g: Any, axis: int, matrix: Matrix) -> Any:
+    """Multipliers at the input of ``y = matrix @ x`` along an axis; ``matrix`` is (outputs, inputs), mostly zeros."""
+    index, weight = transposed_tables(matrix)
     return call(WEIGHTED_TAKE, g, literal(index), literal(weight), axis=axis)
 
 
 def taking(axis: int, matrix: Matrix) -> LinearMap:
     """The map ``y = matrix @ x`` along an axis."""
     return LinearMap(
-        "take", matrix, lambda context, g, w: transposed(g, axis, w), lambda context, x, w: transposed(x, axis, w.T)
+        "take",
+        matrix,
+        lambda context, g, w: transposed(g, axis, w),
+        lambda context, x, w: transposed(x, axis, w.T),
+        operands=(axis,),
     )
 
 

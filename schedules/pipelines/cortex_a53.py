@@ -73,6 +73,7 @@ _VECTOR = {
     "fcmp": _whole(1),
     "to_gpr": _whole(3),
     "from_gpr": same(2, lanes=1),
+    "from_gpr_lane": same(2, lanes=1),
 }
 _MEMORY = {
     "load": same(3, ls=1),

@@ -54,6 +54,7 @@ _VECTOR = {
     "fcmp": same(3, F1=1, F=1),
     "to_gpr": same(5, F1=1, F=1),
     "from_gpr": same(8, L=1, F=1),
+    "from_gpr_lane": same(8, L=1, F=1),
 }
 _MEMORY = {
     "load": same(4, L=1),

@@ -53,6 +53,8 @@ _VECTOR = {
     "fcmp": same(2, V0=1, V=1),
     "to_gpr": same(3, V1=1, V=1),
     "from_gpr": same(3, M=1),
+    # Not measured: Arm's software optimization guide of Neoverse N1, "ASIMD transfer, gen reg to element".
+    "from_gpr_lane": same(5, M=1, V=1),
 }
 _MEMORY = {
     "load": same(4, L=1),

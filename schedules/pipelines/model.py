@@ -57,6 +57,7 @@ VECTOR_KINDS = frozenset(
         "fcmp",
         "to_gpr",
         "from_gpr",
+        "from_gpr_lane",
     }
 )
 MEMORY_KINDS = frozenset(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -18,6 +18,7 @@ from schedules.techniques.tbl_lookup import TblLookup
 from schedules.techniques.ternary import Ternary
 from schedules.techniques.u8_mla import U8Mla
 from schedules.techniques.winograd import Winograd, WinogradSdot
+from schedules.techniques.winograd_mla import WinogradMla
 
 __all__ = ["TECHNIQUES", "Choice", "Technique", "register", "select"]
 
@@ -28,6 +29,7 @@ _ROWS: tuple[Technique, ...] = (
     TblLookup(),
     Winograd(),
     WinogradSdot(),
+    WinogradMla(),
     Smlal(),
     Sdot(),
     Portable(),
@@ -56,7 +58,7 @@ class Choice:
     why: str
 
 
-def select(problem: DotProblem, core: CoreSpec, only: str | None = None) -> Choice:
+def select(problem: DotProblem, core: CoreSpec, only: str | None = None, *, without: Collection[str] = ()) -> Choice:
     """The technique with the lowest estimated cycles among those that do not decline.
 
     Parameters
@@ -67,6 +69,8 @@ def select(problem: DotProblem, core: CoreSpec, only: str | None = None) -> Choi
         Where it will run.
     only : str, optional
         Take this technique whatever its estimate, if it does not decline.
+    without : collection of str
+        Take none of these.
 
     Raises
     ------
@@ -78,7 +82,7 @@ def select(problem: DotProblem, core: CoreSpec, only: str | None = None) -> Choi
     costs: dict[str, float] = {}
     declined: list[str] = []
     for name, technique in TECHNIQUES.items():
-        reason = technique.declines(problem, core)
+        reason = "asked to do without" if name in without else technique.declines(problem, core)
         if reason is not None:
             declined.append(f"{name} declines: {reason}")
         elif name == only:

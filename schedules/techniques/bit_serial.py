@@ -144,7 +144,9 @@ class BitSerial(Technique):
             constant = self.signs or differ
             sum_codes = dot.sum_codes if p.needs_code_sum and not constant else None
             scale = p.a.multiplier * (-1 if differ else 1 if self.signs else p.w.multiplier)
-            dots = Dots(dot.dtype(), dot.lanes(), dot.multiply, sum_codes, scale, centred=constant)
+            column = dot.column if p.groups == p.out_height == p.out_width == 1 else None
+            loops = (dot.dtype(), dot.lanes(), dot.multiply)
+            dots = Dots(*loops, sum_codes, scale, centred=constant, column=column)
             args = (source(p, x), dots, (beta, gamma), epilogue, unit, dot.split)
             emit = blocked(p, knobs["mr"], nr, knobs["tile"], *args)
             with assembly(dot.split), rows(p, knobs) as index:

@@ -3,6 +3,7 @@
 A patch is a row of bytes, K as kernel positions outside, channels inside. Activation codes below 8 bits are read as
 they are, of 8 bits as ``a - 128``. Weights are the values they stand for where all channels have the same offset, else
 codes less half their range; what that leaves of the sum is a constant per channel and a multiple of the sum of codes.
+How they are stored is a matter of `byte_weights`.
 
 Worst cases: an int8 operand holds both; a 16-bit lane takes two products a step and is flushed before it can overflow
 (after each where even two do not fit); 32-bit sums hold three times the problem's bound, since each term of the
@@ -16,9 +17,12 @@ from typing import Any
 
 import numpy as np
 from tvm import tirx
+from tvm.script.ir_builder import tirx as T
 
 from schedules.blocked import Dots, blocked, even_blocks, padded_channels, tile
-from schedules.byte_dot import CHANNELS, OFTEN, STEP, ByteDot, pack_rows, row_place, unpack_rows
+from schedules.byte_dot import CHANNELS, OFTEN, STEP, ByteDot
+from schedules.byte_weights import FEW, NR_LIMIT, ByteWeights
+from schedules.compact import per_byte
 from schedules.cores import CoreSpec
 from schedules.dot_problem import INT32_MAX, DotProblem
 from schedules.epilogue import Epilogue
@@ -28,9 +32,6 @@ from schedules.layout import Layout
 from schedules.panel import Panel, Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
 from schedules.vectors import assembly, in_order, shared_loads, vectors
-
-# The widest block of channels that the packed weights are padded for.
-NR_LIMIT = 8
 
 
 class Smlal(Technique):
@@ -52,9 +53,17 @@ class Smlal(Technique):
         outputs = p.batch * p.out_height * p.out_width * p.groups * padded_channels(p, self.padding)
         fixed = 6 / core.vector_issue
         copies = copy_instructions(p, 1, p.group_channels) * core.cycles({"ldr": 1, "str": 1})
-        return outputs * (steps(p) * self.step(problem, core) + fixed) + copies
+        kept = self.weights(p)
+        apart = kept.compact * p.out_channels * kept.steps * core.cycles({"and": 3, "str": 1})
+        return outputs * (steps(p) * self.step(problem, core) + fixed) + copies + apart
 
     padding = 4
+
+    def weights(self, problem: DotProblem) -> ByteWeights:
+        """How weights are stored."""
+        p = problem
+        compact = per_byte(p.w.bits) > 1 and p.batch * p.out_height * p.out_width >= FEW
+        return ByteWeights(self.form, p.groups, p.group_out_channels, p.k, p.w.bits, *stored(p), compact)
 
     def step(self, problem: DotProblem, core: CoreSpec) -> float:
         """Cycles for 16 products of an output: two multiplications, loads, and additions that are needed each step."""
@@ -85,55 +94,49 @@ class Smlal(Technique):
         return Layout()
 
     def constants(self, problem: DotProblem, weights: Array, weight_offset: Array) -> list[Array]:
-        """Weight bytes ``(groups, blocks of 4, steps, 4, 16)``, then corrections."""
+        """Weights as `ByteWeights` has them, then corrections."""
         p = problem
         multiplier, offset = stored(p)
-        values = multiplier * weights.astype(np.int64) + offset
-        grouped = values.reshape(p.groups, p.group_out_channels, p.group_channels, *p.kernel).transpose(0, 1, 3, 4, 2)
-        pad = (padded_channels(p, NR_LIMIT) - p.group_out_channels, steps(p) * STEP - p.k)
-        flat = np.pad(grouped.reshape(p.groups, p.group_out_channels, p.k), ((0, 0), (0, pad[0]), (0, pad[1])))
+        grouped = weights.reshape(p.groups, p.group_out_channels, p.group_channels, *p.kernel).transpose(0, 1, 3, 4, 2)
+        packed = self.weights(p).pack(grouped.reshape(p.groups, p.group_out_channels, p.k))
         beta, gamma = corrections(p, weights, weight_offset)
         # sum(a u) = sum(a' u') + centre sum(u') - offset sum(a) for u' = u + offset, and so for values.
         scale = scale_of(p)
         rest = beta.astype(np.int64) - scale * offset
-        centre = scale * centre_of(p) * values.sum(axis=(1, 2, 3))
-        packed = pack_rows(self.form, flat.astype(np.int8))
+        sums = multiplier * weights.sum(axis=(1, 2, 3), dtype=np.int64) + offset * p.k
+        centre = scale * centre_of(p) * sums
         return [packed, rest.astype(beta.dtype), (gamma + centre).astype(gamma.dtype)]
 
     def unpack_weights(self, problem: DotProblem, constant: Array) -> Array:
-        """The codes that the bytes stand for."""
+        """The codes that are stored."""
         p = problem
-        multiplier, offset = stored(p)
-        flat = unpack_rows(self.form, constant)[:, : p.group_out_channels, : p.k].astype(np.int64)
-        codes = ((flat - offset) // multiplier).astype(np.uint8)
-        grouped = codes.reshape(p.groups, p.group_out_channels, *p.kernel, p.group_channels)
+        grouped = self.weights(p).unpack(constant).reshape(p.groups, p.group_out_channels, *p.kernel, p.group_channels)
         return grouped.transpose(0, 1, 4, 2, 3).reshape(p.out_channels, p.group_channels, *p.kernel)
 
     def weight_at(self, problem: DotProblem, at: Callable[..., Any], o: Any, c: Any, y: Any, x: Any) -> Any:
-        """One byte, less its offset."""
+        """See `ByteWeights.code_at`."""
         p = problem
-        multiplier, offset = stored(p)
-        group, channel = o // p.group_out_channels, o % p.group_out_channels
         k = (y * p.kernel[1] + x) * p.group_channels + c
-        value = at(group, *row_place(self.form, channel, k)).astype("int32") - const(offset)
-        return (value // const(multiplier)).astype("uint8")
+        return self.weights(p).code_at(at, o // p.group_out_channels, o % p.group_out_channels, k)
 
     def build(self, problem: DotProblem, knobs: Knobs, core: CoreSpec) -> Any:
         """See `Technique.build`."""
         p = problem
         nr = knobs["nr"]
         dot = ByteDot(vectors(core), self.form, steps(p), nr, every(p), bool(knobs.get("split")))
-        shape = (p.groups, padded_channels(p, NR_LIMIT) // CHANNELS, steps(p), CHANNELS, STEP)
+        kept = self.weights(p)
 
         def body(x: Any, constants: list[Any], epilogue: Epilogue) -> None:
-            weights, beta, gamma = constants
+            stored_weights, beta, gamma = constants
+            weights = kept.to_bytes(stored_weights, nr, T.parallel if knobs["parallel"] else T.serial)
 
             def reader(panel: Panel, pixel: Any) -> Callable[[int, Any, int], Any]:
                 return lambda i, byte, count: panel.load(pixel + i, 0, byte, count).astype(f"int8x{count}")
 
             def multiply(panel: Panel, g: Any, channel: Any, pixel: Any, pixels: int) -> list[Any]:
                 def load_w(j: int, step: Any, row: int, byte: int, count: int) -> Any:
-                    return vload(weights, [g, channel // CHANNELS + j, step, row, byte], count)
+                    at = [g, channel // CHANNELS + j, step, row, byte]
+                    return vload(weights, at, count).astype(f"int8x{count}")
 
                 def place(step: Any) -> tuple[Any, int, Any]:
                     at = tirx.address_of(weights[g, channel // CHANNELS, step, 0, 0])
@@ -151,7 +154,7 @@ class Smlal(Technique):
             with assembly(dot.split), rows(p, knobs) as index:
                 row(index // p.out_height, index % p.out_height)
 
-        return frame(p, self.in_layout(p), [(shape, "int8"), *correction_shapes(p)], body)
+        return frame(p, self.in_layout(p), [(kept.shape, kept.dtype), *correction_shapes(p)], body)
 
 
 class Sdot(Smlal):

@@ -155,7 +155,7 @@ def group_cycles(core: CoreSpec, mr: int) -> float:
         return 5.15 + 2 / mr + 2 * (mr == 1)
     moved = 1 + 2 / mr
     return start_cycles(
-        PIPELINES[core.name], {"tbl1": 2.2, "simple": 2.2, "from_gpr": moved, "vload": moved, "load": 1 + moved}
+        PIPELINES[core.name], {"tbl1": 2.2, "simple": 2.2, "from_gpr_lane": moved, "vload": moved, "load": 1 + moved}
     )
 
 

@@ -19,7 +19,7 @@ ROWS = """
 4fa51083 | fmla v3.4s, v4.4s, v5.s[1]                 | fma.q        1 v4,v5      v3             v3  -    0  0 -
 1f051883 | fmadd s3, s4, s5, s6                       | fma          1 v4,v5      v3             v6  -    0  0 -
 4e212883 | xtn2 v3.16b, v4.8h                         | narrow       1 v4,v3      v3             -   -    0  0 -
-4e181ce3 | ins v3.d[1], x7                            | from_gpr.q   1 x7,v3      v3             -   -    0  0 -
+4e181ce3 | ins v3.d[1], x7                            | from_gpr_lane.q   1 x7,v3 v3             -   -    0  0 -
 0e0b3c83 | umov w3, v4.b[5]                           | to_gpr       1 v4         x3             -   -    0  0 -
 4e020c83 | dup v3.8h, w4                              | from_gpr.q   1 x4         v3             -   -    0  0 -
 4e0523e3 | tbl v3.16b, {v31.16b, v0.16b}, v5.16b      | tbl2.q       1 v31,v0,v5  v3             -   -    0  0 -

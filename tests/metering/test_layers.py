@@ -63,3 +63,11 @@ def test_the_script_for_authors_prints_a_line_for_each_layer():
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert said.count("MACs/cycle (") == 2 and "W1A2 average" in said and "busy:" in said
     assert said.startswith("estimates for cortex-a76")
+
+
+def test_the_script_for_authors_does_without_techniques():
+    command = [sys.executable, "-m", "tvm_lowbit.metering", "--core", "cortex-a76", "--layer", "32x4"]
+    said = subprocess.run([*command, "--without", "winograd", "winograd_sdot"], capture_output=True, text=True)
+    assert said.returncode == 0 and "winograd" not in said.stdout, said
+    refused = subprocess.run([*command, "--without", *TECHNIQUES], capture_output=True, text=True)
+    assert refused.returncode == 2 and "winograd declines: asked to do without" in refused.stderr

@@ -71,6 +71,29 @@ def test_every_technique_gives_the_programs_values(body: Any, technique: str | N
     np.testing.assert_allclose(evaluate(lowered, x)[0], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("bent", [False, True], ids=["straight", "bent"])
+@pytest.mark.parametrize("core", [host_core(), CORES["cortex-a76"]], ids=["host", "cortex-a76"])
+def test_many_codes_are_guessed_by_lines_where_thresholds_rise_evenly(bent: bool, core: Any) -> None:
+    """Scale, bias and ReLU leave a line, a sigmoid none: then the layer says why its codes are searched."""
+
+    def body(emit: Any, x: Any) -> Any:
+        q = quantised(emit, x, "act", scale=0.02, qmax=255)
+        w = emit(fake_quant(const(WEIGHTS), spec(np.linspace(0.01, 0.02, 8), -128, 127, axis=0)), "weight")
+        conv = emit(relax.op.nn.conv2d(q, w, padding=1), "conv")
+        value = relax.op.sigmoid(conv) if bent else relax.op.nn.relu(relax.op.add(conv, const(np.ones((1, 8, 1, 1)))))
+        codes = quantised(emit, emit(value, "value"), "out", scale=1 / 255 if bent else 0.1, qmax=255)
+        return emit(relax.op.negative(codes), "end")
+
+    x = np.random.default_rng(2).normal(size=SHAPE).astype(np.float32) * 2
+    lowered = lower_lowbit(rewrite_lowbit(module(body, SHAPE)), core)
+    (kernel,) = (f for gv, f in lowered.functions.items() if gv.name_hint.endswith("_conv"))
+    why = notes.read(lowered)["layers"]["conv"]["why"]
+    assert ('lines: T.Buffer((2, 8), "float32")' in kernel.script()) == (not bent), why
+    assert ("each code is searched among 255 thresholds: thresholds are no line: at " in why) == bent
+    if core.name == "host":
+        np.testing.assert_array_equal(evaluate(lowered, x)[0], evaluate(module(body, SHAPE), x)[0])
+
+
 def test_accumulators_read_twice_are_not_fused() -> None:
     """Two quantisers of one convolution: one kernel that writes accumulators, two epilogues."""
 

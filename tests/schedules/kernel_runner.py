@@ -20,13 +20,14 @@ from schedules.cores import CORES, CoreSpec, host_core
 from schedules.dot_problem import DotProblem, Thresholds
 from schedules.layout import pack
 from schedules.techniques import TECHNIQUES, Technique
+from schedules.threshold_lines import fit_lines
 from tvm_lowbit.boards import Session
 from tvm_lowbit.linker import find_linker
 
 Array = npt.NDArray[Any]
 
 # The techniques that take any shape and width; the others have tests of their own.
-SPECIAL = ("tbl_lookup", "ternary", "u8_mla", "winograd", "winograd_sdot")
+SPECIAL = ("tbl_lookup", "ternary", "u8_mla", "winograd", "winograd_mla", "winograd_sdot")
 GENERAL = tuple(name for name in TECHNIQUES if name not in SPECIAL)
 
 
@@ -153,12 +154,24 @@ def random_tables(spec: Thresholds, accumulators: Array, bound: int, dtype: str,
     return thresholds, random.integers(0, 2, channels, np.uint8)
 
 
+def even_tables(spec: Thresholds, accumulators: Array, bound: int, dtype: str) -> Array:
+    """Thresholds at even distances; some channels reach them all, or none, or always some."""
+    low, high = (end(accumulators.reshape(-1, accumulators.shape[-1]), axis=0) for end in (np.min, np.max))
+    step = np.maximum((high - low) / spec.levels, 3.0) * np.resize([1.0, 1.5, 40.0, 0.7], low.shape)
+    tables = np.ceil(low + step * (np.arange(spec.levels)[:, None] + np.resize([0.5, -3.2, 7.0], low.shape)))
+    tables = np.where(tables > bound, np.iinfo(dtype).max, np.maximum(tables, -bound)).astype(np.int64)
+    tables[:, -1] = np.where(np.arange(spec.levels) < spec.levels // 2, -bound, np.iinfo(dtype).max)
+    return tables[None].astype(dtype)
+
+
 def with_tables(problem: DotProblem, spec: Thresholds, operands: Operands) -> Operands:
     """The operands with thresholds, flips and, if the epilogue has one, a side operand in its layout."""
     random = generator((problem, "tables"))
     accumulators = reference.accumulate(problem, operands.activations, operands.weights, operands.weight_offset)
     bound, dtype = problem.accumulator_bound(), problem.threshold_dtype
     tables: tuple[Array, ...] = random_tables(spec, accumulators, bound, dtype, random)
+    if spec.lines:
+        tables = even_tables(spec, accumulators, bound, dtype), tables[1]
     if spec.side is not None:
         tables += (random.integers(0, spec.rows, accumulators.shape, np.uint8),)
     return Operands(operands.activations, operands.weights, operands.weight_offset, tables)
@@ -187,6 +200,10 @@ def build_kernel(
     tables = list(operands.tables)
     if problem.epilogue is not None and problem.epilogue.side is not None:
         tables[2] = pack(tables[2], problem.epilogue.side)
+    if problem.epilogue is not None and problem.epilogue.lines:
+        lines = fit_lines(tables[0], problem.accumulator_bound())
+        assert not isinstance(lines, str), lines
+        tables.append(lines)
     arguments = [
         pack(operands.activations, technique.in_layout(problem)),
         *technique.constants(problem, operands.weights, operands.weight_offset),

@@ -80,11 +80,28 @@ def test_a_core_is_found_by_its_name() -> None:
     assert "schedules/cores.py" in caught.value.hint
 
 
+V3 = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "xsave")
+V4 = (*V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+
+
 @pytest.mark.parametrize(
-    ("machine", "name"), [("x86_64", "x86-64"), ("AMD64", "x86-64"), ("aarch64", "cortex-a72"), ("arm64", "cortex-a72")]
+    ("machine", "features", "name"),
+    [
+        ("x86_64", (), "x86-64"),
+        ("AMD64", V3[:-1], "x86-64"),
+        ("x86_64", V3, "x86-64-v3"),
+        ("AMD64", V4, "x86-64-v4"),
+        ("x86_64", V4[1:], "x86-64"),
+        ("x86_64", V4[:-1], "x86-64-v3"),
+        ("aarch64", (), "cortex-a72"),
+        ("arm64", V4, "cortex-a72"),
+    ],
 )
-def test_this_machine_has_a_row(machine: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_machine_has_a_row(
+    machine: str, features: tuple[str, ...], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cores.platform, "machine", lambda: machine)
+    monkeypatch.setattr(cores, "_host_features", lambda: dict.fromkeys(features, True))
     assert host_core() is CORES[name]
 
 

@@ -63,6 +63,23 @@ LAYOUTS: Mapping[str, tuple[DotProblem, ...]] = {
     ),
 }
 
+# By a line a code is guessed: for vectors of channels and those left over, and by those that only search.
+LINES: Mapping[str, tuple[DotProblem, ...]] = {
+    f"{levels} levels": (
+        counting(NARROW, 19, Thresholds(levels.bit_length(), levels, out=planes(levels.bit_length()), lines=True)),
+        counting(WIDE, 21, Thresholds(levels.bit_length(), levels, lines=True)),
+        counting(WIDE, 16, Thresholds(levels.bit_length(), levels, lines=True), channels=40, height=5, width=6),
+        counting(NARROW, 20, Thresholds(8, levels, out=planes(8, 2), lines=True), groups=2),
+    )
+    for levels in (20, 255)
+}
+
+
+@pytest.mark.parametrize("sample", LINES)
+@pytest.mark.parametrize(("core", "technique"), placed(("host", "cortex-a53", "cortex-a76")))
+def test_codes_guessed_by_lines(core: str, sample: str, technique: str, machines: Machines) -> None:
+    check_technique(technique, LINES[sample], machines(core))
+
 
 @pytest.mark.parametrize("sample", LEVELS)
 @pytest.mark.parametrize(("core", "technique"), placed(CORES))

@@ -116,6 +116,12 @@ def test_an_unknown_technique_is_named() -> None:
         select(DENSE, A72, "fastest")
 
 
+def test_select_does_without() -> None:
+    best = select(CONV, A72).technique.name
+    choice = select(CONV, A72, without=[best])
+    assert choice.technique.name != best and f"{best} declines: asked to do without" in choice.why
+
+
 @pytest.mark.parametrize("core", CORES)
 def test_the_reference_is_never_taken_unasked(core: str) -> None:
     for problem in (CONV, DENSE, DEPTHWISE, TOO_LONG):

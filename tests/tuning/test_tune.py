@@ -16,11 +16,14 @@ from tuning.fake_board import FakeBoard
 
 import tvm_lowbit
 from schedules import tuned_rows
+from schedules.cores import CORES
 from schedules.problem_key import problem_of
+from schedules.techniques import TECHNIQUES
 from tvm_lowbit import LowbitError, tune
 from tvm_lowbit.progress import Step
 from tvm_lowbit.tuning import promote
-from tvm_lowbit.tuning.records import Log, Outcome
+from tvm_lowbit.tuning.records import Candidate, Log, Outcome
+from tvm_lowbit.tuning.refresh import refresh
 from tvm_lowbit.tuning.space import space_of
 
 pytestmark = pytest.mark.usefixtures("xgboost")
@@ -224,3 +227,52 @@ def _record(candidate, cycles: float):
 
     where = {"core": "cortex-a72", "board": "fake", "clock": 1e9, "threads": 1, "date": "2026-01-01T00:00:00Z"}
     return record_of(candidate, Outcome("ok", cycles), **where)
+
+
+def test_rows_of_kernels_that_changed_are_measured_again(model: Path, tmp_path: Path, rows_folder: Path) -> None:
+    found = tune(model, FakeBoard(), trials=12, log_dir=tmp_path).tuned
+    content = json.loads(found.read_text())
+    assert refresh(FakeBoard(), log_dir=tmp_path) == 0, "none has changed"
+    key = next(iter(content["problems"]))
+    first = dict(content["problems"][key]["rows"][0])
+    content["problems"][key]["rows"][0] |= {"kernel": "0" * 16, "cycles": 1.0}
+    found.write_text(json.dumps(content))
+    said: list[str] = []
+    board = FakeBoard()
+    assert refresh(board, log_dir=tmp_path, tell=said.append) == 1 and board.closed
+    assert [c.technique for c in board.measured] == [first["technique"]]
+    assert json.loads(found.read_text())["problems"][key]["rows"][0] == first
+    assert any(f"{key} {first['technique']}: 1 cycles, now {first['cycles']:,.0f}" in line for line in said)
+    records, _ = log_of(tmp_path).read()
+    assert records[-1].candidate == board.measured[0]
+
+
+def test_a_kernel_that_is_wrong_now_loses_its_row(model: Path, tmp_path: Path, rows_folder: Path) -> None:
+    found = tune(model, FakeBoard(), trials=12, log_dir=tmp_path).tuned
+    content = json.loads(found.read_text())
+    key, entry = next(iter(content["problems"].items()))
+    (row, *_), tried = entry["rows"], entry["tried"]
+    other = next(name for name in ("smlal", "portable") if name != row["technique"])
+    own = TECHNIQUES[other].knobs(problem_of(key), CORES["cortex-a72"])
+    knobs = {knob: value for knob, value in own.items() if knob != "parallel"}
+    entry["rows"] = [row | {"kernel": "0" * 16}, {**row, "technique": other, "knobs": knobs, "kernel": "0" * 16}]
+    found.write_text(json.dumps(content))
+    wrong = {Candidate.of(key, row["technique"], row["knobs"]): Outcome("wrong", reason="a test")}
+    assert refresh(FakeBoard(outcomes=wrong), log_dir=tmp_path) == 2
+    after = json.loads(found.read_text())["problems"][key]
+    assert [left["technique"] for left in after["rows"]] == [other]
+    assert set(tried) - set(after["tried"]) == {row["technique"]}
+
+
+def test_knobs_that_are_gone_give_way_to_the_techniques_own(model: Path, tmp_path: Path, rows_folder: Path) -> None:
+    found = tune(model, FakeBoard(), trials=12, log_dir=tmp_path).tuned
+    content = json.loads(found.read_text())
+    first, last = content["problems"]
+    content["problems"][first]["rows"] = content["problems"][first]["rows"][:1]
+    content["problems"][first]["rows"][0]["knobs"]["mr"] = 99
+    content["problems"][last]["rows"] = [content["problems"][last]["rows"][0] | {"technique": "gone"}]
+    found.write_text(json.dumps(content))
+    board = FakeBoard()
+    assert refresh(board, log_dir=tmp_path) == 2 and len(board.measured) == 1
+    after = json.loads(found.read_text())["problems"]
+    assert set(after) == {first} and after[first]["rows"][0]["knobs"]["mr"] != 99

@@ -94,12 +94,16 @@ def _from_tvm(target: Any) -> BuildTarget:
     if cpu and not tvm.get_global_func("target.llvm_is_valid_cpu")(cpu, triple):
         raise LowbitError("target", f"an mcpu that LLVM knows for {triple}", repr(cpu))
     has = {"asimd": "feature.has_asimd", "dotprod": "feature.has_dotprod"}
+    features = {name for name, key in has.items() if attrs.get(key, False)}
+    if architecture == "x86_64":
+        has_feature = tvm.get_global_func("target.llvm_cpu_has_feature")
+        features = {name for name, feature in (("fma", "fma"), ("avx512", "avx512f")) if has_feature(feature, target)}
     core = replace(
         row,
         mtriple=triple,
         mcpu=cpu or "generic",
         mattr=tuple(str(a) for a in attrs.get("mattr", ())),
-        features=frozenset(name for name, key in has.items() if attrs.get(key, False)),
+        features=frozenset(features),
         cores=int(attrs.get("num-cores", row.cores)),
     )
     return BuildTarget("custom", core)

@@ -11,12 +11,12 @@ from schedules.techniques import TECHNIQUES
 from tvm_lowbit import build
 from tvm_lowbit.cli.options import (
     METHOD,
-    METHODS,
     PATH,
     TARGETS,
     batch_option,
     examples,
     exclude_option,
+    method_of,
     method_options,
     model_argument,
     target_option,
@@ -50,8 +50,8 @@ def build_command(
     A bundle holds the library, its manifest, and a program that runs it on the board without tvm_lowbit.
     """
     if explain is None and settings:
-        raise click.UsageError("--reference and --class say how to explain: add --explain deeplift")
-    methods = [METHODS[explain](**settings)] if explain is not None else []
+        raise click.UsageError("--reference, --class and the like say how to explain: add --explain deeplift")
+    methods = [method_of(explain, settings)] if explain is not None else []
     with display("build", asked=progress) as step:
         artifact = build(model, target, explain=methods, batch=batch, progress=step, **wished)
         step("link")

@@ -11,41 +11,59 @@ from tvm_lowbit import LowbitError
 from tvm_lowbit.boards import Board
 from tvm_lowbit.cli.options import (
     METHOD,
-    METHODS,
     PATH,
     board_options,
     examples,
     input_option,
+    method_of,
     method_options,
+    takes,
     there,
 )
 from tvm_lowbit.cli.running import artifact_of, run_on
 from tvm_lowbit.cli.screen import show
 from tvm_lowbit.images import arrays_of, predictions, write_arrays
 
+_EXAMPLES = (
+    "explain net.onnx --input digit.png --out report.html",
+    "explain net.onnx --input x.npy --method deeplift --rule genomics --class 3 --out maps/",
+)
 
-@click.command("explain", epilog=examples("explain net.onnx --input digit.png --out maps/"))
+
+@click.command("explain", epilog=examples(*_EXAMPLES))
 @click.argument("model", metavar="MODEL_OR_BUNDLE", type=PATH, callback=there)
 @input_option
 @click.option("--method", type=METHOD, default="deeplift", show_default=True, help="How to explain.")
 @method_options
-@click.option("--out", type=PATH, required=True, help="Folder to write to. Example: maps/")
+@click.option("--out", type=PATH, required=True, help="Page or folder to write. Example: report.html, maps/")
 @board_options
 def explain_command(model: Path, source: Path, method: str, settings: Any, out: Path, board: Board | None) -> None:
-    """Write heat maps of what each input element adds.
+    """Show what each input element adds.
 
-    And contributions.npz. A picture for each of up to 12 items, sheets of 40 for more. A MODEL is built first, as for
+    With --out PAGE.html one page: input, heat map, outputs, layers, gap; PAGE.npz holds the arrays. With --out FOLDER a
+    picture for each of up to 12 items, sheets of 40 for more, and contributions.npz. A MODEL is built first, as for
     `run`; a BUNDLE gives the explanation that it was built with.
     """
-    from tvm_lowbit.heatmap import write_heatmaps  # matplotlib takes a second that other commands need not wait
-
+    page = out.suffix.lower() in (".html", ".htm")
     if model.is_dir() and settings:
-        raise click.UsageError("a bundle's explanation was fixed when it was built: leave out --reference and --class")
-    artifact = artifact_of(model, board, [METHODS[method](**settings)])
+        raise click.UsageError("a bundle's explanation was fixed when it was built: leave out --reference and the like")
+    if page and not model.is_dir() and "layers" not in settings and takes(method, "layers") == "layers":
+        settings = settings | {"layers": ("all",)}
+    artifact = artifact_of(model, board, [] if model.is_dir() else [method_of(method, settings)])
     name = next((row.name for row in artifact.manifest.explanations if row.method == method), None)
     if name is None:
         raise LowbitError(f"bundle {model}", f"an explanation by {method}", "none", f"build it with --explain {method}")
     inputs, result = run_on(artifact, source, board)
+    if page:
+        from tvm_lowbit.page.render import write_page  # matplotlib takes a second that other commands need not wait
+
+        arrays = write_arrays(out.with_suffix(".npz"), arrays_of(result))
+        write_page(out, f"{model.name}, {source.name}", inputs, result, name, artifact.manifest)
+        show(predictions(result))
+        click.echo(f"{out} and {arrays.name}")
+        return
+    from tvm_lowbit.heatmap import write_heatmaps
+
     written = write_heatmaps(out, inputs, result, name)
     write_arrays(out / "contributions.npz", arrays_of(result))
     show(predictions(result))

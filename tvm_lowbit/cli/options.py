@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import Any
 
 import click
 
-from tvm_lowbit import DeepLift, LowbitError
+from relay_passes.attribution.methods import METHODS, Method
+from tvm_lowbit import Difference, LowbitError, MinusMean
 from tvm_lowbit.boards import EmulatedBoard, RpcBoard
 from tvm_lowbit.boards.rows import BOARDS
 
-METHODS = {"deeplift": DeepLift}
 PATH = click.Path(path_type=Path)
 
 
@@ -24,10 +25,16 @@ def there(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
     return value
 
 
-def _class(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
-    if value is not None and value != "argmax" and not value.isdecimal():
-        raise click.BadParameter(f"{value!r} is neither a class index nor argmax")
-    return int(value) if value is not None and value.isdecimal() else value
+def _class(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    """A target: ``3``, ``argmax``, ``8-3`` (one class less another), ``3-mean`` (less the mean of all)."""
+    if value is None or value == "argmax":
+        return value
+    plus, less, minus = value.partition("-")
+    if less and minus == "mean" and (plus == "argmax" or plus.isdecimal()):
+        return MinusMean(plus if plus == "argmax" else int(plus))
+    if not plus.isdecimal() or (less and not minus.isdecimal()):
+        raise click.BadParameter(f"{value!r} is none of: a class index, argmax, 8-3, 3-mean")
+    return Difference(int(plus), int(minus)) if less else int(plus)
 
 
 def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, int] | None:
@@ -49,6 +56,8 @@ def examples(*lines: str) -> str:
 
 
 TARGETS = rows_of("Targets", {row.name: row.help for row in BOARDS.values()})
+_LAYER_HELP = "A layer to explain, too; may be given again. Default: the method's. Example: conv1"
+_CLASS_HELP = "Class to explain, also 8-3: 8 less 3; 3-mean: less the mean of all. Default: argmax. Example: 3"
 METHOD = click.Choice(list(METHODS))
 _BOARD_HELP = "Run on a board's RPC server. Default: here. Example: 192.168.1.20:9090"
 model_argument = click.argument("model", type=PATH, callback=there)
@@ -79,15 +88,60 @@ def board_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def method_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What an explanation is asked for with; the command gets ``settings``, those given."""
+    """What an explanation is asked for with; the command gets ``settings``, those given; see `method_of`."""
 
     @click.option("--reference", type=float, help="Input that contributions count from. Default: 0. Example: 0.5")
-    @click.option(
-        "--class", "index", callback=_class, metavar="INT|argmax", help="Class to show. Default: argmax. Example: 3"
-    )
+    @click.option("--class", "index", callback=_class, metavar="CLASS", help=_CLASS_HELP)
+    @click.option("--rule", metavar="NAME", help="Rule of the method. Default: the method's. Example: reveal_cancel")
+    @click.option("--steps", type=int, help="Steps or samples. Default: the method's. Example: 50")
+    @click.option("--layer", "layers", multiple=True, metavar="NAME|all", help=_LAYER_HELP)
     @functools.wraps(command)
-    def wrapped(reference: float | None, index: int | str | None, **rest: Any) -> None:
-        given = {"reference": reference, "target": index}
+    def wrapped(
+        reference: float | None,
+        index: Any,
+        rule: str | None,
+        steps: int | None,
+        layers: tuple[str, ...],
+        **rest: Any,
+    ) -> None:
+        given = {"reference": reference, "target": index, "rule": rule, "steps": steps, "layers": layers or None}
         command(settings={name: value for name, value in given.items() if value is not None}, **rest)
 
     return wrapped
+
+
+# What an option is called where a method has no field of its name: the number of runs, the one layer.
+_CALLED = {"steps": ("steps", "samples"), "layers": ("layers", "layer")}
+_OPTION = {"target": "class", "layers": "layer"}
+
+
+def takes(method: str, setting: str) -> str | None:
+    """The field of a method that a setting of the command line goes to, or None."""
+    names = {field.name for field in dataclasses.fields(METHODS[method])}
+    return next((name for name in _CALLED.get(setting, (setting,)) if name in names), None)
+
+
+def method_of(name: str, settings: Mapping[str, Any]) -> Method:
+    """The method with the settings given.
+
+    Raises
+    ------
+    click.UsageError
+        If it has no such setting, or lacks one that it needs.
+    """
+    arguments = {}
+    for setting, value in settings.items():
+        field = takes(name, setting)
+        if field is None:
+            raise click.UsageError(f"{name} takes no --{_OPTION.get(setting, setting)}")
+        arguments[field] = value[0] if field == "layer" and len(value) == 1 else value
+    needed = [
+        field.name
+        for field in dataclasses.fields(METHODS[name])
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    missing = [field for field in needed if field not in arguments]
+    if missing:
+        option = "layer" if missing[0].startswith("layer") else missing[0]
+        raise click.UsageError(f"{name} needs --{option}; `tvm-lowbit inspect` lists the layers")
+    return METHODS[name](**arguments)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tvm_lowbit import Artifact, DeepLift, LowbitError, build, load
+from relay_passes.attribution.methods import Method
+from tvm_lowbit import Artifact, LowbitError, build, load
 from tvm_lowbit.boards import Board
 from tvm_lowbit.cli.screen import progress
 from tvm_lowbit.images import read_inputs
@@ -14,7 +15,7 @@ from tvm_lowbit.progress import display
 from tvm_lowbit.result import Result
 
 
-def artifact_of(model: Path, board: Board | None, methods: Sequence[DeepLift] = ()) -> Artifact:
+def artifact_of(model: Path, board: Board | None, methods: Sequence[Method] = ()) -> Artifact:
     """A bundle as it is, or a model built for where it will run."""
     if not model.is_dir():
         with display("build") as step:

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from schedules.cores import CORES
+from schedules.counting import LINEAR_LEVELS
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 from schedules.errors import LowbitError
 from schedules.techniques import TECHNIQUES, select
@@ -34,7 +35,9 @@ def problem(channels: int, size: int, bits: str, arguments: argparse.Namespace) 
     kernel, stride = arguments.kernel, arguments.stride
     weights, _, width = bits.partition("A")
     activations = int(width)
-    epilogue = Thresholds(activations, (1 << activations) - 1) if arguments.epilogue else None
+    levels = (1 << activations) - 1
+    # As after a scale and a bias.
+    epilogue = Thresholds(activations, levels, lines=levels > LINEAR_LEVELS) if arguments.epilogue else None
     pad = kernel // 2
     return DotProblem(
         batch=1,
@@ -55,6 +58,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tvm_lowbit.metering", description=__doc__)
     parser.add_argument("--core", default="cortex-a72", choices=[name for name in CORES if CORES[name].is_arm])
     parser.add_argument("--technique", choices=list(TECHNIQUES), help="default: the one that build would take")
+    parser.add_argument("--without", nargs="+", default=(), choices=list(TECHNIQUES), help="take none of these")
     parser.add_argument("--bits", nargs="+", default=["W2A2"], help="for example W1A1 W2A2 TA2 (ternary)")
     parser.add_argument("--bipolar", action="store_true", help="1-bit activations stand for -1 and 1, not 0 and 1")
     parser.add_argument("--layer", nargs="+", default=[f"{c}x{s}" for c, s in LAYERS], help="CHANNELSxSIZE")
@@ -85,15 +89,15 @@ def main() -> int:
     arguments = _arguments()
     core = CORES[arguments.core]
     knobs = {name: int(value) for name, _, value in (knob.partition("=") for knob in arguments.knob)}
-    candidates, spelled = [], []
-    for bits in arguments.bits:
-        for layer in arguments.layer:
-            channels, size = (int(text) for text in layer.split("x"))
-            p = problem(channels, size, bits.upper(), arguments)
-            spelled.append(bits.upper())
-            candidates.append(Candidate(p, arguments.technique or select(p, core).technique.name, knobs))
+    sizes = [(int(channels), int(size)) for channels, _, size in (layer.partition("x") for layer in arguments.layer)]
+    spelled = [bits.upper() for bits in arguments.bits for _ in sizes]
+    problems = [problem(*size, bits.upper(), arguments) for bits in arguments.bits for size in sizes]
+
+    def technique(p: DotProblem) -> str:
+        return arguments.technique or select(p, core, without=arguments.without).technique.name
+
     try:
-        rows = meter_layers(candidates, core, caches=arguments.caches)
+        rows = meter_layers([Candidate(p, technique(p), knobs) for p in problems], core, caches=arguments.caches)
     except LowbitError as error:
         print(error, file=sys.stderr)
         return 2

@@ -229,8 +229,9 @@ def _copy(word: int, rn: tuple[int, ...]) -> Instruction:
         reads = rn + (vector(rd) if inserts else ())
         return Instruction("simple", bool(bits(word, 30, 30)), 1, reads, vector(rd))
     if operation in (0b0001, 0b0011):  # DUP and INS from a general register
-        reads = scalar + (vector(rd) if operation == 0b0011 else ())
-        return Instruction("from_gpr", bool(bits(word, 30, 30)), 1, reads, vector(rd))
+        lane = operation == 0b0011
+        kind, reads = ("from_gpr_lane", scalar + vector(rd)) if lane else ("from_gpr", scalar)
+        return Instruction(kind, bool(bits(word, 30, 30)), 1, reads, vector(rd))
     return Instruction("to_gpr", False, 1, rn, general(rd))  # SMOV, UMOV
 
 

@@ -16,6 +16,7 @@ from schedules.dot_problem import DotProblem, Thresholds
 from schedules.errors import LowbitError
 from schedules.layout import pack
 from schedules.techniques import TECHNIQUES, Technique
+from schedules.threshold_lines import fit_lines
 from tvm_lowbit.metering.estimate import Estimate
 from tvm_lowbit.metering.kernels import meter_kernels
 
@@ -160,9 +161,21 @@ def _epilogue(spec: Thresholds, sums: Array, p: DotProblem, random: Any) -> tupl
         return np.sort(picked, axis=1).astype(p.threshold_dtype)
 
     thresholds, flip = table(spec.levels), random.integers(0, 2, channels, np.uint8)
+    if spec.lines:
+        thresholds = _even(flat, spec.levels).astype(p.threshold_dtype)
+        lines = fit_lines(thresholds, p.accumulator_bound())
+        assert not isinstance(lines, str), lines
+        return [thresholds, flip, lines], pack(reference.count_thresholds(sums, thresholds, flip), spec.out)
     falls = table(spec.falls) if spec.falls else None
     side = random.integers(0, spec.rows, sums.shape, np.uint8) if spec.side is not None else None
     tables = [thresholds, flip, *([] if falls is None else [falls])]
     if side is not None and spec.side is not None:
         tables.append(pack(side, spec.side))
     return tables, pack(reference.count_thresholds(sums, thresholds, flip, side, falls), spec.out)
+
+
+def _even(sums: Array, levels: int) -> Array:
+    """Thresholds ``(1, levels, C)`` at even distances over the sums ``(..., C)``, as after a scale and a bias."""
+    low, high = sums.min(axis=0), sums.max(axis=0)
+    step = np.maximum((high - low) / levels, 1.0)
+    return np.ceil(low + step * (np.arange(levels)[:, None] + 0.5))[None]

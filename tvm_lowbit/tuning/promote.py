@@ -75,8 +75,8 @@ def promote(folder: Path, core: CoreSpec, problem: str, records: Iterable[Record
     path = folder / f"{core.name}.json"
     try:
         content = json.loads(path.read_text()) if path.exists() else {"problems": {}}
-        content["problems"][problem] = {"tried": tried, "rows": [_row(record, core) for record in near]}
-        _write(path, {"core": core.name, "note": _NOTE, "problems": content["problems"]})
+        content["problems"][problem] = {"tried": tried, "rows": [row_of(record, core) for record in near]}
+        write(path, {"core": core.name, "note": _NOTE, "problems": content["problems"]})
     except (OSError, ValueError, KeyError, TypeError) as error:
         hint = f"nothing is lost: the logs have it all; {tuned_rows.VARIABLE} names another folder"
         raise LowbitError(str(path), "a file of tuned rows that can be written", str(error), hint) from error
@@ -87,13 +87,14 @@ def _cycles(record: Record | None) -> float:
     return float("inf") if record is None or record.cycles is None else record.cycles
 
 
-def _row(record: Record, core: CoreSpec) -> dict[str, Any]:
+def row_of(record: Record, core: CoreSpec) -> dict[str, Any]:
+    """A record as a tuned row."""
     kernel = tuned_rows.fingerprint(record.problem, record.technique, record.knobs, core)
     row = {"technique": record.technique, "knobs": dict(sorted(record.knobs.items())), "cycles": record.cycles}
     return {**row, "board": record.board, "kernel": kernel}
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
+def write(path: Path, content: dict[str, Any]) -> None:
     """All or nothing; a line for each row, so that changes can be read."""
     lines = []
     for key, entry in sorted(content["problems"].items(), key=lambda item: (problem_of(item[0]).macs, item[0])):

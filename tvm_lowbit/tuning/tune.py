@@ -79,7 +79,7 @@ def tune(
         folder = log_folder(None if log_dir is None else Path(log_dir))
         names = (exclude,) if isinstance(exclude, str) else exclude
         problems = problems_of(model, place.core, example_inputs, batch, names)
-        session = _Session(place, Log(folder / place.core.name / f"{_file_name(place.name)}.jsonl"))
+        session = Session(place, Log(folder / place.core.name / f"{file_name(place.name)}.jsonl"))
         with told(progress) as tell:
             rows = session.run(problems, trials, patience, rows_folder(folder), tell)
         tuned = rows_folder(folder) / f"{place.core.name}.json"
@@ -88,7 +88,7 @@ def tune(
         place.close()
 
 
-class _Session:
+class Session:
     """A board, its log, and what of the log still holds: records of the same code on the same board."""
 
     def __init__(self, board: TuningBoard, log: Log) -> None:
@@ -148,5 +148,6 @@ class _Session:
         return record
 
 
-def _file_name(board: str) -> str:
+def file_name(board: str) -> str:
+    """Of a board's log."""
     return "".join(c if c.isalnum() else "-" for c in board).replace("--", "-").lower()

@@ -37,6 +37,9 @@ class LinearMap:
         ``forward(context, x, weights)``, the map itself; linear in both.
     call : expression, optional
         The operator's call, for its geometry.
+    operands : tuple
+        What loops of their own need besides: the axis (``take``), which factor the operand is (``matmul``), the values
+        whose largest are chosen, at the input and in the reference run or None (``max_pool``).
     """
 
     kind: str
@@ -44,6 +47,7 @@ class LinearMap:
     transpose: Callable[[Context, Any, Any], Any]
     forward: Callable[[Context, Any, Any], Any]
     call: Any = None
+    operands: tuple[Any, ...] = ()
 
     def at(self, context: Context, g: Any) -> Any:
         """The expression at the operand for real ``g``."""

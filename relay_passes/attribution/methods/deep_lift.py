@@ -45,7 +45,7 @@ class DeepLift(Method):
         (a list of arrays, `References`, `DinucleotideShuffle`) contributions, multipliers and gaps are the means.
         ``"input"``: the library takes a further input ``<name>.reference``, of the model's input's shape.
     layers : sequence of str
-        Names of layers whose contributions are given too.
+        Names of layers whose contributions are given too; ``"all"``: of every convolution and dense layer.
     target, name
         See `Method`.
     """
@@ -121,7 +121,7 @@ def deep_lift_parts(forward: Forward, context: Context, target: Target, layers: 
     output = forward.output(target)
     choice = target.choose(context.emit, output)
     seed = target.seed(context.emit, shape_of(output), choice)
-    image, named = forward.params[0], {name: forward.layer(name) for name in layers}
+    image, named = forward.params[0], forward.named(layers, output)
     found = forward.walk(context, output, seed, [*forward.params, *named.values()])
     if image not in found:
         got = f"{image.name} does not reach it"

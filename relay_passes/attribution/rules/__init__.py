@@ -10,15 +10,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from relay_passes.attribution.rules.base import Context, RuleFunction
+from relay_passes.attribution.rules.choices import CHOICES
+from relay_passes.attribution.rules.composed import COMPOSED
 from relay_passes.attribution.rules.linear import LINEAR
 from relay_passes.attribution.rules.pooling import POOLING
+from relay_passes.attribution.rules.ratios import RATIOS
 from relay_passes.attribution.rules.shape import SHAPE
+from relay_passes.attribution.rules.stops import STOPS
 from relay_passes.attribution.rules.unary import UNARY
 
-__all__ = ["RULES", "RULES_VERSION", "Context", "RuleFunction", "register"]
+__all__ = ["RULES", "RULES_VERSION", "STOPS", "Context", "RuleFunction", "register"]
 
 # Raised whenever a rule changes what it computes; recorded with every compiled explanation.
-RULES_VERSION = 1
+RULES_VERSION = 2
 
 _TABLE: dict[str, RuleFunction] = {}
 RULES: Mapping[str, RuleFunction] = MappingProxyType(_TABLE)
@@ -31,6 +35,6 @@ def register(operator: str, rule: RuleFunction) -> None:
     _TABLE[operator] = rule
 
 
-for _family in (LINEAR, UNARY, POOLING, SHAPE):
+for _family in (LINEAR, UNARY, RATIOS, CHOICES, COMPOSED, POOLING, SHAPE):
     for _operator, _rule in _family.items():
         register(_operator, _rule)

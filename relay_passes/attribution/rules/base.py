@@ -25,6 +25,9 @@ _LINEAR_IN_FIRST = frozenset(
         "relax.permute_dims",
         "relax.squeeze",
         "relax.expand_dims",
+        "relax.flatten",
+        "relax.negative",
+        "relax.broadcast_to",
     }
 )
 # Those that move values, whose other arguments are positions.

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from tvm import relax
 
 from relay_passes.attribution.carriers.base import LinearMap
 from relay_passes.attribution.kernels import conv2d_input_multiplier
 from relay_passes.attribution.rules.base import Context
 from relay_passes.integer_forms.products import wrong_layout
-from relay_passes.ops import literal, shape_of
+from relay_passes.ops import shape_of
 from relay_passes.problem import Geometry
 
 
@@ -42,12 +41,9 @@ def multiply(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     return partials
 
 
-def divide(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
-    """G over a divisor that does not vary."""
-    if call.args[1] in context.active:
-        raise NotImplementedError("its divisor depends on the input")
-    inverse = context.emit(relax.op.divide(literal(np.float32(1)), call.args[1]))
-    return [context.sum_to(context.scale(g, inverse), shape_of(call.args[0])), None]
+def negative(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
+    """-g."""
+    return [context.negative(g)]
 
 
 def matmul(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
@@ -79,7 +75,7 @@ def _factor(call: Any, this: int, weights: Any) -> LinearMap:
     def forward(context: Context, x: Any, w: Any) -> Any:
         return relax.op.matmul(*((x, w) if this == 0 else (w, x)))
 
-    return LinearMap("matmul", weights, transpose, forward, call)
+    return LinearMap("matmul", weights, transpose, forward, call, (this,))
 
 
 def _unsqueezed(expr: Any, axes: list[int], context: Context) -> Any:
@@ -142,7 +138,7 @@ LINEAR = {
     "relax.add": add,
     "relax.subtract": subtract,
     "relax.multiply": multiply,
-    "relax.divide": divide,
+    "relax.negative": negative,
     "relax.matmul": matmul,
     "relax.nn.conv1d": convolution,
     "relax.nn.conv2d": convolution,

@@ -37,32 +37,39 @@ def max_pool1d(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
 
 
 def maximum_along_axes(sign: int) -> RuleFunction:
-    """``max`` (1) or ``min`` (-1) along the pixels, or whichever axes come last: one window holds them all."""
+    """``max`` (1) or ``min`` (-1): one window holds all positions along the axes."""
 
     def rule(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
         x = call.args[0]
-        rank = len(shape_of(x))
-        axes = sorted(int(a) % rank for a in call.attrs.axis) if call.attrs.axis is not None else list(range(rank))
-        if 0 in axes or axes != list(range(rank - len(axes), rank)):
-            raise NotImplementedError("it does not run along the last axes")
-        count = int(np.prod(shape_of(x)[axes[0] :]))
+        shape, axes = shape_of(x), sorted(_axes(call))
+        kept = [i for i in range(len(shape)) if i not in axes]
+        first = shape[0] if 0 in kept else 1
+        rows, count = (int(np.prod([shape[i] for i in along])) for along in (kept, axes))
         pool = SimpleNamespace(pool_size=[1, count], strides=[1, 1], padding=[0] * 4, dilation=[1, 1])
+        order = [*kept, *axes]
 
-        def image(value: Any) -> tuple[int, ...]:
-            shape = shape_of(value)
-            return shape[0], int(np.prod(shape[1 : axes[0]])), 1, int(np.prod(shape[axes[0] :]))
+        def seen(value: Any) -> Any:
+            batch = shape_of(value)[0]
+            if 0 in axes and batch != shape[0]:
+                value, batch = context.emit(relax.op.broadcast_to(value, relax.ShapeExpr(list(shape)))), shape[0]
+            turned = context.emit(relax.op.permute_dims(value, order)) if order != sorted(order) else value
+            turned = turned if sign > 0 else context.emit(relax.op.negative(turned))
+            lead = batch if 0 in kept else 1
+            image = relax.ShapeExpr([lead, rows // first, 1, count])
+            return context.emit(relax.op.reshape(turned, image))
 
-        kept = context.reshape(g, (shape_of(x)[0], int(np.prod(shape_of(x)[1 : axes[0]])), 1, 1))
-        return [_largest(x, kept, pool, image, context, sign)]
+        back = _pooled(context.reshape(g, (first, rows // first, 1, 1)), x, seen, pool, context)
+        whole = context.reshape(back, [shape[i] for i in order])
+        turn = [order.index(i) for i in range(len(shape))]
+        return [whole if order == sorted(order) else context.move(whole, lambda e: relax.op.permute_dims(e, turn))]
 
     return rule
 
 
-def _largest(x: Any, g: Any, pool: Any, image: Callable[[Any], Any], context: Context, sign: int = 1) -> Any:
-    """Max pooling of x seen as an image; the smallest value is the largest of the negated ones."""
+def _largest(x: Any, g: Any, pool: Any, image: Callable[[Any], Any], context: Context) -> Any:
+    """Max pooling of x seen as an image."""
 
     def seen(value: Any) -> Any:
-        value = value if sign > 0 else context.emit(relax.op.negative(value))
         return context.emit(relax.op.reshape(value, relax.ShapeExpr(list(image(value)))))
 
     shape = context.carrier.shape(g)
@@ -81,7 +88,7 @@ def _pooled(g: Any, x: Any, seen: Callable[[Any], Any], pool: Any, context: Cont
     def forward(context: Context, v: Any, w: Any) -> Any:
         raise NotImplementedError("a maximum is not linear in its input")
 
-    through = LinearMap("max_pool", np.ones((), np.float32), transpose, forward, pool)
+    through = LinearMap("max_pool", np.ones((), np.float32), transpose, forward, pool, (here, there))
     return context.linear(g, through, x)
 
 
@@ -89,9 +96,9 @@ def average_pool(windows: Callable[[Any], list[Windows] | None]) -> RuleFunction
     """The transpose of an average: each input gets its windows' multipliers over their counts."""
 
     def rule(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
-        axes = windows(call) if call.attrs.layout in ("NCW", "NCHW") else None
+        axes = windows(call) if call.attrs.layout in ("NCW", "NCHW", "NCDHW") else None
         if axes is None:
-            raise NotImplementedError("only NCW and NCHW pooling of windows that hold a pixel has a rule")
+            raise NotImplementedError("only NCW, NCHW and NCDHW pooling of windows that hold a pixel has a rule")
         for axis, tables in enumerate(axes, 2):
             shares, extent = tables.shares, shape_of(call.args[0])[axis]
             whole = np.pad(shares, [(0, 0), (0, extent - shares.shape[1])])
@@ -130,6 +137,7 @@ POOLING = {
     "relax.min": maximum_along_axes(-1),
     "relax.nn.avg_pool1d": average_pool(pooling_windows),
     "relax.nn.avg_pool2d": average_pool(pooling_windows),
+    "relax.nn.avg_pool3d": average_pool(pooling_windows),
     "relax.nn.adaptive_avg_pool1d": average_pool(adaptive_windows),
     "relax.nn.adaptive_avg_pool2d": average_pool(adaptive_windows),
     "relax.mean": mean,

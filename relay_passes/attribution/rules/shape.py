@@ -121,7 +121,25 @@ def pad(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     return [context.move(g, lambda e: relax.op.strided_slice(e, list(range(len(ends))), before, ends))]
 
 
+def cumsum(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
+    """What was added to all that follow gets their sum."""
+    shape = shape_of(call.args[0])
+    if call.attrs.axis is None:
+        raise NotImplementedError("it runs along the flattened tensor")
+    axis = int(call.attrs.axis) % len(shape)
+    below = np.tril(np.ones((shape[axis], shape[axis]), np.float32), -1 if call.attrs.exclusive else 0)
+    return [context.linear(g, taking(axis, below), call.args[0])]
+
+
+def astype(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
+    """G where no value changes; a cast to integers is a step like rounding, one to a mask a comparison with 0."""
+    kept = str(call.attrs.dtype).startswith("float") or not str(call.args[0].ty.dtype).startswith("float")
+    return [g if kept and str(call.attrs.dtype) != "bool" else context.carrier.unary(context, call, var, g)]
+
+
 SHAPE = {
+    "relax.cumsum": cumsum,
+    "relax.astype": astype,
     "relax.reshape": reshape,
     "relax.flatten": reshape,
     "relax.squeeze": reshape,

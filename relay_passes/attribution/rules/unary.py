@@ -9,13 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 from relay_passes.attribution.rules.base import Context
+from relay_passes.attribution.smooth import SMOOTH
 from relay_passes.ops import FAKE_QUANT
 
 
 def unary(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     """G times the slope of the operator, unless the carrier knows better."""
+    if any(a in context.active for a in call.args[1:]):
+        raise NotImplementedError("its second operand depends on the input")
     return [context.carrier.unary(context, call, var, g), *[None] * (len(call.args) - 1)]
 
 
-_OPERATORS = ("relax.nn.relu", "relax.clip", "relax.round", "relax.sign", "relax.abs", FAKE_QUANT)
+_PIECEWISE = ("nn.relu", "nn.leakyrelu", "nn.prelu", "clip", "round", "floor", "ceil", "trunc", "sign", "abs")
+# `relax.power` is in `rules.ratios`: its base may be constant instead.
+_OPERATORS = (*(f"relax.{name}" for name in _PIECEWISE), *(o for o in SMOOTH if o != "relax.power"), FAKE_QUANT)
 UNARY = dict.fromkeys(_OPERATORS, unary)

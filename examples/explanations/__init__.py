@@ -1,0 +1,1 @@
+"""What explanations are worth (``python -m explanations``), and what they cost (``python -m explanations.speed``)."""

@@ -1,0 +1,165 @@
+"""Operators that are several: their rule writes them as a small program of operators with rules, and walks it back.
+
+The decomposition stands here and nowhere else, for a product of three factors splits differently by the order in which
+it is multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from relay_passes.attribution.rules.base import Context, RuleFunction
+from relay_passes.attribution.smooth import number
+from relay_passes.ops import shape_of
+from schedules.errors import LowbitError
+
+# program(emit, call, *args) computes what the call does; its operators have rules, and shapes follow from the args'.
+Program = Callable[..., Any]
+
+
+def composed(program: Program) -> RuleFunction:
+    """The rule of an operator from its program, which is computed in this run and in the one it is compared with."""
+
+    def rule(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
+        # The engine imports the table of rules.
+        from relay_passes.attribution.engine import active_variables, back
+
+        starts = [a for a in call.args if a in context.active]
+        values, output = _written(program, call, list(call.args), context)
+        others = [context.slope.other(context, a) for a in call.args]
+        there = [] if others == list(call.args) else _written(program, call, others, context)[0]
+        inside = replace(
+            context,
+            values={**context.values, **dict(values)},
+            references={**context.references, **{v: w for (v, _), (w, _) in zip(values, there, strict=False)}},
+            active=context.active | active_variables(starts, values),
+        )
+        try:
+            found = back(g, output, values, inside, starts)
+        except LowbitError as error:
+            raise NotImplementedError(f"{error.expected}: {error.got}") from error
+        # An operand that stands twice has one share.
+        return [found.pop(a, None) if a in context.active else None for a in call.args]
+
+    rule.__doc__ = program.__doc__
+    return rule
+
+
+def _written(program: Program, call: Any, args: list[Any], context: Context) -> tuple[list[tuple[Any, Any]], Any]:
+    values: list[tuple[Any, Any]] = []
+
+    def emit(expr: Any) -> Any:
+        var = context.emit(expr, "inner")
+        values.append((var, context.scope.builder.lookup_binding(var)))
+        return var
+
+    return values, program(emit, call, *args)
+
+
+def _axes(axes: Any, x: Any) -> list[int]:
+    rank = len(shape_of(x))
+    return sorted(int(a) % rank for a in axes) if axes is not None else list(range(rank))
+
+
+def _along(emit: Any, constant: Any, x: Any, axes: list[int]) -> Any:
+    """A tensor of the extents of these axes, to broadcast with x."""
+    shape = [extent if i in axes else 1 for i, extent in enumerate(shape_of(x))]
+    return emit(relax.op.reshape(constant, relax.ShapeExpr(shape)))
+
+
+def _normalised(emit: Any, x: Any, axes: list[int], epsilon: float) -> Any:
+    """Centred, times the inverse root of the mean square."""
+    centred = emit(relax.op.subtract(x, emit(relax.op.mean(x, axes, keepdims=True))))
+    return _scaled(emit, centred, axes, epsilon)
+
+
+def _scaled(emit: Any, x: Any, axes: list[int], epsilon: float) -> Any:
+    squares = emit(relax.op.mean(emit(relax.op.multiply(x, x)), axes, keepdims=True))
+    inverse = emit(relax.op.rsqrt(emit(relax.op.add(squares, number(epsilon)))))
+    return emit(relax.op.multiply(x, inverse))
+
+
+def _affine(emit: Any, call: Any, y: Any, gamma: Any, beta: Any, axes: list[int]) -> Any:
+    if call.attrs.scale:
+        y = emit(relax.op.multiply(y, _along(emit, gamma, y, axes)))
+    return emit(relax.op.add(y, _along(emit, beta, y, axes))) if call.attrs.center else y
+
+
+def layer_norm(emit: Any, call: Any, x: Any, gamma: Any, beta: Any) -> Any:
+    """Centred, squared, averaged, inverse root, product, scaled and shifted; each by its rule."""
+    axes = _axes(call.attrs.axes, x)
+    return _affine(emit, call, _normalised(emit, x, axes, call.attrs.epsilon), gamma, beta, axes)
+
+
+def instance_norm(emit: Any, call: Any, x: Any, gamma: Any, beta: Any) -> Any:
+    """As a layer norm along the pixels."""
+    axes, channel = _axes(call.attrs.axes, x), _axes([call.attrs.channel_axis], x)
+    return _affine(emit, call, _normalised(emit, x, axes, call.attrs.epsilon), gamma, beta, channel)
+
+
+def group_norm(emit: Any, call: Any, x: Any, gamma: Any, beta: Any) -> Any:
+    """As a layer norm of each group of channels."""
+    shape, groups = shape_of(x), int(call.attrs.num_groups)
+    (channel,) = _axes([call.attrs.channel_axis], x)
+    wide = [*shape[:channel], groups, shape[channel] // groups, *shape[channel + 1 :]]
+    axes = [channel + 1, *(a + (a > channel) for a in _axes(call.attrs.axes, x) if a != channel)]
+    y = _normalised(emit, emit(relax.op.reshape(x, relax.ShapeExpr(wide))), sorted(axes), call.attrs.epsilon)
+    return _affine(emit, call, emit(relax.op.reshape(y, relax.ShapeExpr(list(shape)))), gamma, beta, [channel])
+
+
+def rms_norm(emit: Any, call: Any, x: Any, weight: Any) -> Any:
+    """Squared, averaged, inverse root, product, scaled; each by its rule."""
+    axes = _axes(call.attrs.axes, x)
+    return emit(relax.op.multiply(_scaled(emit, x, axes, call.attrs.epsilon), _along(emit, weight, x, axes)))
+
+
+def variance(emit: Any, call: Any, x: Any) -> Any:
+    """Centred, squared, averaged; each by its rule."""
+    axes = _axes(call.attrs.axis, x)
+    centred = emit(relax.op.subtract(x, emit(relax.op.mean(x, axes, keepdims=True))))
+    return emit(relax.op.mean(emit(relax.op.multiply(centred, centred)), axes, keepdims=call.attrs.keepdims))
+
+
+def deviation(emit: Any, call: Any, x: Any) -> Any:
+    """The root of the variance."""
+    return emit(relax.op.sqrt(variance(emit, call, x)))
+
+
+def _floats(emit: Any, x: Any) -> Any:
+    return x if str(x.ty.dtype) == "float32" else emit(relax.op.astype(x, "float32"))
+
+
+def _channels(emit: Any, call: Any, numbers: Any, x: Any) -> Any:
+    numbers = _floats(emit, numbers)
+    return _along(emit, numbers, x, _axes([call.attrs.axis], x)) if len(shape_of(numbers)) == 1 else numbers
+
+
+def quantize(emit: Any, call: Any, x: Any, scale: Any, zero: Any) -> Any:
+    """A quantiser whose step is computed from the input: divided, rounded, shifted, clipped; each by its rule."""
+    scale, zero = (_channels(emit, call, v, x) for v in (scale, zero))
+    codes = emit(relax.op.add(emit(relax.op.round(emit(relax.op.divide(x, scale)))), zero))
+    limits = np.iinfo(str(call.attrs.out_dtype))
+    return emit(relax.op.clip(codes, float(limits.min), float(limits.max)))
+
+
+def dequantize(emit: Any, call: Any, codes: Any, scale: Any, zero: Any) -> Any:
+    """Codes less the zero point, times a step that is computed from the input."""
+    scale, zero = (_channels(emit, call, v, codes) for v in (scale, zero))
+    return emit(relax.op.multiply(emit(relax.op.subtract(_floats(emit, codes), zero)), scale))
+
+
+COMPOSED = {
+    "relax.nn.layer_norm": composed(layer_norm),
+    "relax.nn.instance_norm": composed(instance_norm),
+    "relax.nn.group_norm": composed(group_norm),
+    "relax.nn.rms_norm": composed(rms_norm),
+    "relax.variance": composed(variance),
+    "relax.std": composed(deviation),
+    "relax.quantize": composed(quantize),
+    "relax.dequantize": composed(dequantize),
+}

@@ -1,0 +1,100 @@
+"""``InlineChains``: a chain of elementwise operators is one loop over vectors, with nothing in between in memory.
+
+Fusion puts a chain's operators into one PrimFunc, each still a loop of its own that writes all it computes. Here each
+is written into the next, and the innermost axes, as many as it takes, become vectors: LLVM does not vectorise loops
+with the fences of `pin_rounding` by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import s_tir, tirx
+from tvm.ir.expr import TensorLoad
+
+from relay_passes.pin_rounding import reduces
+
+# Nodes of the program that an expression may come to by being written wherever it is used.
+LARGEST = 2000
+# Elements from which on waking other threads pays.
+PARALLEL_ELEMENTS = 1 << 18
+
+
+def inline_chains(mod: Any, lanes: int) -> Any:
+    """Apply the pass.
+
+    Parameters
+    ----------
+    mod : IRModule
+        After fusion. PrimFuncs that have a schedule, or reduce, are left as they are.
+    lanes : int
+        Values of float32 that a vector of the core holds.
+    """
+    for gv, function in list(mod.functions.items()):
+        if isinstance(function, tirx.PrimFunc) and not _scheduled(function) and not reduces(function.body):
+            mod.update_func(gv, _inlined(function, lanes))
+    return mod
+
+
+def _scheduled(function: Any) -> bool:
+    return bool(function.attrs and function.attrs.get("tirx.is_scheduled", False))
+
+
+def _inlined(function: Any, lanes: int) -> Any:
+    sch = s_tir.Schedule(tvm.IRModule({"main": function}))
+    kept = []
+    for block in sch.get_child_blocks(sch.get_sblock("root")):
+        if not _grows(sch, block):
+            try:
+                sch.compute_inline(block)
+                continue
+            except s_tir.ScheduleError:  # it writes a result of the function, or does more than to compute elements
+                pass
+        kept.append(block)
+    for block in kept:
+        _vectorise(sch, block, lanes)
+    return function.with_body(sch.mod["main"].body)
+
+
+def _grows(sch: Any, block: Any) -> bool:
+    """Whether inlining a block would write a long expression more than once."""
+    statement = sch.get(block)
+    if len(statement.writes) != 1:
+        return True
+    buffer, uses = statement.writes[0].source, 0
+    for other in sch.get_child_blocks(sch.get_sblock("root")):
+        loads: list[Any] = []
+        tvm_ffi.structural_walk(sch.get(other).body, (TensorLoad, loads.append))
+        uses += sum(load.source.same_as(buffer) for load in loads)
+    return uses > 1 and uses * _size(statement.body) > LARGEST
+
+
+def _size(body: Any) -> int:
+    nodes: list[Any] = []
+    tvm_ffi.structural_walk(body, (object, nodes.append))
+    return len(nodes)
+
+
+def _vectorise(sch: Any, block: Any, lanes: int) -> None:
+    loops = list(sch.get_loops(block))
+    extents = [int(sch.get(loop).extent) for loop in loops]
+    inner, count = len(loops), 1
+    while inner and count % lanes:
+        inner -= 1
+        count *= extents[inner]
+    if not loops or count % lanes:
+        return
+    outer, vector = sch.split(sch.fuse(*loops[inner:]), [None, lanes])
+    sch.vectorize(vector)
+    whole = sch.fuse(*loops[:inner], outer)
+    if count * _product(extents[:inner]) >= PARALLEL_ELEMENTS:
+        sch.parallel(whole)
+
+
+def _product(extents: list[int]) -> int:
+    result = 1
+    for extent in extents:
+        result *= extent
+    return result

@@ -1,0 +1,173 @@
+"""The transforms of ``winograd_mla``, in vectors: of weights and of the image's tiles, and of their products back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from schedules.compact import centred_value, expand
+from schedules.dot_problem import DotProblem
+from schedules.element_dot import DTYPE, LANES
+from schedules.intrinsics import const, splat, vload, vstore
+from schedules.ordered_elements import CHANNELS
+from schedules.registers import held
+from schedules.vectors import keep_rolled, part
+from schedules.winograd_points import TAPS, Points, input_along, output_along, taps_along, times
+
+# Channels of the image to a vector of codes, and of a block of packed weights.
+STEP, PACKED = 16, 4
+
+
+class Transforms:
+    """Emits the transforms of one layer; ``rolled``: see `vectors.keep_rolled`."""
+
+    def __init__(self, problem: DotProblem, points: Points, rolled: bool) -> None:
+        self.p, self.points, self.rolled = problem, points, rolled
+        self.steps = -(-problem.channels // STEP)
+
+    def weights(self, packed: Any, weights: Any, at: Any, block: Any) -> None:
+        """Emit the weights' transforms of 16 output channels from their compact codes."""
+        w, points = self.p.w, self.points
+        count, side = points.count, points.side
+        # Transformed along columns, few bits fit a byte.
+        narrow = points.tap_bound(*w.values) < 128
+        kind, width = ("int8", CHANNELS) if narrow else (DTYPE, LANES)
+        with T.serial(0, self.steps * STEP // PACKED) as group:
+            columns = T.alloc_buffer((count, TAPS, CHANNELS), kind)
+            for channel in range(PACKED):
+                keep_rolled(self.rolled)
+                codes = expand(lambda v: vload(packed, [group, block, v, 0], STEP), w.bits, TAPS**2, channel)
+                taps = [centred_value(code, w.multiplier, w.offset).astype("int8x16") for code in codes]
+                hold, twice = _operations(kind, width)
+                for start in range(0, CHANNELS, width):
+                    g = [hold(_some(tap, start, width, kind)) for tap in taps]
+                    for x in range(TAPS):
+                        for i, value in enumerate(taps_along(side, g[x::TAPS], hold, twice)):
+                            vstore(T, columns, value, [i, x, start], width)
+                hold, twice = _operations(DTYPE, LANES)
+                with T.serial(0, count) as i:
+                    keep_rolled(self.rolled)
+                    for start in range(0, CHANNELS, LANES):
+                        row = [
+                            hold(vload(columns, [i, x, start], LANES).astype(f"{DTYPE}x{LANES}")) for x in range(TAPS)
+                        ]
+                        for j, value in enumerate(taps_along(side, row, hold, twice)):
+                            where = [i * count + j, at, group * PACKED + channel, start]
+                            vstore(T, weights, value, where, LANES)
+
+    def image(self, image: Any, values: Any, index: Any, n: Any, y: Any, x: Any) -> None:
+        """Emit the transform of the tile whose first row and column, maybe outside of the image, are given."""
+        p, count = self.p, self.points.count
+        inside = tirx.all(y >= 0, y + count <= p.height, x >= 0, x + count <= p.width)
+        if p.channels % STEP:
+            self._from_copy(image, values, index, n, y, x)
+        else:
+            with T.If(inside):
+                with T.Then():
+                    self._transform(values, index, lambda dy, dx, c, k: vload(image, [n, y + dy, x + dx, c], k))
+                with T.Else():
+                    self._from_copy(image, values, index, n, y, x)
+
+    def _from_copy(self, image: Any, values: Any, index: Any, n: Any, y0: Any, x0: Any) -> None:
+        """A tile that reaches out of the image, or whose channels are no whole vectors, is copied first."""
+        p, count = self.p, self.points.count
+        copy = T.alloc_buffer((count, count, self.steps * STEP), "uint8")
+        zero = const(p.a.zero_code or 0, "uint8")
+        vectors, rest = divmod(p.channels, STEP)
+        with T.grid(count, count) as (dy, dx):
+            y, x = y0 + dy, x0 + dx
+            with T.If(tirx.all(y >= 0, y < p.height, x >= 0, x < p.width)):
+                with T.Then():
+                    if vectors:
+                        with T.serial(0, vectors) as c:
+                            vstore(T, copy, vload(image, [n, y, x, c * STEP], STEP), [dy, dx, c * STEP], STEP)
+                    if rest:
+                        with T.serial(0, rest) as c:
+                            T.buffer_store(copy, image[n, y, x, vectors * STEP + c], [dy, dx, vectors * STEP + c])
+                with T.Else(), T.serial(0, self.steps) as c:
+                    vstore(T, copy, splat(zero, STEP), [dy, dx, c * STEP], STEP)
+            if rest:
+                with T.serial(0, STEP - rest) as c:
+                    # Where there is no channel the centre stands, of which every transform is zero.
+                    T.buffer_store(copy, const(self.centre, "uint8"), [dy, dx, p.channels + c])
+        self._transform(values, index, lambda dy, dx, c, k: vload(copy, [dy, dx, c], k))
+
+    @property
+    def centre(self) -> int:
+        """What is taken off an activation's code, so that the sums' range is small."""
+        return 1 << (self.p.a.bits - 1)
+
+    def _transform(self, values: Any, index: Any, read: Callable[..., Any]) -> None:
+        points = self.points
+        count, side = points.count, points.side
+        # Of codes, the transform along columns fits a byte where they are few bits.
+        kind, width = ("int8", STEP) if points.input_bound(0, self.p.a.max_code) < 128 else (DTYPE, LANES)
+        with T.serial(0, self.steps * STEP // width) as step:
+            c = step * width
+            middle = T.alloc_buffer((count, count, width), kind)
+            with T.serial(0, count) as dx:
+                keep_rolled(self.rolled)
+                hold, twice = _operations(kind, width)
+                column = [hold(read(dy, dx, c, width).astype(f"{kind}x{width}")) for dy in range(count)]
+                for i, value in enumerate(input_along(side, column, hold, twice)):
+                    vstore(T, middle, value, [i, dx, 0], width)
+            hold, twice = _operations(DTYPE, LANES)
+            with T.serial(0, count) as i:
+                for half in range(0, width, LANES):
+                    keep_rolled(self.rolled)
+                    row = [hold(vload(middle, [i, x, half], LANES).astype(f"{DTYPE}x{LANES}")) for x in range(count)]
+                    for j, value in enumerate(input_along(side, row, hold, twice)):
+                        vstore(T, values, value, [i * count + j, index, c + half], LANES)
+            # All other positions are differences, in which the centre cancels.
+            for half in range(width // LANES):
+                at = [count + 1, index, c + half * LANES]
+                taken = splat(const(-4 * self.centre, DTYPE), LANES)
+                vstore(T, values, vload(values, at, LANES) + taken, at, LANES)
+
+    def back(self, products: Any, sums: Any, block: Any, tiles: int, middle: int, add: bool) -> None:
+        """Emit the way back: 4 times the sums modulo 2**16, of which those less the middle are known."""
+        points = self.points
+        count, side = points.count, points.side
+        hold, twice = _operations(DTYPE, LANES)
+        with T.serial(0, tiles) as tile, T.serial(0, CHANNELS // LANES) as half:
+            columns = T.alloc_buffer((side, count, LANES), DTYPE)
+            with T.serial(0, count) as j:
+                keep_rolled(self.rolled)
+                column = [vload(products, [i * count + j, tile, half * LANES], LANES) for i in range(count)]
+                # At point 1 a constant reaches every output once.
+                column[1] = column[1] + splat(
+                    tirx.Select(j == 1, const(self._wrapped(-4 * middle), DTYPE), const(0, DTYPE)), LANES
+                )
+                for dy, value in enumerate(output_along(side, [hold(v) for v in column], hold, twice)):
+                    vstore(T, columns, value, [dy, j, 0], LANES)
+            with T.serial(0, side) as dy:
+                keep_rolled(self.rolled)
+                row = [hold(vload(columns, [dy, j, 0], LANES)) for j in range(count)]
+                for dx, value in enumerate(output_along(side, row, hold, twice)):
+                    quarter = value >> splat(const(2, DTYPE), LANES)
+                    at = [tile * side * side + dy * side + dx, block * CHANNELS + half * LANES]
+                    if not add:
+                        vstore(T, sums, quarter, at, LANES)
+                        continue
+                    quarter = hold(quarter)
+                    for start in range(0, LANES, 4):
+                        place = [at[0], at[1] + start]
+                        wide = part(quarter, start, 4).astype("int32x4")
+                        vstore(T, sums, vload(sums, place, 4) + wide, place, 4)
+
+    @staticmethod
+    def _wrapped(value: int) -> int:
+        return (value + (1 << 15)) % (1 << 16) - (1 << 15)
+
+
+def _operations(kind: str, lanes: int) -> tuple[Callable[[Any], Any], Callable[[Any, int], Any]]:
+    """What keeps a vector for more than one use, and what multiplies it with a constant."""
+    return lambda value: held(value, kind, lanes), lambda value, factor: times(value, factor, kind, lanes)
+
+
+def _some(vector: Any, start: int, lanes: int, kind: str) -> Any:
+    """Lanes of a vector of 16 as another type."""
+    return (vector if lanes == CHANNELS else part(vector, start, lanes)).astype(f"{kind}x{lanes}")
