@@ -159,7 +159,7 @@ def _motifs(rows: Rows) -> list[str]:
             if any(cells):
                 shares = [f"{row['missed'][motif]['share']:.3f}" if row else "" for row in cells for motif in MOTIFS]
                 gaps = [_percent([row["gap"]]) if row and "gap" in row else "" for row in cells]
-                lines.append((method.title, title if method.measures_from else "", *shares, *gaps))
+                lines.append((method.title, title, *shares, *gaps))
     one = next(iter(found.values()))
     counts = " and ".join(f"{one['missed'][motif]['matches']} of {motif}" for motif in MOTIFS)
     right = ", ".join(
