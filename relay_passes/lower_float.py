@@ -118,7 +118,9 @@ class FloatKernels:
         conv = _conv(shape_of(call), weights, at)
         if shape_of(call.args[0])[2:] != conv.out_size:
             return None
-        return self._convolve(transpose(conv), call.args[0], weights, name, scope)
+        # Float weights are the constant of the convolution itself, so that the library holds them once.
+        stored = None if weights.array is None else forward(conv)
+        return self._convolve(transpose(conv), call.args[0], weights, name, scope, stored)
 
     def max_pool(self, old: Any, call: Any, name: str, scope: Scope) -> Any:
         """The multipliers at a max pooling's input."""
@@ -155,17 +157,20 @@ class FloatKernels:
             return result
         return scope.emit(relax.op.reshape(result, relax.ShapeExpr(list(shape))), name)
 
-    def _convolve(self, plan: TapPlan, x: Any, weights: _Weights, name: str, scope: Scope) -> Any:
+    def _convolve(
+        self, plan: TapPlan, x: Any, weights: _Weights, name: str, scope: Scope, stored: TapPlan | None = None
+    ) -> Any:
         assert self.width is not None
-        channels = float_block.block(plan, self.width)[1]
+        packed = stored or plan
+        channels = float_block.block(packed, self.width)[1]
         panel: Any
         if weights.array is not None:
-            panel = literal(pack(plan, weights.array, channels))
+            panel = literal(pack(packed, weights.array, channels))
         else:
-            kernel = pack_kernel(plan, channels, [(a.shape, str(a.dtype)) for a in weights.sources], weights.read)
-            panel = self._panel(kernel, weights, packed_shape(plan, channels), name, scope)
+            kernel = pack_kernel(packed, channels, [(a.shape, str(a.dtype)) for a in weights.sources], weights.read)
+            panel = self._panel(kernel, weights, packed_shape(packed, channels), name, scope)
         shape = (plan.batch, plan.groups * plan.outputs, *plan.out_size)
-        kernel = conv_kernel(plan, self.core)
+        kernel = conv_kernel(plan, self.core, stored)
         hint = "float_conv_transposed" if plan.transposed else "float_conv"
         return call_kernel(scope, kernel, hint, [x, panel], shape, "float32", name)
 

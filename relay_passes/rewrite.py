@@ -17,7 +17,7 @@ from relay_passes.exclude import excluded
 from relay_passes.integer_forms import ELEMENTWISE, MOVING, MULTIPLYING, Layers, Taken, integer_form
 from relay_passes.ops import constant, literal, op_name, quant_spec, shape_of
 from relay_passes.paddings import PAD
-from relay_passes.quant_spec import NoMatch
+from relay_passes.quant_spec import NoMatch, QuantSpec
 from schedules.dot_problem import INT32_MAX
 from schedules.errors import LowbitError
 
@@ -115,22 +115,40 @@ def _weights(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> An
 
 
 def _difference(layers: Layers, value: Any, scope: dataflow.Scope) -> Any:
-    """Codes less codes, or accumulators less accumulators, then scaled: exact where floats would cancel."""
+    """Codes less codes, or accumulators less accumulators, then scaled: exact where floats would cancel.
+
+    The reference run is a constant, or computed by the same layers from another input.
+    """
     known, reference = layers.known.get(value.args[0]), constant(value.args[1])
+    other = layers.known.get(value.args[1])
     if isinstance(known, Quantised) and known.spec.axis is None:
-        both = known.codes, literal(known.spec.codes(reference))
-        integers = scope.emit(relax.op.subtract(*(relax.op.astype(codes, "float64") for codes in both)))
+        if reference is not None:
+            start = literal(known.spec.codes(reference))
+        elif isinstance(other, Quantised) and _same_grid(known.spec, other.spec):
+            start = other.codes
+        else:
+            return value
+        integers = scope.emit(relax.op.subtract(*(relax.op.astype(codes, "float64") for codes in (known.codes, start))))
         return relax.op.multiply(integers, literal(known.spec.scale.astype(np.float64)))
-    if not isinstance(known, Accumulated) or known.scale is None:
+    if not isinstance(known, Accumulated) or known.scale is None or 2 * known.bound > INT32_MAX:
         return value
-    if 2 * known.bound <= INT32_MAX:
-        shape = [1] * reference.ndim
-        shape[known.axis] = -1
-        scale = known.scale.reshape(shape)
-        integers = np.rint(reference.astype(np.float64) / scale).astype(np.int32)
-        change = scope.emit(relax.op.subtract(known.acc, literal(integers)))
-        return relax.op.multiply(scope.emit(relax.op.astype(change, "float64")), literal(scale))
-    return value
+    shape = [1] * len(shape_of(value.args[0]))
+    shape[known.axis] = -1
+    scale = known.scale.reshape(shape)
+    if reference is not None:
+        start = literal(np.rint(reference.astype(np.float64) / scale).astype(np.int32))
+    elif isinstance(other, Accumulated) and other.scale is not None and np.array_equal(other.scale, known.scale):
+        start = other.acc
+    else:
+        return value
+    change = scope.emit(relax.op.subtract(known.acc, start))
+    return relax.op.multiply(scope.emit(relax.op.astype(change, "float64")), literal(scale))
+
+
+def _same_grid(one: QuantSpec, other: QuantSpec) -> bool:
+    """Whether equal codes stand for equal values."""
+    same = one.qmin == other.qmin and one.axis == other.axis
+    return same and all(np.array_equal(a, b) for a, b in ((one.scale, other.scale), (one.zero_point, other.zero_point)))
 
 
 def _observe(layers: Layers, name: str, value: Any, scope: dataflow.Scope) -> Any:

@@ -72,8 +72,18 @@ def block(plan: TapPlan, by: Width) -> tuple[int, int]:
     return min(by.blocks, key=steps)
 
 
-def conv_kernel(plan: TapPlan, core: CoreSpec) -> Any:
+def conv_kernel(plan: TapPlan, core: CoreSpec, stored: TapPlan | None = None) -> Any:
     """A PrimFunc of (what is read ``(N, C, H, W)``, packed weights, what is written).
+
+    Parameters
+    ----------
+    plan : TapPlan
+        What to compute.
+    core : CoreSpec
+        What to compile for.
+    stored : TapPlan, optional
+        The plan whose kernel the weights are packed for, if not for this one: a transpose may read the constant of its
+        convolution.
 
     Raises
     ------
@@ -83,25 +93,11 @@ def conv_kernel(plan: TapPlan, core: CoreSpec) -> Any:
     by = width(core)
     if by is None:
         raise ValueError(f"{core.name} has no fused multiply-add")
-    vectors, channels = block(plan, by)
-    shape = packed_shape(plan, channels)
-    work = plan.batch * plan.groups * plan.inputs * plan.outputs
-    macs = work * sum(p.count[0] * p.count[1] * len(p.taps) for p in plan.computed)
-    loop = T.parallel if macs >= PARALLEL_MACS else T.serial
-    plane = plan.rows * plan.pitch
-    count = plan.groups * plan.inputs * len(plan.origins)
+    stored = stored or plan
+    shape = packed_shape(stored, block(stored, by)[1])
 
     def body(x: Any, weights: Any, out: Any) -> None:
-        # The last block of the last plane reads past it.
-        source = T.alloc_buffer((count * plane + plan.farthest + vectors * by.lanes,), "float32")
-        with T.serial(0, plan.batch) as n:
-            with loop(0, plan.groups * plan.inputs) as c:
-                for parity in range(len(plan.origins)):
-                    base = (c * len(plan.origins) + parity) * plane
-                    fill(plan, parity, source, base, lambda row, column: x[n, c, row, column], const(0, "float32"))
-            with loop(0, plan.groups * shape[1]) as index:
-                for part in plan.parts:
-                    _part(plan, by, (vectors, channels), source, weights, out, n, index, part)
+        _Loops(plan, by, stored, x, weights, out).emit()
 
     read, written = (plan.groups * plan.inputs, *plan.size), (plan.groups * plan.outputs, *plan.out_size)
     return frame([("x", (plan.batch, *read)), ("weights", shape), ("out", (plan.batch, *written))], body)
@@ -139,92 +135,109 @@ def fill(plan: TapPlan, parity: int, source: Any, base: Any, read: Callable[[Any
     clear(base + y1 * plan.pitch, (plan.rows - y1) * plan.pitch)
 
 
-def _part(
-    plan: TapPlan,
-    by: Width,
-    shape: tuple[int, int],
-    source: Any,
-    weights: Any,
-    out: Any,
-    n: Any,
-    index: Any,
-    part: Part,
-) -> None:
-    """Emit one part of a block of channels: its sums into a scratch plane each, and from there what is kept."""
-    if min(part.count) < 1:
-        return
-    vectors, channels = shape
-    blocks = -(-plan.outputs // channels)
-    g, cb = index // blocks, index % blocks
-    sums = None
-    if part.taps:
-        count = -(-plan.positions(part) // by.lanes)
-        sums = T.alloc_buffer((channels, count * by.lanes), "float32")
-        first = sum(len(p.taps) for p in plan.computed[: plan.computed.index(part)])
+class _Loops:
+    """The loops of one kernel."""
 
-        def tile(start: Any, number: int) -> None:
-            acc = _sums(plan, by, source, weights, (g, cb), start, number, channels, part.taps, first)
-            for i in range(number):
-                for j in range(channels):
-                    vstore(T, sums, acc[i, j], [j, start + i * by.lanes], by.lanes)
+    def __init__(self, plan: TapPlan, by: Width, stored: TapPlan, x: Any, weights: Any, out: Any) -> None:
+        self.plan, self.by, self.stored = plan, by, stored
+        self.x, self.weights, self.out = x, weights, out
+        self.vectors, self.channels = block(plan, by)
+        self.plane = plan.rows * plan.pitch
+        count = plan.groups * plan.inputs * len(plan.origins)
+        # The last block of the last plane reads past it.
+        self.source = T.alloc_buffer((count * self.plane + plan.farthest + self.vectors * by.lanes,), "float32")
+        self.index_of = {tap.at: i for i, tap in enumerate(stored.taps)}
 
-        whole, rest = divmod(count, vectors)
-        if whole:
-            with T.serial(0, whole) as t:
-                tile(t * (vectors * by.lanes), vectors)
-        if rest:
-            tile(const(whole * vectors * by.lanes), rest)
-    kept = channels if plan.outputs % channels == 0 else tirx.min(const(channels), plan.outputs - cb * channels)
-    with T.serial(0, kept) as j, T.serial(0, part.count[0]) as y, T.serial(0, part.count[1]) as x:
-        value = const(0, "float32") if sums is None else sums[j, y * plan.pitch + x]
-        at = (y * part.step[0] + part.start[0], x * part.step[1] + part.start[1])
-        T.buffer_store(out, value, [n, g * plan.outputs + cb * channels + j, *at])
+    def emit(self) -> None:
+        """Emit all: for each image, first the planes, then block by block of channels what they give."""
+        plan, x = self.plan, self.x
+        products = sum(p.count[0] * p.count[1] * len(p.taps) for p in plan.computed) * plan.inputs * plan.outputs
+        loop = T.parallel if plan.batch * plan.groups * products >= PARALLEL_MACS else T.serial
+        blocks = -(-plan.outputs // self.channels)
+        with T.serial(0, plan.batch) as n:
+            with loop(0, plan.groups * plan.inputs) as c:
+                for parity in range(len(plan.origins)):
+                    base = (c * len(plan.origins) + parity) * self.plane
+                    fill(plan, parity, self.source, base, lambda y, x_: x[n, c, y, x_], const(0, "float32"))
+            with loop(0, plan.groups * blocks) as index:
+                for part in plan.parts:
+                    if min(part.count) > 0:
+                        self._part(n, index // blocks, index % blocks, part)
 
+    def _part(self, n: Any, g: Any, cb: Any, part: Part) -> None:
+        """Emit one part of a block of channels: its sums into a scratch plane each, and from there what is kept."""
+        plan, lanes = self.plan, self.by.lanes
+        sums = None
+        if part.taps:
+            count = -(-plan.positions(part) // lanes)
+            sums = T.alloc_buffer((self.channels, count * lanes), "float32")
 
-def _sums(
-    plan: TapPlan,
-    by: Width,
-    source: Any,
-    weights: Any,
-    where: tuple[Any, Any],
-    start: Any,
-    vectors: int,
-    channels: int,
-    taps: Sequence[Tap],
-    first: int,
-) -> Registers:
-    """Emit the sums of one block."""
-    g, cb = where
-    acc = Registers([(i, j) for i in range(vectors) for j in range(channels)], "float32", by.lanes)
-    plane, parities = plan.rows * plan.pitch, len(plan.origins)
+            def tile(start: Any, number: int) -> None:
+                acc = self._sums(g, cb, start, number, part.taps)
+                for i in range(number):
+                    for j in range(self.channels):
+                        vstore(T, sums, acc[i, j], [j, start + i * lanes], lanes)
 
-    def add(c: Any, tap: Any, place: Any) -> None:
-        base = (g * plan.inputs + c) * (parities * plane) + place + start
-        xs = Registers([(i, 0) for i in range(vectors)], "float32", by.lanes, clear=False)
-        for i in range(vectors):
-            xs[i, 0] = vload(source, [base + i * by.lanes], by.lanes)
-        for j in range(channels):
-            w = _weight(by, weights, [g, cb, c, tap], j, channels)
+            whole, rest = divmod(count, self.vectors)
+            if whole:
+                with T.serial(0, whole) as t:
+                    tile(t * (self.vectors * lanes), self.vectors)
+            if rest:
+                tile(const(whole * self.vectors * lanes), rest)
+        first = cb * self.channels
+        kept = self.channels if self._whole else tirx.min(const(self.channels), plan.outputs - first)
+        with T.serial(0, kept) as j, T.serial(0, part.count[0]) as y, T.serial(0, part.count[1]) as x:
+            value = const(0, "float32") if sums is None else sums[j, y * plan.pitch + x]
+            at = (y * part.step[0] + part.start[0], x * part.step[1] + part.start[1])
+            T.buffer_store(self.out, value, [n, g * plan.outputs + first + j, *at])
+
+    @property
+    def _whole(self) -> bool:
+        """Whether all blocks of channels are full."""
+        return self.plan.outputs % self.channels == 0
+
+    def _sums(self, g: Any, cb: Any, start: Any, vectors: int, taps: Sequence[Tap]) -> Registers:
+        """Emit the sums of one block of positions and channels."""
+        plan, lanes = self.plan, self.by.lanes
+        acc = Registers([(i, j) for i in range(vectors) for j in range(self.channels)], "float32", lanes)
+
+        def add(c: Any, tap: Any, offset: Any) -> None:
+            base = (g * plan.inputs + c) * (len(plan.origins) * self.plane) + offset + start
+            xs = Registers([(i, 0) for i in range(vectors)], "float32", lanes, clear=False)
             for i in range(vectors):
-                acc[i, j] = fma(xs[i, 0], w, acc[i, j], by.lanes)
+                xs[i, 0] = vload(self.source, [base + i * lanes], lanes)
+            for j in range(self.channels):
+                w = self._weight(g, cb, c, tap, j)
+                for i in range(vectors):
+                    acc[i, j] = fma(xs[i, 0], w, acc[i, j], lanes)
 
-    places = [const(tap.parity * plane + tap.dy * plan.pitch + tap.dx) for tap in taps]
-    if len(taps) <= UNROLLED:
-        with T.serial(0, plan.inputs) as c:
-            for t, place in enumerate(places):
-                add(c, const(first + t), place)
+        places = [
+            (const(self.index_of[tap.at]), const(tap.parity * self.plane + tap.dy * plan.pitch + tap.dx))
+            for tap in taps
+        ]
+        if len(taps) <= UNROLLED:
+            with T.serial(0, plan.inputs) as c:
+                for place in places:
+                    add(c, *place)
+            return acc
+        table = T.alloc_buffer((len(taps), 2), "int32")
+        for t, place in enumerate(places):
+            for i in range(2):
+                T.buffer_store(table, place[i], [t, i])
+        with T.serial(0, plan.inputs) as c, T.serial(0, len(taps)) as t:
+            add(c, table[t, 0], table[t, 1])
         return acc
-    table = T.alloc_buffer((len(taps),), "int32")
-    for t, place in enumerate(places):
-        T.buffer_store(table, place, [t])
-    with T.serial(0, plan.inputs) as c, T.serial(0, len(taps)) as t:
-        add(c, first + t, table[t])
-    return acc
 
-
-def _weight(by: Width, weights: Any, at: list[Any], j: int, channels: int) -> Any:
-    """One weight in all lanes."""
-    if by.by_lane and channels % by.lanes == 0:
-        four = vload(weights, [*at, const(j // by.lanes * by.lanes)], by.lanes)
-        return splat(tirx.Shuffle([four], [j % by.lanes]), by.lanes)
-    return splat(weights[(*at, j)], by.lanes)
+    def _weight(self, g: Any, cb: Any, c: Any, tap: Any, j: int) -> Any:
+        """One weight in all lanes."""
+        lanes = self.by.lanes
+        if self.stored is not self.plan:
+            per = int(self.weights.shape[-1])
+            output = cb * self.channels + j
+            # What is past the last channel is computed and not kept: any weight will do.
+            output = output if self._whole else tirx.min(output, const(self.plan.outputs - 1))
+            return splat(self.weights[g, c // per, output, tap, c % per], lanes)
+        if self.by.by_lane and self.channels % lanes == 0:
+            four = vload(self.weights, [g, cb, c, tap, const(j // lanes * lanes)], lanes)
+            return splat(tirx.Shuffle([four], [j % lanes]), lanes)
+        return splat(self.weights[g, cb, c, tap, j], lanes)

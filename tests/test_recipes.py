@@ -15,6 +15,7 @@ from tvm.relax.dpl import is_const, is_op, wildcard
 import tvm_lowbit
 from relay_passes import patterns
 from relay_passes.attribution import rules
+from relay_passes.ops import literal, shape_of
 from relay_passes.patterns.base import Found
 from relay_passes.quant_spec import NoMatch, QuantSpec
 from schedules import cores, techniques
@@ -121,27 +122,28 @@ def test_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_attribution_rule() -> None:
     def body(builder: Any, x: Any) -> Any:
-        return builder.emit(relax.op.cumsum(x, axis=1))
+        return builder.emit(relax.op.triu(x, 1))
 
-    def cumulative_sum(var: Any, call: Any, g: Any, context: Any) -> list[Any]:
-        """Linear; the transpose sums from the other end."""
-        flip = lambda v: context.emit(relax.op.flip(v, axis=1))  # noqa: E731 - an abbreviation
-        return [flip(context.emit(relax.op.cumsum(flip(g), axis=1)))]
+    def upper(var: Any, call: Any, g: Any, context: Any) -> list[Any]:
+        """Linear; what is left out counts nothing."""
+        kept = np.triu(np.ones(shape_of(call), np.float32), 1)
+        return [context.scale(g, literal(kept)), None]
 
     with pytest.raises(
         tvm_lowbit.LowbitError,
-        match=r"layer cumsum_1: expected an operator with an attribution rule, got relax\.cumsum",
+        match=r"layer triu_1: expected an operator with an attribution rule, got relax\.triu",
     ) as caught:
         tvm_lowbit.build(program(body), "host", explain=[tvm_lowbit.DeepLift()])
     assert "An attribution rule" in caught.value.hint and "CONTRIBUTING.md" in caught.value.hint
-    with added(rules._TABLE, "relax.cumsum"):
-        rules.register("relax.cumsum", cumulative_sum)
-        artifact = tvm_lowbit.build(program(body), "host", explain=[tvm_lowbit.DeepLift(target=1)])
+    methods = [tvm_lowbit.DeepLift(target=1), tvm_lowbit.Gradient(target=1)]
+    with added(rules._TABLE, "relax.triu"):
+        rules.register("relax.triu", upper)
+        artifact = tvm_lowbit.build(program(body), "host", explain=methods)
         with pytest.raises(ValueError, match="has an attribution rule already"):
-            rules.register("relax.cumsum", cumulative_sum)
-    explanation = artifact.run(X).explanations["deeplift"]
-    np.testing.assert_array_equal(explanation.multipliers, [[1, 1, 0, 0]])
-    assert explanation.gap == 0
+            rules.register("relax.triu", upper)
+    for explanation in artifact.run(X).explanations.values():
+        np.testing.assert_array_equal(explanation.multipliers, [[0, 1, 0, 0]])
+        assert explanation.gap == 0
 
 
 def test_the_recipes_are_the_ones_in_the_document() -> None:

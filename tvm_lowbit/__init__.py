@@ -5,12 +5,17 @@ from tvm_lowbit.versions import check_at_import
 check_at_import()
 
 from relay_passes.attribution.methods import (  # noqa: E402 - TVM only after the check
+    Conductance,
     DeepLift,
     Gradient,
     GradientXInput,
+    IntegratedGradients,
+    NeuronIntegratedGradients,
     SemiringEntropy,
     SemiringPath,
+    SmoothGrad,
 )
+from relay_passes.attribution.similarity import Similarity  # noqa: E402
 from relay_passes.attribution.targets import Difference, Element, MinusMean  # noqa: E402
 from schedules.errors import LowbitError  # noqa: E402
 from tvm_lowbit.artifact import Artifact, load  # noqa: E402
@@ -19,15 +24,20 @@ from tvm_lowbit.tuning.tune import tune  # noqa: E402
 
 __all__ = [
     "Artifact",
+    "Conductance",
     "DeepLift",
     "Difference",
     "Element",
     "Gradient",
     "GradientXInput",
+    "IntegratedGradients",
     "LowbitError",
     "MinusMean",
+    "NeuronIntegratedGradients",
     "SemiringEntropy",
     "SemiringPath",
+    "Similarity",
+    "SmoothGrad",
     "build",
     "inspect",
     "load",

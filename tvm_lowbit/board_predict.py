@@ -1,6 +1,7 @@
 """Run the bundle that this file lies in, on the board: ``python3 predict.py INPUT.npy [OUTPUT.npz]``.
 
-Needs what requirements.txt names and no more: not the compiler, not tvm_lowbit. INPUT.npy is float32 ``(N, ...)``.
+Needs what requirements.txt names and no more: not the compiler, not tvm_lowbit. INPUT.npy is float32 ``(N, ...)``; if
+there are several inputs, such as references of explanations, INPUT.npz holds each under its name.
 Prints the largest output of each item and its explanation's gap; OUTPUT.npz takes all arrays.
 """
 
@@ -23,7 +24,7 @@ def fail(message: str) -> None:
 def main(arguments: list[str]) -> None:
     """Check the files, run the model, print and save."""
     if len(arguments) not in (1, 2):
-        fail("usage: predict.py INPUT.npy [OUTPUT.npz]")
+        fail("usage: predict.py INPUT.npy [OUTPUT.npz], or INPUT.npz for several inputs")
     folder = Path(__file__).resolve().parent
     manifest = json.loads((folder / "manifest.json").read_text())
     for name, expected in manifest["files"].items():
@@ -34,10 +35,23 @@ def main(arguments: list[str]) -> None:
     import tvm
     from tvm.runtime.vm import VirtualMachine
 
-    row = manifest["inputs"][0]
-    x = np.load(arguments[0], allow_pickle=False)
-    if str(x.dtype) != row["dtype"] or list(x.shape[1:]) != row["shape"][1:] or len(x) % manifest["batch"]:
-        fail(f"expected {row['dtype']} (N, {', '.join(map(str, row['shape'][1:]))}), got {x.dtype} {x.shape}")
+    given = np.load(arguments[0], allow_pickle=False)
+    rows, batch = manifest["inputs"], manifest["batch"]
+    if not hasattr(given, "files"):
+        given = {rows[0]["name"]: given}
+    wanted = ", ".join(f"{row['name']} (N, {', '.join(map(str, row['shape'][1:]))})" for row in rows)
+    missing = [row["name"] for row in rows if row["name"] not in given]
+    if missing:
+        how = (
+            "save all with numpy.savez; tvm_lowbit.references.DinucleotideShuffle(...).shuffles(x) makes shuffled ones"
+        )
+        fail(f"expected an .npz with {wanted}, got none of {', '.join(missing)}; {how}")
+    inputs = [given[row["name"]] for row in rows]
+    for row, x in zip(rows, inputs, strict=True):
+        fits = str(x.dtype) == row["dtype"] and list(x.shape[1:]) == row["shape"][1:]
+        if not fits or len(x) % batch or len(x) != len(inputs[0]):
+            fail(f"expected {row['dtype']} {wanted}, got {row['name']} {x.dtype} {x.shape}")
+    count = len(inputs[0])
     # Loading writes a warning without content for every constant of the model.
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
@@ -52,13 +66,13 @@ def main(arguments: list[str]) -> None:
             names.append(f"{explanation['name']}.{part['field']}{layer}")
     names += [f"codes.{probe}" for probe in manifest["probes"]]
     parts = []
-    for start in range(0, len(x), manifest["batch"]):
-        machine.set_input("main", tvm.runtime.tensor(np.ascontiguousarray(x[start : start + manifest["batch"]])))
+    for start in range(0, count, batch):
+        machine.set_input("main", *[tvm.runtime.tensor(np.ascontiguousarray(x[start : start + batch])) for x in inputs])
         machine.invoke_stateful("main")
         outputs = machine.get_outputs("main")
         parts.append([outputs.numpy()] if hasattr(outputs, "numpy") else [o.numpy() for o in outputs])
     arrays = {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
-    best = arrays[names[0]].reshape(len(x), -1).argmax(axis=1)
+    best = arrays[names[0]].reshape(count, -1).argmax(axis=1)
     gaps = [name for name in names if name.endswith(".gap")]
     for i, index in enumerate(best):
         print(f"{i}: {index}" + "".join(f"  {name} {arrays[name][i]:.2e}" for name in gaps))

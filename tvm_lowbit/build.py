@@ -13,6 +13,7 @@ from relay_passes import notes
 from relay_passes.attribution import instrument
 from relay_passes.attribution.methods import Method
 from relay_passes.compile import compile_module
+from relay_passes.dataflow import name_of
 from relay_passes.memory import MemoryPlan
 from relay_passes.probe import ATTRIBUTE as PROBES
 from tvm_lowbit.artifact import Artifact
@@ -130,6 +131,8 @@ def _manifest(imported: Any, lowered: Any, destination: BuildTarget) -> Manifest
     explanations = json.loads(str(attrs[instrument.ATTRIBUTE])) if instrument.ATTRIBUTE in attrs else []
     probes = json.loads(str(attrs[PROBES])) if PROBES in attrs else []
     inputs = tuple(_tensor(str(param.name), param.ty) for param in main.params)
+    # Explanations may have added some.
+    inputs += tuple(_tensor(name_of(param), param.ty) for param in lowered["main"].params[len(inputs) :])
     results = tuple(_tensor(name, ty) for name, ty in zip(names, outputs, strict=True))
     core = destination.core
     return Manifest(

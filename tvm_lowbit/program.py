@@ -11,8 +11,9 @@ from tvm import relax
 
 from schedules.errors import LowbitError
 from tvm_lowbit.boards.session import Session
-from tvm_lowbit.manifest import Manifest
+from tvm_lowbit.manifest import Manifest, TensorRow
 from tvm_lowbit.quiet import without_scope_warnings
+from tvm_lowbit.references import makers
 from tvm_lowbit.result import Explanation, Result
 
 Array = npt.NDArray[Any]
@@ -69,32 +70,36 @@ class Program:
             return [o.numpy() for o in outputs] if several else [outputs.numpy()]
 
     def _checked(self, inputs: Any) -> list[Array]:
-        rows = self._manifest.inputs
+        rows, made = self._manifest.inputs, makers(self._manifest)
+        names = ", ".join(r.name for r in rows)
         if not isinstance(inputs, dict):
-            if len(rows) != 1:
-                raise LowbitError("run", f"a dict with {', '.join(r.name for r in rows)}", type(inputs).__name__)
+            if len(rows) - len(made) != 1:
+                raise LowbitError("run", f"a dict with {names}", type(inputs).__name__)
             inputs = {rows[0].name: inputs}
-        if set(inputs) != {row.name for row in rows}:
+        if set(inputs) | set(made) != {row.name for row in rows}:
             got = ", ".join(map(str, inputs)) or "nothing"
-            raise LowbitError("run", f"inputs named {', '.join(r.name for r in rows)}", got)
-        arrays = []
+            raise LowbitError("run", f"inputs named {names}", got)
+        arrays: list[Array] = []
         for row in rows:
-            array = np.asarray(inputs[row.name])
-            where, shape = f"input {row.name}", ("N", *row.shape[1:])
-            if str(array.dtype) != row.dtype:
-                hint = f"convert it: x.astype('{row.dtype}')"
-                raise LowbitError(where, f"dtype {row.dtype}", str(array.dtype), hint)
-            batch = self._manifest.batch
-            fits = array.shape[1:] == row.shape[1:] and len(array) > 0 and len(array) % batch == 0
-            if array.ndim != len(row.shape) or not fits:
-                multiple = f", N a multiple of {batch}" if batch > 1 else ""
-                raise LowbitError(where, f"shape ({', '.join(map(str, shape))}){multiple}", str(array.shape))
-            if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
-                raise LowbitError(where, "finite numbers", "NaN or infinity")
-            arrays.append(array)
+            array = np.asarray(inputs[row.name]) if row.name in inputs else made[row.name](arrays[0])
+            arrays.append(self._fits(row, array))
         if len({len(array) for array in arrays}) > 1:
             raise LowbitError("run", "as many items in every input", ", ".join(str(len(a)) for a in arrays))
         return arrays
+
+    def _fits(self, row: TensorRow, array: Array) -> Array:
+        where, shape = f"input {row.name}", ("N", *row.shape[1:])
+        if str(array.dtype) != row.dtype:
+            hint = f"convert it: x.astype('{row.dtype}')"
+            raise LowbitError(where, f"dtype {row.dtype}", str(array.dtype), hint)
+        batch = self._manifest.batch
+        fits = array.shape[1:] == row.shape[1:] and len(array) > 0 and len(array) % batch == 0
+        if array.ndim != len(row.shape) or not fits:
+            multiple = f", N a multiple of {batch}" if batch > 1 else ""
+            raise LowbitError(where, f"shape ({', '.join(map(str, shape))}){multiple}", str(array.shape))
+        if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
+            raise LowbitError(where, "finite numbers", "NaN or infinity")
+        return array
 
     def _named(self, arrays: list[Array]) -> Result:
         m = self._manifest

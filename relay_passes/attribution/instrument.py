@@ -12,7 +12,7 @@ from relay_passes import dataflow, notes
 from relay_passes.attribution.methods import Method
 from relay_passes.attribution.model import Forward, Model, Part
 from relay_passes.attribution.rules import RULES_VERSION
-from relay_passes.attribution.steps import attach
+from relay_passes.attribution.steps import Extra, attach
 from schedules.errors import LowbitError
 
 ATTRIBUTE = "tvm_lowbit.explanations"
@@ -58,13 +58,14 @@ def instrument(mod: Any, methods: Sequence[Method], lower: Callable[[Any], Any])
             results += [part.value for part in parts]
         return results
 
-    result = append(model, attach(mod, model.functions), finish)
+    extras = [extra for method in methods for extra in method.extras(model)]
+    result = append(model, attach(mod, model.functions), finish, extras)
     main = result["main"].with_attr(ATTRIBUTE, json.dumps(described))
     result.update_func(result.get_global_var("main"), main)
     return result
 
 
-def append(model: Model, mod: Any, finish: Callable[[Forward], list[Any]]) -> Any:
+def append(model: Model, mod: Any, finish: Callable[[Forward], list[Any]], extras: Sequence[Extra] = ()) -> Any:
     """``main`` with further results, which ``finish`` writes after the forward program.
 
     What is written goes to the notes (topic ``explanation``), so that later passes leave it in float; all but
@@ -73,6 +74,7 @@ def append(model: Model, mod: Any, finish: Callable[[Forward], list[Any]]) -> An
     bound: list[Any] = []
     values: list[tuple[Any, Any]] = []
     computed: set[str] = set()
+    extra = [relax.Var(dataflow.hint(e.name), relax.TensorType(list(e.shape), e.dtype)) for e in extras]
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         result = dataflow.keep(var, value, scope)
@@ -83,11 +85,11 @@ def append(model: Model, mod: Any, finish: Callable[[Forward], list[Any]]) -> An
 
     def end(body: Any, scope: dataflow.Scope) -> Any:
         outputs = list(body.fields) if isinstance(body, relax.Tuple) else [body]
-        forward = Forward(scope, model.params, values, bound, outputs, model.output_names, computed=computed)
+        forward = Forward(scope, model.params, values, bound, outputs, model.output_names, extra, computed)
         return relax.Tuple(outputs + finish(forward))
 
     own = {dataflow.name_of(b.var) for b in dataflow.bindings(mod["main"])}
-    result = dataflow.rebuild(mod, visit, end)
+    result = dataflow.rebuild(mod, visit, end, extra)
     after = [dataflow.name_of(b.var) for b in dataflow.bindings(result["main"])]
     return notes.add(result, "explanation", {name: True for name in after if name not in own | computed})
 

@@ -1,6 +1,6 @@
 """Operators that only explanations need: the transpose of a convolution, and the ways back through max pooling.
 
-`lower_float` gives them kernels; a core without fused multiply-adds has the loops of convolutions that are written here.
+`lower_float` gives them kernels; a core without fused multiply-adds has the loops of convolutions written here.
 """
 
 from __future__ import annotations

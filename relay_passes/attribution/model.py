@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,18 +15,16 @@ from tvm import relax
 from relay_passes import dataflow
 from relay_passes.attribution.carriers.base import Carrier
 from relay_passes.attribution.engine import active_variables, ancestors, reaching, rule_of, walk
+from relay_passes.attribution.layers import Layers
 from relay_passes.attribution.reference_run import run_reference
 from relay_passes.attribution.rules.base import Context
 from relay_passes.attribution.slopes import Slope
 from relay_passes.attribution.targets import Target
-from relay_passes.integer_forms import MULTIPLYING
-from relay_passes.ops import literal, op_name, shape_of
+from relay_passes.ops import literal, shape_of
 from relay_passes.rewrite import EXPLANATION
 from schedules.errors import LowbitError
 
 Array = npt.NDArray[Any]
-# Stands for every layer that multiplies.
-ALL = "all"
 Pairs = list[tuple[Any, Any]]
 
 
@@ -65,6 +62,11 @@ class Model:
         return outputs_of(self.mod["main"].body.body, self.values)
 
     @cached_property
+    def layers(self) -> Layers:
+        """What may be named as layers."""
+        return Layers(self.params, self.values, active_variables(self.params, self.values))
+
+    @cached_property
     def output_names(self) -> list[str]:
         """What the model calls them."""
         return [str(name) for name in (self.mod["main"].attrs or {}).get("output_names", ())]
@@ -85,6 +87,12 @@ class Model:
         """The same of the targets' outputs alone."""
         outputs = [chosen_output(target, self.outputs, self.output_names) for target in targets]
         return self._run(inputs, [i for i in self._explained(targets) if self.values[i][0] in outputs])
+
+    def reached(self, target: Target) -> list[int]:
+        """Positions of the inputs that a target's output depends on."""
+        output = chosen_output(target, self.outputs, self.output_names)
+        found = ancestors(output, self.values)
+        return [i for i, param in enumerate(self.params) if param in found]
 
     def check_rules(self, targets: Sequence[Target]) -> None:
         """Find a missing rule before anything is compiled."""
@@ -190,53 +198,17 @@ class Forward:
         return found
 
     @cached_property
-    def layers(self) -> dict[str, Any]:
-        """The variables that may be named as layers: inputs and what operators give, by the model's names.
-
-        A node that became several operators is its last: ``conv1`` is the sum that ``conv1/add`` gives.
-        """
-        found = {str(param.name): param for param in self.params}
-        whole: dict[str, Any] = {}
-        for var, value in self.values:
-            operator = op_name(value)
-            if operator and var in self.active:
-                name = dataflow.name_of(var)
-                found[name] = var
-                whole[name.removesuffix(f"/{operator.split('.')[-1]}")] = var
-        return found | whole
+    def layers(self) -> Layers:
+        """What may be named as layers."""
+        return Layers(self.params, self.values, self.active)
 
     def layer(self, name: str) -> Any:
-        """The variable of a named layer.
-
-        Raises
-        ------
-        LowbitError
-            If there is none; the hint lists names that are near.
-        """
-        if name not in self.layers:
-            near = difflib.get_close_matches(name, self.layers, n=5, cutoff=0.4)
-            hint = f"near names: {', '.join(near)}" if near else f"layers: {', '.join(list(self.layers)[:20])}"
-            raise LowbitError("explain", "the name of a layer of the model", repr(name), hint)
-        return self.layers[name]
+        """The variable of a named layer; see `Layers.find`."""
+        return self.layers.find(name)
 
     def named(self, names: Sequence[str], output: Any) -> dict[str, Any]:
-        """The variables of named layers; ``"all"`` stands for every convolution and dense layer the output depends on.
-
-        Raises
-        ------
-        LowbitError
-            If there is no layer of such a name.
-        """
-        if tuple(names) != (ALL,):
-            return {name: self.layer(name) for name in names}
-        explained = ancestors(output, self.values)
-        found = {}
-        for var, value in self.values:
-            operator = op_name(value)
-            if operator in MULTIPLYING and var in self.active and var in explained:
-                name = dataflow.name_of(var).removesuffix(f"/{operator.split('.')[-1]}")
-                found[name] = self.layers[name]
-        return found
+        """The variables of named layers; see `Layers.named`."""
+        return self.layers.named(names, output)
 
     def separates(self, cut: Any, output: Any) -> bool:
         """Whether all ways from the inputs to the output pass a value, so that its shares must sum up."""

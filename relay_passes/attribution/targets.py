@@ -1,7 +1,8 @@
 """What of the outputs is explained: a class, the largest, a contrast of classes, or any element.
 
 A target is a linear function of the output once its ``choice`` is known: which element, fixed at compile time or found
-at run time. So the contributions to it are those that a reverse walk from its seed gives.
+at run time. So the contributions to it are those that a reverse walk from its seed gives. `similarity` has one that is
+not linear, which methods of differences decline.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from tvm import relax
@@ -24,6 +25,8 @@ Emit = Any  # callable(expr, name) -> Var
 class Target(abc.ABC):
     """What is explained of an output ``(N, ...)``, whose elements are counted along all axes but the first."""
 
+    linear: ClassVar[bool] = True
+
     @abc.abstractmethod
     def choose(self, emit: Emit, output: Any) -> Any:
         """The chosen element of each item, a bound int64 ``(N,)``."""
@@ -31,6 +34,16 @@ class Target(abc.ABC):
     def seed(self, emit: Emit, output_shape: Sequence[int], choice: Any) -> Any:
         """The coefficients of the output's elements, float32 of its shape."""
         return one_hot(emit, output_shape, choice)
+
+    def gradient(self, emit: Emit, output: Any, choice: Any) -> Any:
+        """The derivative of what is explained at an output: the seed, wherever that is."""
+        return self.seed(emit, shape_of(output), choice)
+
+    def change(self, emit: Emit, output: Any, reference: Any, choice: Any) -> Any:
+        """What is explained of an output less what it is of a reference's (batch N or 1), float32 ``(N,)``."""
+        difference = emit(relax.op.subtract(output, reference), "step")
+        shares = emit(relax.op.multiply(difference, self.seed(emit, shape_of(output), choice)), "step")
+        return emit(relax.op.sum(shares, list(range(1, len(shape_of(output))))), "change")
 
     @abc.abstractmethod
     def describe(self) -> Any:

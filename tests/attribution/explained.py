@@ -43,3 +43,8 @@ def secant(f: Callable[[Array], Array], x: Array, x0: Array) -> Array:
     """Differences over differences; 0 where there is none."""
     dx, dy = x - x0, f(x) - f(x0)
     return np.divide(dy, dx, out=np.zeros_like(dx), where=dx != 0)
+
+
+def explained(mod: Any, x: Array, *methods: Any) -> Any:
+    """The explanations by several methods in one host build, by name."""
+    return tvm_lowbit.build(mod, "host", explain=methods).run(np.ascontiguousarray(x, np.float32)).explanations

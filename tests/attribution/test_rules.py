@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from explained import explain, secant, summed
 from relax_models import const, module, quantised, spec
+from test_composed_rules import COMPOSED_RULES
+from test_functions import FUNCTIONS
 from test_moving_rules import MOVING_RULES
 from tvm import relax
 
@@ -257,6 +259,7 @@ TESTED |= {"relax.matmul", *(f"relax.nn.conv{way}" for way in ("1d", "2d", "1d_t
 TESTED |= {"relax.nn.max_pool2d", "relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d", "relax.mean"}
 TESTED |= {f"relax.{name}" for name in MOVING_RULES}
 TESTED |= {"relax.reshape", "relax.squeeze", "relax.expand_dims", "relax.permute_dims", FAKE_QUANT, *UNARY}
+TESTED |= {f"relax.{name}" for name in (*COMPOSED_RULES, *(row[0] for row in FUNCTIONS.values()))}
 
 
 def test_every_rule_is_tested() -> None:
@@ -270,7 +273,7 @@ def twice(op: Callable[[Any, Any], Any]) -> Callable[..., Any]:
 
 
 REFUSED: dict[str, tuple[Callable[..., Any], str, str]] = {
-    "divide": (twice(relax.op.divide), "relax.divide", "its divisor depends on the input"),
+    "power": (twice(relax.op.power), "relax.power", "neither its exponent nor a base above 0 is constant"),
     "conv2d": (
         lambda emit, x: emit(
             relax.op.nn.conv2d(x, const(np.ones((1, 1, 5, 2))), data_layout="NHWC", kernel_layout="HWIO"), "bad"
@@ -291,7 +294,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], str, str]] = {
     "adaptive pool": (
         lambda emit, x: emit(relax.op.nn.adaptive_avg_pool2d(x, (2, 2), layout="NHWC"), "bad"),
         "relax.nn.adaptive_avg_pool2d",
-        "only NCW and NCHW pooling",
+        "only NCW, NCHW and NCDHW pooling",
     ),
 }
 
@@ -316,13 +319,11 @@ def test_case_that_a_rule_does_not_cover(name: str) -> None:
 
 
 WITHOUT_RULE: dict[str, tuple[Callable[..., Any], str]] = {
-    "sigmoid": (lambda emit, x: emit(relax.op.sigmoid(x), "bad"), "relax.sigmoid"),
-    "softmax": (lambda emit, x: emit(relax.op.nn.softmax(x), "bad"), "relax.nn.softmax"),
-    "sigmoid beside": (
-        lambda emit, x: emit(
-            relax.op.add(x, emit(relax.op.mean(emit(relax.op.sigmoid(x), "bad"), [1], True), "m")), "sum"
-        ),
-        "relax.sigmoid",
+    "prod": (lambda emit, x: emit(relax.op.prod(x, [1]), "bad"), "relax.prod"),
+    "triu": (lambda emit, x: emit(relax.op.triu(x), "bad"), "relax.triu"),
+    "prod beside": (
+        lambda emit, x: emit(relax.op.add(x, emit(relax.op.prod(x, [1], True), "bad")), "sum"),
+        "relax.prod",
     ),
 }
 
@@ -342,7 +343,7 @@ def test_operator_off_the_way_needs_no_rule() -> None:
 
     def body(emit: Any, x: Any) -> Any:
         first = emit(relax.op.matmul(x, const(np.ones((3, 2)))), "first")
-        return relax.Tuple([first, emit(relax.op.sigmoid(first), "second")])
+        return relax.Tuple([first, emit(relax.op.prod(first, [1], True), "second")])
 
     found = explain(module(body, (1, 3)), np.float32([[1, 2, 3]]))
     np.testing.assert_allclose(found.contributions, [[1, 2, 3]])
@@ -359,10 +360,14 @@ def test_a_rule_cannot_be_registered_twice() -> None:
 def test_an_added_rule_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipe of CONTRIBUTING: one function and one row."""
     from relay_passes.attribution import rules
-    from relay_passes.attribution.rules.unary import unary
+
+    kept = np.triu(np.ones(SHAPE[2:], np.float32))
+
+    def triu(var: Any, call: Any, g: Any, context: Any) -> list[Any]:
+        return [context.scale(g, const(kept)), None]
 
     monkeypatch.setattr(rules, "_TABLE", table := dict(rules._TABLE))
     monkeypatch.setattr("relay_passes.attribution.engine.RULES", table)
-    register("relax.sigmoid", unary)
-    found, g = checked(lambda emit, x: emit(relax.op.sigmoid(x), "s"))
-    close(found, g * secant(lambda v: 1 / (1 + np.exp(-v)), X, X0))
+    register("relax.triu", triu)
+    found, g = checked(lambda emit, x: emit(relax.op.triu(x), "s"))
+    close(found, g * kept)

@@ -16,7 +16,9 @@ from tuning.fake_board import FakeBoard
 
 import tvm_lowbit
 from schedules import tuned_rows
+from schedules.cores import CORES
 from schedules.problem_key import problem_of
+from schedules.techniques import TECHNIQUES
 from tvm_lowbit import LowbitError, tune
 from tvm_lowbit.progress import Step
 from tvm_lowbit.tuning import promote
@@ -248,13 +250,29 @@ def test_rows_of_kernels_that_changed_are_measured_again(model: Path, tmp_path: 
 def test_a_kernel_that_is_wrong_now_loses_its_row(model: Path, tmp_path: Path, rows_folder: Path) -> None:
     found = tune(model, FakeBoard(), trials=12, log_dir=tmp_path).tuned
     content = json.loads(found.read_text())
-    key = next(iter(content["problems"]))
-    for row in content["problems"][key]["rows"]:
-        row["kernel"] = "0" * 16
+    key, entry = next(iter(content["problems"].items()))
+    (row, *_), tried = entry["rows"], entry["tried"]
+    other = next(name for name in ("smlal", "portable") if name != row["technique"])
+    own = TECHNIQUES[other].knobs(problem_of(key), CORES["cortex-a72"])
+    knobs = {knob: value for knob, value in own.items() if knob != "parallel"}
+    entry["rows"] = [row | {"kernel": "0" * 16}, {**row, "technique": other, "knobs": knobs, "kernel": "0" * 16}]
     found.write_text(json.dumps(content))
-    rows = content["problems"][key]["rows"]
-    gone = Candidate.of(key, rows[0]["technique"], rows[0]["knobs"])
-    assert refresh(FakeBoard(outcomes={gone: Outcome("wrong", reason="a test")}), log_dir=tmp_path) == len(rows)
+    wrong = {Candidate.of(key, row["technique"], row["knobs"]): Outcome("wrong", reason="a test")}
+    assert refresh(FakeBoard(outcomes=wrong), log_dir=tmp_path) == 2
+    after = json.loads(found.read_text())["problems"][key]
+    assert [left["technique"] for left in after["rows"]] == [other]
+    assert set(tried) - set(after["tried"]) == {row["technique"]}
+
+
+def test_knobs_that_are_gone_give_way_to_the_techniques_own(model: Path, tmp_path: Path, rows_folder: Path) -> None:
+    found = tune(model, FakeBoard(), trials=12, log_dir=tmp_path).tuned
+    content = json.loads(found.read_text())
+    first, last = content["problems"]
+    content["problems"][first]["rows"] = content["problems"][first]["rows"][:1]
+    content["problems"][first]["rows"][0]["knobs"]["mr"] = 99
+    content["problems"][last]["rows"] = [content["problems"][last]["rows"][0] | {"technique": "gone"}]
+    found.write_text(json.dumps(content))
+    board = FakeBoard()
+    assert refresh(board, log_dir=tmp_path) == 2 and len(board.measured) == 1
     after = json.loads(found.read_text())["problems"]
-    assert rows[0]["technique"] not in [row["technique"] for row in after[key]["rows"]]
-    assert after[key]["tried"] == content["problems"][key]["tried"]
+    assert set(after) == {first} and after[first]["rows"][0]["knobs"]["mr"] != 99

@@ -15,6 +15,7 @@ from typing import Any
 
 from schedules import tuned_rows
 from schedules.problem_key import problem_of
+from schedules.techniques import TECHNIQUES
 from tvm_lowbit.boards.rows import BOARDS
 from tvm_lowbit.tuning.boards import TuningBoard, board_of
 from tvm_lowbit.tuning.promote import log_folder, row_of, rows_folder, write
@@ -41,7 +42,8 @@ def refresh(
     Returns
     -------
     int
-        How many rows were measured. One that is wrong now, or fails, is taken out.
+        How many rows were measured. One whose knobs are gone gets the technique's own; one that is wrong now, or
+        fails, is taken out, and its technique counts as never tried.
 
     Raises
     ------
@@ -56,7 +58,7 @@ def refresh(
         path = rows_folder(folder) / f"{core.name}.json"
         content = json.loads(path.read_text())
         measured = 0
-        for key, entry in content["problems"].items():
+        for key, entry in list(content["problems"].items()):
             rows = [again if (again := _again(session, key, row)) is not None else row for row in entry["rows"]]
             if rows == entry["rows"]:
                 continue
@@ -64,8 +66,12 @@ def refresh(
             for row, old in zip(rows, entry["rows"], strict=True):
                 now = f"{row['cycles']:,.0f}" if row else "none"
                 tell(f"{key} {old['technique']}: {old['cycles']:,.0f} cycles, now {now}")
+            lost = {old["technique"] for row, old in zip(rows, entry["rows"], strict=True) if not row}
             right = sorted((row for row in rows if row), key=lambda row: float(row["cycles"]))
             entry["rows"] = [row for row in right if row["cycles"] <= tuned_rows.NEAR * right[0]["cycles"]]
+            entry["tried"] = sorted(set(entry["tried"]) - lost)
+            if not right:
+                del content["problems"][key]
             write(path, content)
         return measured
     finally:
@@ -74,10 +80,12 @@ def refresh(
 
 def _again(session: Session, key: str, row: dict[str, Any]) -> dict[str, Any] | None:
     """The row as it is measured now, empty where the kernel is not right; None where it has not changed."""
-    core, name, knobs = session.board.core, row["technique"], row["knobs"]
-    if tuned_rows.unfit(name, knobs, problem_of(key), core) is not None:
+    core, name, knobs, problem = session.board.core, row["technique"], row["knobs"], problem_of(key)
+    if tuned_rows.unfit(name, {}, problem, core) is not None:
         return {}
-    if tuned_rows.fingerprint(key, name, knobs, core) == row["kernel"]:
+    if tuned_rows.unfit(name, knobs, problem, core) is not None:
+        knobs = {knob: value for knob, value in TECHNIQUES[name].knobs(problem, core).items() if knob != "parallel"}
+    elif tuned_rows.fingerprint(key, name, knobs, core) == row["kernel"]:
         return None
     record = session.measure(Candidate.of(key, name, knobs))
     return {} if record.cycles is None else row_of(record, core)

@@ -128,30 +128,57 @@ def _element(at: Any, n: Any, shape: Sequence[int]) -> tuple[Any, Any]:
     return _unravelled(tirx.floordiv(here, 2), shape), tirx.floormod(here, 2)
 
 
+def _digits(flat: Any, shape: Sequence[int], name: str) -> Any:
+    """Indices (N, axes) of elements by their number (N,); stored, for expressions of them would grow beyond measure."""
+
+    def digit(n: Any, axis: Any) -> Any:
+        found = tirx.const(0, "int32")
+        for i, v in enumerate(_unravelled(flat(n), shape)):
+            found = tirx.Select(axis == i, v, found)
+        return found
+
+    count = int(flat.shape[0])
+    return te.compute((count, max(1, len(shape))), digit, name=name)
+
+
 def _legalize_onward(bb: Any, call_: Any) -> Any:
     a = call_.attrs
     shape = tuple(int(d) for d in a["in_shape"])
 
     def compute(at: Any, hi: Any, lo: Any, *tensors: Any) -> Any:
-        after = [int(d) for d in hi.shape]
+        after, zero = [int(d) for d in hi.shape], tirx.const(0, "float32")
         edges = EDGES[str(a["kind"])](a, after, tensors)
-        k = te.reduce_axis((0, math.prod(edges.extents)), "k")
+        extents = edges.extents or (1,)
+        here = te.compute(at.shape, lambda n: tirx.max(tirx.shift_right(at[n], tirx.const(1, "int32")), 0), name="here")
+        i = _digits(here, shape, "here_index")
 
-        def candidate(n: Any) -> Any:
-            i, low = _element(at, n, shape)
-            to, weight, inside = edges.edge(i, _unravelled(k, edges.extents))
-            w, here, there = weight(), hi(*to), lo(*to)
-            found = _guarded(inside, tirx.Select(low == 0, _along(here, there, w), _along(there, here, w)), _none())
-            return _largest(True)((k, found), axis=k)
+        def edge(n: Any, r: Any) -> tuple[Any, Any, Any]:
+            return edges.edge(tuple(i[n, axis] for axis in range(len(shape))), r)
 
-        best, number = te.compute(at.shape, candidate, name="best_edge")
+        def weight(n: Any, *r: Any) -> Any:
+            _, found, inside = edge(n, r)
+            return _guarded(inside, found(), zero)
+
+        def number(n: Any, *r: Any) -> Any:
+            to, w = edge(n, r)[0], weights(n, *r)
+            # The number that a negative edge leads to is the other one.
+            swapped = tirx.bitwise_xor(tirx.bitwise_and(at[n], 1), tirx.Select(w < zero, 1, 0))
+            found = tirx.if_then_else(swapped == 0, hi(*to), lo(*to)) * tirx.abs(w)
+            return tirx.if_then_else(w != zero, found, _none())
+
+        weights = te.compute((at.shape[0], *extents), weight, name="edge_weight")
+        numbers = te.compute((at.shape[0], *extents), number, name="edge_number")
+        axes = [te.reduce_axis((0, extent), f"r{axis}") for axis, extent in enumerate(extents)]
+        best, top = te.compute(
+            at.shape, lambda n: _largest(True)((_ravelled(axes, extents), numbers(n, *axes)), axis=axes), name="best"
+        )
+        r = _digits(best, extents, "best_edge")
 
         def place(n: Any) -> Any:
-            i, low = _element(at, n, shape)
-            to, weight, _ = edges.edge(i, _unravelled(best[n], edges.extents))
-            swapped = tirx.Select(weight() < tirx.const(0, "float32"), 1 - low, low)
-            leads = tirx.all(at[n] >= 0, number[n] > _none())
-            return tirx.if_then_else(leads, _ravelled(to, after) * 2 + swapped, tirx.const(-1, "int32"))
+            taken = tuple(r[n, axis] for axis in range(len(extents)))
+            swapped = tirx.bitwise_xor(tirx.bitwise_and(at[n], 1), tirx.Select(weights(n, *taken) < zero, 1, 0))
+            leads = tirx.all(at[n] >= 0, top[n] > _none())
+            return tirx.if_then_else(leads, _ravelled(edge(n, taken)[0], after) * 2 + swapped, tirx.const(-1, "int32"))
 
         return te.compute(at.shape, place, name="path_onward")
 

@@ -6,11 +6,34 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from relay_passes.attribution.methods.base import Method
+from relay_passes.attribution.methods.conductance import Conductance, NeuronIntegratedGradients
 from relay_passes.attribution.methods.deep_lift import DeepLift
 from relay_passes.attribution.methods.gradient import Gradient, GradientXInput
+from relay_passes.attribution.methods.integrated import IntegratedGradients, SmoothGrad
 from relay_passes.attribution.methods.semiring import SemiringEntropy, SemiringPath
 
-__all__ = ["METHODS", "DeepLift", "Gradient", "GradientXInput", "Method", "SemiringEntropy", "SemiringPath"]
+__all__ = [
+    "METHODS",
+    "Conductance",
+    "DeepLift",
+    "Gradient",
+    "GradientXInput",
+    "IntegratedGradients",
+    "Method",
+    "NeuronIntegratedGradients",
+    "SemiringEntropy",
+    "SemiringPath",
+    "SmoothGrad",
+]
 
-_ROWS: tuple[type[Method], ...] = (DeepLift, Gradient, GradientXInput, SemiringPath, SemiringEntropy)
+_ROWS: tuple[type[Method], ...] = (
+    DeepLift,
+    Gradient,
+    GradientXInput,
+    IntegratedGradients,
+    SmoothGrad,
+    Conductance,
+    SemiringPath,
+    SemiringEntropy,
+)
 METHODS: Mapping[str, type[Method]] = MappingProxyType({row.method: row for row in _ROWS})

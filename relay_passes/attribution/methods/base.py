@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from tvm import relax
 
 from relay_passes.attribution.model import Forward, Model, Part
 from relay_passes.attribution.rules.base import Context
+from relay_passes.attribution.steps import Extra
 from relay_passes.attribution.targets import Target, parse
 from relay_passes.ops import shape_of
 from schedules.errors import LowbitError
@@ -33,6 +34,8 @@ class Method(abc.ABC):
     """
 
     method: ClassVar[str]
+    # Whether targets may be other than linear functions of the output.
+    any_target: ClassVar[bool] = False
 
     target: Any = "argmax"
     name: str | None = None
@@ -42,6 +45,11 @@ class Method(abc.ABC):
         if not str(self.name).isidentifier():
             raise LowbitError(f"{type(self).__name__} name", "an identifier", repr(self.name))
         object.__setattr__(self, "_targets", parse(self.target))
+        curved = [type(target).__name__ for target in self.targets if not target.linear]
+        if curved and not self.any_target:
+            hint = "methods of gradients take it, such as Gradient, IntegratedGradients or GAM"
+            expected = "a target that is linear in the output: this method shares differences out"
+            raise LowbitError(f"{type(self).__name__} target", expected, curved[0], hint)
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -58,6 +66,10 @@ class Method(abc.ABC):
     def several(self) -> bool:
         """Whether arrays have an axis for targets."""
         return isinstance(self.target, list | tuple)
+
+    def extras(self, model: Model) -> Sequence[Extra]:
+        """Inputs that the library takes beyond the model's; `Forward.extra` by name."""
+        return ()
 
     def prepare(self, model: Model) -> Any:
         """What must be known before the program is written: reference runs, functions of their own (`model.step`)."""
@@ -79,7 +91,10 @@ class Method(abc.ABC):
 
     def stacked(self, forward: Forward, explain_one: Callable[[Target], Sequence[Part]]) -> list[Part]:
         """The parts for each target, joined along a new axis after the batch where there are several."""
-        each = [explain_one(target) for target in self.targets]
+        return self.joined(forward, [explain_one(target) for target in self.targets])
+
+    def joined(self, forward: Forward, each: Sequence[Sequence[Part]]) -> list[Part]:
+        """The same, the parts for each target given."""
         if not self.several:
             return list(each[0])
         parts = []
@@ -91,6 +106,45 @@ class Method(abc.ABC):
             joined = forward.emit(relax.op.concat(grown, axis=1), f"{self.key}/{same[0].field}")
             parts.append(replace(same[0], value=joined))
         return parts
+
+
+def checked_count(where: str, value: Any) -> int:
+    """A whole number above 0.
+
+    Raises
+    ------
+    LowbitError
+        If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value <= 0:
+        raise LowbitError(where, "a whole number above 0", repr(value))
+    return int(value)
+
+
+def checked_layers(where: str, value: Any) -> tuple[str, ...]:
+    """One name of a layer, or several.
+
+    Raises
+    ------
+    LowbitError
+        If there is none, or it is no name.
+    """
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise LowbitError(where, "the name of a layer, or several", repr(value))
+    return names
+
+
+def checked_choice(where: str, value: Any, among: Collection[str]) -> None:
+    """One of several words.
+
+    Raises
+    ------
+    LowbitError
+        If it is none of them.
+    """
+    if value not in among:
+        raise LowbitError(where, f"one of {', '.join(among)}", repr(value))
 
 
 def checked_reference(where: str, reference: Any) -> Array:
@@ -125,6 +179,14 @@ def broadcast_reference(where: str, reference: Any, shape: Sequence[int]) -> npt
     except ValueError as error:
         expected = f"a number or an array that broadcasts to {whole}"
         raise LowbitError(f"{where} reference", expected, str(array.shape)) from error
+
+
+def collapsed(array: Array) -> Array:
+    """The array with extent 1 along each axis that it is the same along: it broadcasts to the same."""
+    for axis in range(array.ndim):
+        first = np.take(array, [0], axis)
+        array = first if np.array_equal(np.broadcast_to(first, array.shape), array) else array
+    return array
 
 
 def described_reference(reference: Any) -> Any:

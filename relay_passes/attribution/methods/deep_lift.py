@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 from tvm import relax
 
 from relay_passes.attribution.carriers.base import Carrier, Real
 from relay_passes.attribution.carriers.pair import RevealCancel
-from relay_passes.attribution.methods.base import (
-    Method,
-    broadcast_reference,
-    checked_reference,
-    described_reference,
-    summed,
-)
+from relay_passes.attribution.methods.base import Method, summed
+from relay_passes.attribution.methods.each_reference import ForEachReference, extra_of
+from relay_passes.attribution.methods.references import Reference, parse_reference
 from relay_passes.attribution.model import Forward, Model, Part
 from relay_passes.attribution.rules.base import Context
 from relay_passes.attribution.slopes import SECANT
+from relay_passes.attribution.steps import Extra, again
 from relay_passes.attribution.targets import Target
 from relay_passes.ops import shape_of
 from schedules.errors import LowbitError
@@ -45,8 +40,10 @@ class DeepLift(Method):
         ``"rescale"``: differences over differences at every unary operator (section 3.5.2). ``"reveal_cancel"``:
         positive and negative parts of differences apart, averaged over both orders (section 3.5.3; `carriers.pair`).
         ``"genomics"``: RevealCancel behind dense layers, Rescale behind convolutions, as the paper advises.
-    reference : float or array
-        The input that contributions are measured from, broadcast to the model's input without its batch.
+    reference : float, array, list of arrays, Reference, or "input"
+        The input that contributions are measured from, broadcast to the model's input without its batch. From several
+        (a list of arrays, `References`, `DinucleotideShuffle`) contributions, multipliers and gaps are the means.
+        ``"input"``: the library takes a further input ``<name>.reference``, of the model's input's shape.
     layers : sequence of str
         Names of layers whose contributions are given too; ``"all"``: of every convolution and dense layer.
     target, name
@@ -55,38 +52,62 @@ class DeepLift(Method):
 
     method: ClassVar[str] = "deeplift"
 
-    reference: float | npt.NDArray[Any] = 0.0
+    reference: Any = 0.0
     rule: str = "rescale"
     layers: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checked_reference("DeepLift", self.reference)
+        object.__setattr__(self, "_source", parse_reference("DeepLift", self.reference))
         if self.rule not in RULES_OF:
             raise LowbitError("DeepLift rule", f"one of {', '.join(RULES_OF)}", repr(self.rule))
         object.__setattr__(self, "layers", (self.layers,) if isinstance(self.layers, str) else tuple(self.layers))
 
-    def reference_input(self, shape: Sequence[int]) -> npt.NDArray[np.float32]:
-        """The reference as a batch of 1 for an input of this shape."""
-        return broadcast_reference("DeepLift", self.reference, shape)
+    @property
+    def source(self) -> Reference:
+        """The reference, checked."""
+        found: Reference = self.__dict__["_source"]
+        return found
 
     def settings(self) -> dict[str, Any]:
         """Rule, reference and layers."""
-        return {
-            "rule": self.rule,
-            "reference": described_reference(self.reference),
-            "layers": list(self.layers),
-        }
+        return {"rule": self.rule, "reference": self.source.describe(), "layers": list(self.layers)}
+
+    def extras(self, model: Model) -> Sequence[Extra]:
+        """``deeplift.reference``, where it is known at run time only."""
+        shape = self.source.extra(shape_of(model.params[0]))
+        if shape is None:
+            return ()
+        if len(model.params) > 1:
+            names = ", ".join(str(param.name) for param in model.params)
+            raise LowbitError("DeepLift reference", "a model of one input for a reference at run time", names)
+        return (Extra(f"{self.key}.reference", shape),)
 
     def prepare(self, model: Model) -> Any:
-        """The reference run."""
+        """The reference run where there is one, or the function that is called for each reference."""
         model.check_rules(self.targets)
-        inputs = [self.reference_input(shape_of(param)) for param in model.params]
-        return model.reference_run(inputs, self.targets)
+        fixed = [self.source.fixed(shape_of(param)) for param in model.params]
+        runs = [list(inputs) for inputs in zip(*fixed, strict=True)]
+        if len(runs) == 1:
+            return model.reference_run(runs[0], self.targets)
+        extras = self.extras(model)
+        if extras and extras[0].shape == shape_of(model.params[0]):
+            return None
+        return ForEachReference.made(model, self.key, self.explain_from, runs)
 
     def explain(self, forward: Forward, prepared: Any) -> list[Part]:
         """Contributions, multipliers, target and gap at the input; at each layer, too."""
-        references = forward.references(prepared)
+        if isinstance(prepared, ForEachReference):
+            return prepared.mean(forward)
+        if prepared is None:
+            return self.explain_from(forward, [extra_of(forward, self.key)])
+        return self._explained(forward, forward.references(prepared))
+
+    def explain_from(self, forward: Forward, starts: Sequence[Any]) -> list[Part]:
+        """The same from references that are computed along with the model: one for each of its inputs."""
+        return self._explained(forward, again(forward, starts))
+
+    def _explained(self, forward: Forward, references: Mapping[Any, Any]) -> list[Part]:
         context = forward.context(self.key, SECANT, RULES_OF[self.rule](), references)
         return self.stacked(forward, lambda target: deep_lift_parts(forward, context, target, self.layers))
 

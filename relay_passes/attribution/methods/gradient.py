@@ -15,6 +15,7 @@ from relay_passes.attribution.methods.base import (
     Method,
     broadcast_reference,
     checked_reference,
+    collapsed,
     described_reference,
     summed,
 )
@@ -23,6 +24,7 @@ from relay_passes.attribution.rules.base import Context
 from relay_passes.attribution.slopes import GRADIENT
 from relay_passes.attribution.targets import Target
 from relay_passes.ops import literal, shape_of
+from schedules.errors import LowbitError
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,6 +43,7 @@ class Gradient(Method):
     """
 
     method: ClassVar[str] = "gradient"
+    any_target: ClassVar[bool] = True
 
     reference: float | npt.NDArray[Any] = 0.0
     layers: Sequence[str] = ()
@@ -74,33 +77,50 @@ class Gradient(Method):
     def _one(self, forward: Forward, context: Context, target: Target, starts: Any, at_reference: Any) -> list[Part]:
         output = forward.output(target)
         choice = target.choose(context.emit, output)
-        seed = target.seed(context.emit, shape_of(output), choice)
+        seed = target.gradient(context.emit, output, choice)
         named = {name: forward.layer(name) for name in self.layers}
         found = forward.walk(context, output, seed, [*forward.params, *named.values()])
-        shares = {
-            param: context.emit(
-                relax.op.multiply(found[param], context.emit(relax.op.subtract(param, literal(start)))), "contributions"
-            )
-            for param, start in zip(forward.params, starts, strict=True)
-            if param in found
-        }
-        total = None
-        for share in shares.values():
-            part = summed(context, share)
-            total = part if total is None else context.emit(relax.op.add(total, part))
-        change = context.emit(relax.op.subtract(output, at_reference[output]))
-        delta = summed(context, context.emit(relax.op.multiply(change, seed)))
-        image = forward.params[0]
+        gradients = [found.get(param) for param in forward.params]
+        shares, gap = summing_up(forward, context, target, choice, gradients, starts, at_reference)
         return [
-            *self.arrays(shares[image], found[image]),
+            *self.arrays(shares, gradients[0]),
             Part("target", choice),
-            Part("gap", context.emit(relax.op.subtract(total, delta), "gap")),
+            Part("gap", gap),
             *(Part("multipliers", found[cut], name) for name, cut in named.items()),
         ]
 
     def arrays(self, shares: Any, gradient: Any) -> list[Part]:
         """What is given at the input."""
         return [Part("multipliers", gradient)]
+
+
+def summing_up(
+    forward: Forward, context: Context, target: Target, choice: Any, gradients: Any, starts: Any, at_reference: Any
+) -> tuple[Any, Any]:
+    """Gradient times difference at the first input; and the gap, with all inputs' shares.
+
+    Parameters
+    ----------
+    gradients : sequence
+        At each input; None where the output does not depend on it.
+    starts : sequence of arrays
+        The references of the inputs.
+    at_reference : mapping
+        The outputs there.
+    """
+    if gradients[0] is None:
+        got = f"{forward.params[0].name} does not reach it"
+        raise LowbitError("explain", "an output that depends on the first input", got)
+    shares, total = [], None
+    for param, gradient, start in zip(forward.params, gradients, starts, strict=True):
+        if gradient is not None:
+            difference = context.emit(relax.op.subtract(param, literal(collapsed(start))))
+            shares.append(context.emit(relax.op.multiply(gradient, difference), "contributions"))
+            part = summed(context, shares[-1])
+            total = part if total is None else context.emit(relax.op.add(total, part))
+    output = forward.output(target)
+    change = target.change(context.emit, output, at_reference[output], choice)
+    return shares[0], context.emit(relax.op.subtract(total, change), "gap")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

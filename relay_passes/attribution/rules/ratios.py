@@ -75,8 +75,8 @@ def _log_sum_exp(call: Any, context: Context) -> tuple[Any, Any]:
         own = context.emit(relax.op.exp(context.emit(relax.op.subtract(v, top))))
         logs.append(context.emit(relax.op.log(context.emit(relax.op.sum(own, [axis], keepdims=True)))))
     change = context.emit((tops[0] - tops[1]) + (logs[0] - logs[1]))
-    each = context.emit(log_mean(*terms, context.difference(x)))
-    return context.emit(relax.op.divide(each, context.emit(log_mean(*sums, change))), "shares"), change
+    each = context.emit(log_mean(terms[0], terms[1], context.difference(x)))
+    return context.emit(relax.op.divide(each, context.emit(log_mean(sums[0], sums[1], change))), "shares"), change
 
 
 def _exponential(emit: Any, call: Any, base: Any, exponent: Any) -> Any:
