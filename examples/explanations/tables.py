@@ -9,7 +9,7 @@ from typing import Any
 
 from explanations.ablation import COUNTS
 from explanations.ablation import LAYER as ABLATED
-from explanations.experiments import EXPERIMENTS, SEEDS
+from explanations.experiments import EXPERIMENTS, FEW, SEEDS, SHUFFLES
 from explanations.flip import ERASED, FLIPS
 from explanations.methods import METHODS, NEURON_METHODS
 from explanations.models import SCHEMES
@@ -159,14 +159,20 @@ def _motifs(rows: Rows) -> list[str]:
             if any(cells):
                 shares = [f"{row['missed'][motif]['share']:.3f}" if row else "" for row in cells for motif in MOTIFS]
                 gaps = [_percent([row["gap"]]) if row and "gap" in row else "" for row in cells]
-                lines.append((method.title, title, *shares, *gaps))
-    one = next(iter(found.values()))
+                count = next(row["sequences"] for row in cells if row)
+                lines.append((method.title, title, str(count), *shares, *gaps))
+    one = max(found.values(), key=lambda row: row["sequences"])
     counts = " and ".join(f"{one['missed'][motif]['matches']} of {motif}" for motif in MOTIFS)
     right = ", ".join(
         f"{_title(scheme)} {100 * next(row['accuracy'] for key, row in found.items() if key[0] == scheme):.1f} %"
         for scheme in schemes
     )
-    head = ("method", "measured from", *(f"{_title(scheme)}, {motif}" for scheme in schemes for motif in MOTIFS))
+    head = (
+        "method",
+        "measured from",
+        "sequences",
+        *(f"{_title(scheme)}, {motif}" for scheme in schemes for motif in MOTIFS),
+    )
     return [
         "The DeepLIFT paper's simulation (1704.02685, section 4.2, Fig. 5b): DNA of 200 letters with one to three "
         "instances of the TAL1 motif, of GATA1, of both or of none, and a network (two convolutions of 50 filters of "
@@ -174,7 +180,8 @@ def _motifs(rows: Rows) -> list[str]:
         f"answers on test sequences: {right}. The figure is the share of strong matches (log-odds against the "
         f"background above {STRONG:g}, among the best {BEST} of a sequence; {counts} in {one['sequences']} test "
         'sequences that have both) whose letters add up to zero or less for the task "both": evidence that the '
-        "explanation misses. Smaller is better.",
+        "explanation misses. Smaller is better. What explains each sequence many times over does so for the first "
+        f"{FEW} of them; shuffles keep the counts of neighbouring letters, and {SHUFFLES} are averaged.",
         *("", *table((*head, *(f"{_title(scheme)}, gap" for scheme in schemes)), lines)),
         "",
         "One test sequence, measured from background frequencies; strong matches of TAL1 on grey, of GATA1 on yellow:",
