@@ -68,7 +68,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         ),
         "rescale": Method("DeepLIFT Rescale", _deep_lift("rescale"), True),
         "reveal_cancel": Method("DeepLIFT RevealCancel", _deep_lift("reveal_cancel"), True),
-        "genomics": Method("DeepLIFT, RevealCancel behind dense layers only", _deep_lift("genomics"), True),
+        "genomics": Method("DeepLIFT, RevealCancel behind dense layers", _deep_lift("genomics"), True),
         "random": Method("random", None, dna=False),
     }
 )
