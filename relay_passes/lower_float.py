@@ -137,8 +137,8 @@ class FloatKernels:
         top, left, bottom, right = (int(v) for v in a["padding"])
         (n, c, height, width), (_, _, rows, columns) = shape_of(x), shape_of(g)
         window = FloatConv(n, c, height, width, c, kernel, stride, dilation, (top, left, bottom, right), c)
-        batch = shape_of(reference[0])[0] if reference else None
-        kernel = max_pool_kernel(pool_plan(window, (rows, columns)), batch, self.core)
+        there = shape_of(reference[0]) if reference else None
+        kernel = max_pool_kernel(pool_plan(window, (rows, columns)), there, self.core)
         return call_kernel(scope, kernel, "max_pool_backwards", list(call.args), shape_of(x), "float32", name)
 
     def product(self, old: Any, call: Any, name: str, scope: Scope) -> Any:

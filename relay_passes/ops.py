@@ -69,6 +69,21 @@ def literal(value: Any) -> Any:
     return relax.const(array, str(array.dtype))
 
 
+def collapsed(array: Any) -> Any:
+    """The array with extent 1 along each axis that it is the same along, bit for bit: it broadcasts to the same."""
+    bits = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}") if array.ndim else array
+    for axis in range(array.ndim):
+        first = bits.take([0], axis)
+        bits = first if np.array_equal(np.broadcast_to(first, bits.shape), bits) else bits
+    return bits.view(array.dtype)
+
+
+def narrowest(array: Any) -> Any:
+    """Integers in the smallest signed type that holds them."""
+    kinds = (np.int8, np.int16, np.int32, np.int64)
+    return array.astype(next(k for k in kinds if np.iinfo(k).min <= array.min() and array.max() <= np.iinfo(k).max))
+
+
 def _like(dtype: str) -> Infer:
     return lambda call_, ctx: relax.TensorType(call_.args[0].ty.shape, dtype)
 
@@ -169,7 +184,7 @@ def observe_codes(x: Any) -> Any:
 
 
 def difference(x: Any, reference: Any) -> Any:
-    """``x`` (float32) less its constant value in the reference run (batch 1), in float64.
+    """``x`` (float32) less its value in the reference run, which broadcasts to it, in float64.
 
     An operator of its own, so that `rewrite` can subtract codes or accumulators: two rounded floats that almost cancel
     would lose the digits that a secant divides by.

@@ -136,7 +136,8 @@ def _difference(layers: Layers, value: Any, scope: dataflow.Scope) -> Any:
     shape[known.axis] = -1
     scale = known.scale.reshape(shape)
     if reference is not None:
-        start = literal(np.rint(reference.astype(np.float64) / scale).astype(np.int32))
+        kept = literal(ops.narrowest(np.rint(reference.astype(np.float64) / scale).astype(np.int32)))
+        start = scope.emit(relax.op.astype(kept, "int32"))
     elif isinstance(other, Accumulated) and other.scale is not None and np.array_equal(other.scale, known.scale):
         start = other.acc
     else:

@@ -37,11 +37,11 @@ def pool_plan(window: FloatConv, out_size: tuple[int, int]) -> TapPlan:
     return replace(plan, parts=(replace(part, taps=ordered),))
 
 
-def max_pool_kernel(plan: TapPlan, reference_batch: int | None, core: CoreSpec) -> Any:
+def max_pool_kernel(plan: TapPlan, reference: tuple[int, ...] | None, core: CoreSpec) -> Any:
     """A PrimFunc of (multipliers at the output, input, reference input, multipliers at the input), all NCHW.
 
-    Without a reference (``reference_batch`` is None) it has no such argument, and all that a window gives goes to its
-    largest input: the gradient.
+    The reference input has the shape ``reference``, any extent of which may be 1: that it is the same along this axis.
+    Without it (None) there is no such argument, and all that a window gives goes to its largest input: the gradient.
     """
     by = width(core)
     lanes = 4 if by is None else by.lanes
@@ -53,8 +53,8 @@ def max_pool_kernel(plan: TapPlan, reference_batch: int | None, core: CoreSpec) 
     work = batch * channels * plan.out_size[0] * plan.out_size[1] * len(part.taps)
     loop = T.parallel if work >= PARALLEL_MACS else T.serial
     shape = (batch, channels, *plan.size)
-    reference = [] if reference_batch is None else [("x0", (reference_batch, *shape[1:]))]
-    parameters = [("g", (batch, channels, *plan.out_size)), ("x", shape), *reference, ("out", shape)]
+    further = [] if reference is None else [("x0", reference)]
+    parameters = [("g", (batch, channels, *plan.out_size)), ("x", shape), *further, ("out", shape)]
 
     def body(g: Any, *images: Any) -> None:
         *given, out = images
@@ -63,10 +63,9 @@ def max_pool_kernel(plan: TapPlan, reference_batch: int | None, core: CoreSpec) 
             planes = [T.alloc_buffer((size,), "float32") for _ in given]
             shares, multipliers = T.alloc_buffer((size,), "float32"), T.alloc_buffer((count * lanes,), "float32")
             for image, buffer in zip(given, planes, strict=True):
-                item = n if int(image.shape[0]) == batch else const(0)
                 for parity in range(parities):
                     base = const(parity * plane)
-                    fill(plan, parity, buffer, base, _reader(image, item, c), tirx.min_value("float32"))
+                    fill(plan, parity, buffer, base, _reader(image, n, c), tirx.min_value("float32"))
             _clear(shares, size)
             _clear(multipliers, count * lanes)
             with T.grid(*plan.out_size) as (y, x):
@@ -83,7 +82,11 @@ def max_pool_kernel(plan: TapPlan, reference_batch: int | None, core: CoreSpec) 
 
 
 def _reader(image: Any, n: Any, c: Any) -> Any:
-    return lambda y, x: image[n, c, y, x]
+    def read(y: Any, x: Any) -> Any:
+        place = zip((n, c, y, x), image.shape, strict=True)
+        return image[tuple(const(0) if int(extent) == 1 else index for index, extent in place)]
+
+    return read
 
 
 def _clear(buffer: Any, size: int) -> None:

@@ -68,7 +68,7 @@ def max_pool2d_input_multiplier(g: Any, x: Any, x0: Any, pool: Any) -> Any:
     """Multipliers at the input (NCHW) of a max pooling, by Rescale with ``M = max(y, y0)``.
 
     ``M - y0`` goes to the position of the largest input, ``y - M`` to that of the largest reference input, each over
-    that position's own difference; overlapping windows add up. ``x0`` may have batch 1.
+    that position's own difference; overlapping windows add up. Extents of ``x0`` may be 1: it is the same along these.
     """
     return call(MAX_POOL_RESCALE, g, x, x0, in_shape=list(shape_of(x)), **_window(pool))
 

@@ -16,7 +16,7 @@ from relay_passes.attribution.derivatives import DERIVATIVES
 from relay_passes.attribution.kernels import max_pool2d_gradient, max_pool2d_input_multiplier
 from relay_passes.attribution.rules.base import Context
 from relay_passes.attribution.smooth import CLOSED
-from relay_passes.ops import literal, op_name, shape_of
+from relay_passes.ops import collapsed, constant, literal, op_name, shape_of
 
 
 class Slope(abc.ABC):
@@ -79,7 +79,9 @@ class Secant(Slope):
 
     def largest(self, context: Context, g: Any, x: Any, x0: Any, pool: Any) -> Any:
         """The difference goes to the positions that hold the maximum in either run."""
-        return context.emit(max_pool2d_input_multiplier(g, x, x0, pool))
+        array = constant(x0)
+        small = x0 if array is None else literal(collapsed(array))
+        return context.emit(max_pool2d_input_multiplier(g, x, small, pool))
 
 
 class Gradient(Slope):

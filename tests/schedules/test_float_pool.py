@@ -31,6 +31,7 @@ POOLS = (
 def rescaled(conv: FloatConv, g: Array, x: Array, x0: Array) -> Array:
     """Each window's largest value and its reference's share what the window gives; the first of equals is meant."""
     out = np.zeros(x.shape)
+    x0 = np.broadcast_to(x0, (len(x0), *x.shape[1:]))
     taps = list(product(range(conv.kernel[0]), range(conv.kernel[1])))
     for n, c, oy, ox in np.ndindex(g.shape):
         ys = [oy * conv.stride[0] - conv.padding[0] + ky * conv.dilation[0] for ky, _ in taps]
@@ -76,8 +77,10 @@ def test_shares_are_those_of_the_definition(core: str, machines: Callable[[str],
         x, x0 = (random.integers(-3, 4, (n, *shape)).astype(np.float32) for n in (conv.batch, 1 + i % conv.batch))
         g = random.normal(size=(conv.batch, conv.channels, *out_size)).astype(np.float32)
         plan = pool_plan(conv, out_size)
-        for arguments, batch in (((g, x, x0), len(x0)), ((g, x), None)):
-            functions[f"kernel{len(given)}"] = max_pool_kernel(plan, batch, machine.core)
+        flat = np.ascontiguousarray(x0[:1, :, :1, :1])
+        for arguments in ((g, x, x0), (g, x, flat), (g, x)):
+            there = arguments[2].shape if len(arguments) == 3 else None
+            functions[f"kernel{len(given)}"] = max_pool_kernel(plan, there, machine.core)
             given.append((conv, arguments))
     module = machine.load(functions)
     for i, (conv, arguments) in enumerate(given):

@@ -206,14 +206,6 @@ def broadcast_reference(where: str, reference: Any, shape: Sequence[int]) -> npt
         raise LowbitError(f"{where} reference", expected, str(array.shape)) from error
 
 
-def collapsed(array: Array) -> Array:
-    """The array with extent 1 along each axis that it is the same along: it broadcasts to the same."""
-    for axis in range(array.ndim):
-        first = np.take(array, [0], axis)
-        array = first if np.array_equal(np.broadcast_to(first, array.shape), array) else array
-    return array
-
-
 def described_reference(reference: Any) -> Any:
     """In JSON types."""
     array = np.asarray(reference, np.float32)

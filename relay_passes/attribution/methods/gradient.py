@@ -15,7 +15,6 @@ from relay_passes.attribution.methods.base import (
     Method,
     broadcast_reference,
     checked_reference,
-    collapsed,
     described_reference,
     summed,
 )
@@ -23,7 +22,7 @@ from relay_passes.attribution.model import Forward, Model, Part
 from relay_passes.attribution.rules.base import Context
 from relay_passes.attribution.slopes import GRADIENT
 from relay_passes.attribution.targets import Target
-from relay_passes.ops import literal, shape_of
+from relay_passes.ops import collapsed, literal, shape_of
 from schedules.errors import LowbitError
 
 

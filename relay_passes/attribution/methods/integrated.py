@@ -22,7 +22,6 @@ from relay_passes.attribution.methods.base import (
     checked_choice,
     checked_count,
     checked_reference,
-    collapsed,
     described_reference,
 )
 from relay_passes.attribution.methods.gradient import summing_up
@@ -31,7 +30,7 @@ from relay_passes.attribution.quadrature import RULES
 from relay_passes.attribution.slopes import GRADIENT
 from relay_passes.attribution.steps import Extra, Step, make_step
 from relay_passes.attribution.targets import Target
-from relay_passes.ops import literal, shape_of
+from relay_passes.ops import collapsed, literal, shape_of
 from schedules.errors import LowbitError
 
 

@@ -11,7 +11,7 @@ from tvm import relax
 
 from relay_passes.attribution.carriers.base import Carrier, LinearMap
 from relay_passes.dataflow import Scope
-from relay_passes.ops import constant, difference, literal, op_name, shape_of
+from relay_passes.ops import collapsed, constant, difference, literal, op_name, shape_of
 
 if TYPE_CHECKING:
     from relay_passes.attribution.slopes import Slope
@@ -99,7 +99,11 @@ class Context:
         shifts = (operator == "relax.add" and len(moving) == 1) or (operator == "relax.subtract" and moving == [0])
         if shifts and shape_of(call.args[moving[0]]) == shape_of(expr):
             return self._wide(call.args[moving[0]])
-        return self.emit(difference(expr, self.references[expr]), "exact")
+        reference = self.references[expr]
+        array = constant(reference)
+        # One number for a plane that is the same all over: nothing else reads it, and what does here broadcasts it.
+        small = reference if array is None else literal(collapsed(array))
+        return self.emit(difference(expr, small), "exact")
 
     def _wide_or_zero(self, expr: Any) -> Any:
         if expr in self.active:
