@@ -6,7 +6,7 @@ VENV ?= .venv
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint fuzz networks benchmarks explanations emulator clean
+.PHONY: demo test lint fuzz networks benchmarks explanations explanations-speed emulator clean
 
 # With the emulated board where it can be had without asking for a password; the demo says so where it cannot.
 demo: $(VENV)/.demo
@@ -33,6 +33,9 @@ benchmarks: $(VENV)/.test
 
 explanations: $(VENV)/.test
 	PYTHONPATH=.:examples $(BIN)/python -m explanations --out out/explanations --docs docs/explanations.md
+
+explanations-speed: $(VENV)/.test
+	PYTHONPATH=.:examples $(BIN)/python -m explanations.speed --docs docs/explanations_speed.md
 
 # The emulated Arm board: Debian packages (asks for root where they are missing) and TVM's aarch64 runtime.
 emulator: $(VENV)/.demo

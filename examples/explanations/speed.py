@@ -14,7 +14,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -112,6 +112,23 @@ def compiled(model: Path, explain: list[Any], x: Any) -> Compiled:
     return Compiled(artifact, lambda: main(given))
 
 
+@lru_cache(1)
+def prediction(model: Path, size: int) -> Compiled:
+    """Prediction alone."""
+    return compiled(model, [], image(size))
+
+
+@lru_cache(1)
+def float_network(network: str, size: int, width: float) -> Any:
+    """Torch's."""
+    return captum_calls.float_network(network, size, width)
+
+
+def image(size: int) -> Any:
+    """What is predicted."""
+    return images(size, SEED).numpy()[:1].astype(np.float32)
+
+
 def ratios(calls: Sequence[Callable[[], Any]], pairs: int, times: int = 1) -> list[dict[str, Any]]:
     """Seconds of all calls in turns: prediction alone and explained, once or several times.
 
@@ -182,15 +199,14 @@ def measure(
     """
     model = cache / f"{network}_{kind}_{size}_{width:g}.onnx"
     write_model(network, kind, model, size=size, width=width, seed=SEED)
-    x = images(size, SEED).numpy()[:1].astype(np.float32)
-    alone, explained = compiled(model, [], x), compiled(model, [method.make()], x)
+    x = image(size)
+    alone, explained = prediction(model, size), compiled(model, [method.make()], x)
     (explanation,) = explained.artifact.run(x).explanations.values()
     # Of layers, the last: those of `Conductance` have one.
     gap = [explanation.values, *explanation.layers.values()][-1]["gap"]
     calls = [alone.call, explained.call]
     if method.captum is not None:
-        theirs = captum_calls.float_network(network, size, width)
-        calls += captum_calls.calls(theirs, x, method.captum)
+        calls += captum_calls.calls(float_network(network, size, width), x, method.captum)
     for call in calls:
         call()
     ours, *others = ratios(calls, *((slow_pairs, 24) if method.slow else (pairs, 1)))
