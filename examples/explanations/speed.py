@@ -260,7 +260,7 @@ def main(
                 rows.append(measure(kind=kind, method=METHODS[name], **given))
                 Console(width=200).print(" | ".join(cells(rows[-1])), highlight=False)
                 write(out, rows)
-        Console().print(table(rows))
+        Console(width=200).print(table(rows))
     if docs:
         docs.write_text(markdown(json.loads(out.read_text())))
 
