@@ -77,6 +77,8 @@ def _conductance(stage: str) -> Method:
 _ROWS = (
     Method("deeplift_rescale", tvm_lowbit.DeepLift, 2.5, captum_calls.deep_lift),
     Method("deeplift_genomics", partial(tvm_lowbit.DeepLift, rule="genomics"), 4.0),
+    # The genomics rule reveals behind dense layers only, of which ResNet has one, its last: here it is everywhere.
+    Method("deeplift_reveal_cancel", partial(tvm_lowbit.DeepLift, rule="reveal_cancel")),
     _conductance("layer4"),
     _conductance("layer3"),
     Method(
