@@ -24,7 +24,7 @@ that it holds at most while it runs, weights aside) are of prediction alone > wi
 ResNet has one dense layer, its last, so `deeplift_genomics` meets no operator to reveal and costs what Rescale does;
 `deeplift_reveal_cancel` reveals behind every convolution. `layer3` and `layer4` are these stages' last joins of
 branches. A path of 50 pieces has 51 points, and each takes a prediction and the way back from the output to the layer:
-little to `layer4`; to `layer3` it is the transposes of all convolutions between, 23 % of the network's multiply-adds."""
+little to `layer4`; to `layer3` it is the transposes of all convolutions between, 23 % of the network's products."""
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
