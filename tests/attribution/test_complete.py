@@ -21,7 +21,7 @@ from relay_passes.detect import detect_quantizers
 # The same networks each time; with LOWBIT_EXAMPLES=1000, that many others, found anew in each run.
 COUNT = os.environ.get("LOWBIT_EXAMPLES")
 CASES = settings(
-    max_examples=int(COUNT or 16),
+    max_examples=int(COUNT or 12),
     derandomize=COUNT is None,
     database=None,
     deadline=None,
