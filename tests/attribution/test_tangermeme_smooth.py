@@ -56,7 +56,7 @@ class Sequences(nn.Module):
 CASES = {
     "gelu, silu, sigmoid": (None, [nn.GELU(), nn.SiLU(), nn.Sigmoid()], False),
     "tanh, elu, leaky relu": (None, [nn.Tanh(), nn.ELU(), nn.LeakyReLU(0.2)], True),
-    "two bits": (2, [nn.GELU(), nn.SiLU(), nn.Softplus()], True),
+    "four bits": (4, [nn.GELU(), nn.SiLU(), nn.Softplus()], True),
     "eight bits": (8, [nn.PReLU(4), nn.Mish(), nn.SELU()], False),
 }
 
