@@ -14,9 +14,11 @@ def test_every_method() -> None:
     """Complete where a method is; finite and not nothing everywhere."""
     random = np.random.default_rng(1)
     x = random.normal(size=SHAPE).astype(np.float32)
+    # Not one number: a norm of values that are all alike would make contributions of hundreds that cancel.
+    x0 = random.normal(size=SHAPE[1:]).astype(np.float32)
     methods = [
-        tvm_lowbit.DeepLift(target=1, reference=0.1, name="rescale"),
-        tvm_lowbit.DeepLift(target=1, reference=0.1, rule="reveal_cancel", name="reveal_cancel"),
+        tvm_lowbit.DeepLift(target=1, reference=x0, name="rescale"),
+        tvm_lowbit.DeepLift(target=1, reference=x0, rule="reveal_cancel", name="reveal_cancel"),
         tvm_lowbit.GradientXInput(target=1),
         tvm_lowbit.IntegratedGradients(target=1, steps=8),
         tvm_lowbit.SemiringPath(target=1),
