@@ -44,8 +44,12 @@ def _scheduled(function: Any) -> bool:
 
 def _inlined(function: Any, lanes: int) -> Any:
     sch = s_tir.Schedule(tvm.IRModule({"main": function}))
+    try:
+        root = sch.get_sblock("root")
+    except s_tir.ScheduleError:  # written as statements, as TVM's cumulative sums are
+        return function
     kept = []
-    for block in sch.get_child_blocks(sch.get_sblock("root")):
+    for block in sch.get_child_blocks(root):
         if not _grows(sch, block):
             try:
                 sch.compute_inline(block)
