@@ -20,6 +20,8 @@ from relay_passes.pin_rounding import reduces
 LARGEST = 2000
 # Elements from which on waking other threads pays.
 PARALLEL_ELEMENTS = 1 << 18
+# What TVM lowers to LLVM for single values and not for vectors.
+SCALAR = frozenset({"tirx.cosh", "tirx.sinh"})
 
 
 def inline_chains(mod: Any, lanes: int) -> Any:
@@ -88,13 +90,20 @@ def _vectorise(sch: Any, block: Any, lanes: int) -> None:
     while inner and count % lanes:
         inner -= 1
         count *= extents[inner]
-    if not loops or count % lanes:
+    if not loops or count % lanes or _scalar(sch.get(block).body):
         return
     outer, vector = sch.split(sch.fuse(*loops[inner:]), [None, lanes])
     sch.vectorize(vector)
     whole = sch.fuse(*loops[:inner], outer)
     if count * _product(extents[:inner]) >= PARALLEL_ELEMENTS:
         sch.parallel(whole)
+
+
+def _scalar(body: Any) -> bool:
+    """Whether it calls a function that LLVM's back end knows of single values only."""
+    calls: list[Any] = []
+    tvm_ffi.structural_walk(body, (tvm.ir.Call, calls.append))
+    return any(isinstance(call.op, tvm.ir.Op) and call.op.name in SCALAR for call in calls)
 
 
 def _product(extents: list[int]) -> int:
