@@ -135,7 +135,7 @@ class Conductance(Method):
                         results.append(gradients[cut])
                     share = context.emit(relax.op.multiply(slope, change))
                     results.append(context.emit(relax.op.add(was["sum", t], share), "sum"))
-            return results
+            return chosen_targets.with_outputs(forward, self.targets, results)
 
         return make_step(model, f"{self.key}_step", [*chosen_targets.extras(model, self.targets), *state], write)
 
@@ -164,7 +164,7 @@ class Conductance(Method):
         state = [zeros[name] for name, *_ in keys]
         for number in range(int(self.steps) + 1):
             point = on_path(forward, prepared.starts, number / self.steps)
-            state = prepared.step.call(forward, [*point, *chosen, *state])
+            state = prepared.step.call(forward, [*point, *chosen, *state])[: len(state)]
             if number == 0:  # the reference is where changes begin, not a change from 0
                 kept = zip(keys, state, strict=True)
                 state = [zeros[name] if part == "sum" else value for (name, part, _), value in kept]
