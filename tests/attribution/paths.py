@@ -10,16 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-# Of an operand: a matrix (elements of the operand, elements of the result), 0 where there is no edge.
-Weights = Callable[[Array, Array], Array]
+Elementwise = Callable[[Array], Array]
 
 
 @dataclass
 class Node:
     """An operator: its operands, its value for one item, and its edges.
 
-    ``edges(values, references)`` gives one matrix for each operand; ``references`` are the values of the reference run,
-    or None where edges weigh derivatives.
+    ``edges(values, references)`` gives one matrix (its elements, those of the result) for each operand, 0 where there
+    is no edge; ``references`` are the values of the reference run, or None where edges weigh derivatives.
     """
 
     name: str
@@ -40,6 +39,10 @@ class Network:
         self.nodes[node.name] = node
         self.vars[node.name] = self.emit(expr, node.name)
         return node.name
+
+    def operator(self, name: str, operands: tuple[str, ...], value: Any, edges: Any, expr: Any) -> str:
+        """Any operator, its edges given; an operand may stand twice, with other edges each time."""
+        return self._add(Node(name, operands, value, edges), expr)
 
     def linear(self, name: str, make: Callable[..., Any], f: Callable[..., Array], *operands: str) -> str:
         """An operator that is affine in all operands together: its edges are its values at unit vectors."""
