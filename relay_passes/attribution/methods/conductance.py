@@ -89,12 +89,12 @@ class Conductance(Method):
 
     def prepare(self, model: Model) -> _Prepared:
         """The outputs at the reference, and one point of the path as a function."""
-        model.check_rules(self.targets)
         starts = [broadcast_reference("Conductance", self.reference, shape_of(param)) for param in model.params]
         layers: dict[str, Any] = {}
         for target in self.targets:
             output = chosen_output(target, model.outputs, model.output_names)
             layers |= model.layers.reaching(tuple(self.layer), output)
+        model.check_rules(self.targets, list(layers.values()))
         step = self._step(model, layers)
         return _Prepared(model.reference_outputs(starts, self.targets), starts, list(layers), step)
 
