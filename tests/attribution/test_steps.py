@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from emulator import require_emulator
 from relax_models import const, module, quantised, spec
 from tvm import relax
 
@@ -15,7 +17,8 @@ from relay_passes.attribution.methods import Method
 from relay_passes.attribution.model import Forward, Model, Part
 from relay_passes.attribution.steps import Extra, Step, again, make_step
 from relay_passes.ops import constant, fake_quant, literal
-from tvm_lowbit import Conductance, IntegratedGradients
+from tvm_lowbit import Conductance, IntegratedGradients, SmoothGrad
+from tvm_lowbit.boards.emulated import EmulatedBoard
 from tvm_lowbit.boards.rows import resolve
 from tvm_lowbit.frontend import import_model
 from tvm_lowbit.pipeline import Options, run_phases
@@ -145,6 +148,22 @@ def test_ways_back_read_the_weights_of_kernels() -> None:
     own = codes.pop("main")
     assert len(own) == 4 and set(codes) == {"gradient", "conductance_step"}
     assert codes["gradient"] == own and codes["conductance_step"] == own
+
+
+def test_equal_on_emulated_arm(tmp_path: Path) -> None:
+    """From a bundle: functions called many times, and noise that is made on the board."""
+    require_emulator()
+    x = (3 * np.random.default_rng(1).normal(size=SHAPE)).astype(np.float32)
+    methods = [SmoothGrad(samples=3, target=0), Conductance("add1", steps=3, target=0)]
+    here = tvm_lowbit.build(module(network, SHAPE), "host", explain=methods).run(x).explanations
+    tvm_lowbit.build(module(network, SHAPE), "rpi4", explain=methods).save(tmp_path / "bundle")
+    there = tvm_lowbit.load(tmp_path / "bundle").run(x, board=EmulatedBoard("cortex-a72")).explanations
+    smooth, layer = here["smooth_grad"].values, here["conductance"].layers["add1"]
+    assert smooth["contributions"].any() and layer["contributions"].any()
+    for name, array in smooth.items():
+        np.testing.assert_allclose(there["smooth_grad"].values[name], array, rtol=1e-6, atol=1e-6)
+    for name, array in layer.items():
+        np.testing.assert_allclose(there["conductance"].layers["add1"][name], array, rtol=1e-6, atol=1e-6)
 
 
 def packed(function: Any) -> set[bytes]:
