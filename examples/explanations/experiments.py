@@ -19,15 +19,22 @@ from explanations.models import Network
 from explanations.motifs import BACKGROUND, LETTERS
 from explanations.sequences import TASKS
 from explanations.training import Data, course_data, train
+from tvm_lowbit.references import DinucleotideShuffle
 
 Tell = Callable[[str], None]
 Row = dict[str, Any]
 BATCH = 8  # items of one call
 SEEDS = 5  # networks of each scheme for the digits
 DNA_SEED = 0  # of the one pair of networks for DNA
+SHUFFLES = 5  # of each sequence
+FEW = 100  # sequences, where each is explained many times over
 # Where contributions to DNA are measured from, by name.
 REFERENCES: Mapping[str, Any] = MappingProxyType(
-    {"zeros": 0.0, "background": BACKGROUND.astype(np.float32).reshape(4, 1)}
+    {
+        "background": BACKGROUND.astype(np.float32).reshape(4, 1),
+        "zeros": 0.0,
+        "shuffled": DinucleotideShuffle(SHUFFLES),
+    }
 )
 
 
@@ -154,11 +161,11 @@ def _flips(schemes: tuple[str, ...], seeds: int, items: int | None) -> Iterator[
 def _motif_shares(schemes: tuple[str, ...], seeds: int, items: int | None) -> Iterator[Task]:
     for scheme in (scheme for scheme in ("fp32", "w2a2") if scheme in schemes):
         for name, method in ((name, method) for name, method in METHODS.items() if method.dna):
-            for reference in REFERENCES if method.measures_from else ("zeros",):
-                settings = {"seed": DNA_SEED, "items": items, **method.settings}
-                yield Task(
-                    f"motifs/{scheme}/{name}/{reference}", name, settings, _motifs(scheme, name, reference, items)
-                )
+            for reference in REFERENCES if method.shuffles else ("background", "zeros"):
+                count = items or (FEW if method.settings or reference == "shuffled" else None)
+                settings = {"seed": DNA_SEED, "items": count, **method.settings}
+                run = _motifs(scheme, name, reference, count)
+                yield Task(f"motifs/{scheme}/{name}/{reference}", name, settings, run)
 
 
 def _ablations(schemes: tuple[str, ...], seeds: int, items: int | None) -> Iterator[Task]:

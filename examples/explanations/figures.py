@@ -16,7 +16,7 @@ from explanations.methods import METHODS, NEURON_METHODS
 from explanations.models import SCHEMES
 from explanations.motifs import MOTIFS, matrix
 from explanations.shares import strong_matches
-from explanations.tables import ABLATION_FIGURE, FLIPS_FIGURE, LOGOS_FIGURE, Rows, select
+from explanations.tables import ABLATION_FIGURE, FLIPS_FIGURE, LOGOS_FIGURE, Rows, scheme_title, select
 
 DOTS = 110  # an inch: small files
 SHOWN = "background"  # the reference of the logos
@@ -36,7 +36,9 @@ def _flips(rows: Rows) -> Figure | None:
     found = select(rows, "flip")
     return _bars(
         {
-            (scheme, method.title): [row["mean"] for key, row in found.items() if (key[0], key[2]) == (scheme, name)]
+            (scheme_title(scheme), method.title): [
+                row["mean"] for key, row in found.items() if (key[0], key[2]) == (scheme, name)
+            ]
             for scheme in SCHEMES
             for name, method in METHODS.items()
         },
@@ -48,7 +50,7 @@ def _ablation(rows: Rows) -> Figure | None:
     found = select(rows, "ablation")
     return _bars(
         {
-            (f"{scheme}, {count} off", method.title): [
+            (f"{scheme_title(scheme)}, {count} off", method.title): [
                 row["drops"][str(count)] for key, row in found.items() if (key[0], key[2]) == (scheme, name)
             ]
             for scheme in SCHEMES
@@ -65,7 +67,7 @@ def _bars(figures: Mapping[tuple[str, str], list[float]], label: str) -> Figure 
     if not known:
         return None
     groups, series = (list(dict.fromkeys(key[part] for key in known)) for part in (0, 1))
-    figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
     colours = plt.get_cmap("tab10")
     width = 0.85 / len(series)
     for i, title in enumerate(series):
@@ -76,7 +78,7 @@ def _bars(figures: Mapping[tuple[str, str], list[float]], label: str) -> Figure 
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylabel(label)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=3)
     return figure
 
 
@@ -84,7 +86,7 @@ def _logos(rows: Rows) -> Figure | None:
     """One test sequence around its strong matches (TAL1 on grey, GATA1 on yellow), by method."""
     found = select(rows, "motifs")
     chosen = [
-        (f"{scheme}, {method.title}", row)
+        (f"{scheme_title(scheme)}, {method.title}", row)
         for scheme in SCHEMES
         for name, method in METHODS.items()
         if (row := found.get((scheme, name, SHOWN))) is not None

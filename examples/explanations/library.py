@@ -40,6 +40,6 @@ def ask(net: nn.Module, methods: Sequence[Any], x: Array, batch: int) -> Answer:
     """
     sample = torch.zeros(batch, *x.shape[1:])
     artifact = tvm_lowbit.build(net, "host", example_inputs=(sample,), explain=methods)
-    result = artifact.run(np.concatenate([x, np.zeros((-len(x) % batch, *x.shape[1:]), np.float32)]))
+    result = artifact.run(np.concatenate([x, *[x[-1:]] * (-len(x) % batch)]))
     (outputs,) = result.outputs.values()
     return Answer(outputs[: len(x)], dict(result.explanations))

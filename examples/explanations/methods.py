@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 import tvm_lowbit
 
-STEPS = 50  # of integrals, and draws of SmoothGrad
+STEPS = 20  # of integrals, and samples of SmoothGrad
+NEURON_STEPS = 50  # of conductance
 
 
 def contributions(explanation: Any) -> NDArray[np.float32]:
@@ -30,8 +31,8 @@ class Method:
         What tables call it.
     make : callable or None
         Makes the method from ``reference``, ``target`` and ``name``; None draws scores at random.
-    measures_from : bool
-        Whether it has a reference.
+    shuffles : bool
+        Whether shuffles of a sequence may be its reference.
     settings : mapping
         What it depends on besides its name.
     scores : callable
@@ -42,7 +43,7 @@ class Method:
 
     title: str
     make: Callable[..., Any] | None
-    measures_from: bool = False
+    shuffles: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     scores: Callable[[Any], NDArray[np.float32]] = contributions
     dna: bool = True
@@ -54,10 +55,20 @@ def _deep_lift(rule: str) -> Callable[..., Any]:
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
-        "gradient_x_input": Method("gradient x input", lambda **options: tvm_lowbit.GradientXInput(**options), True),
+        "gradient_x_input": Method("gradient x input", lambda **options: tvm_lowbit.GradientXInput(**options)),
+        "integrated_gradients": Method(
+            f"integrated gradients, {STEPS} steps",
+            lambda **options: tvm_lowbit.IntegratedGradients(steps=STEPS, **options),
+            settings={"steps": STEPS},
+        ),
+        "smooth_grad": Method(
+            f"SmoothGrad x input, {STEPS} samples",
+            lambda **options: tvm_lowbit.SmoothGrad(samples=STEPS, **options),
+            settings={"steps": STEPS},
+        ),
         "rescale": Method("DeepLIFT Rescale", _deep_lift("rescale"), True),
         "reveal_cancel": Method("DeepLIFT RevealCancel", _deep_lift("reveal_cancel"), True),
-        "genomics": Method("DeepLIFT, RevealCancel behind dense layers only", _deep_lift("genomics"), True),
+        "genomics": Method("DeepLIFT, RevealCancel behind dense layers", _deep_lift("genomics"), True),
         "random": Method("random", None, dna=False),
     }
 )
@@ -80,6 +91,11 @@ NEURON_METHODS: Mapping[str, NeuronMethod] = MappingProxyType(
     {
         "rescale": NeuronMethod("DeepLIFT Rescale", _deep_lift_neurons("rescale")),
         "reveal_cancel": NeuronMethod("DeepLIFT RevealCancel", _deep_lift_neurons("reveal_cancel")),
+        "conductance": NeuronMethod(
+            f"conductance, {NEURON_STEPS} steps",
+            lambda layer: tvm_lowbit.Conductance(layer=layer, steps=NEURON_STEPS, name="asked"),
+            {"steps": NEURON_STEPS},
+        ),
         "random": NeuronMethod("random", None),
     }
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from explanations.ablation import COUNTS
 from explanations.ablation import LAYER as ABLATED
-from explanations.experiments import EXPERIMENTS, SEEDS
+from explanations.experiments import EXPERIMENTS, FEW, SEEDS, SHUFFLES
 from explanations.flip import ERASED, FLIPS
 from explanations.methods import METHODS, NEURON_METHODS
 from explanations.models import SCHEMES
@@ -82,7 +82,8 @@ def _columns(found: Mapping[tuple[str, ...], Any]) -> list[str]:
     return [scheme for scheme in SCHEMES if any(key[0] == scheme for key in found)]
 
 
-def _title(scheme: str) -> str:
+def scheme_title(scheme: str) -> str:
+    """As tables write it."""
     return scheme if scheme == "fp32" else scheme.upper()
 
 
@@ -99,9 +100,9 @@ def _flips(rows: Rows) -> list[str]:
 
     pairs = ", ".join(f"{source} to {goal}" for source, goal in FLIPS)
     accuracy = ", ".join(
-        f"{_title(scheme)} {spread([100 * a for a in _accuracies(found, scheme)])} %" for scheme in schemes
+        f"{scheme_title(scheme)} {spread([100 * a for a in _accuracies(found, scheme)])} %" for scheme in schemes
     )
-    head = ("method", *map(_title, schemes))
+    head = ("method", *map(scheme_title, schemes))
     changes = [
         (method.title, *(spread(figures(scheme, name, lambda row: row["mean"]), len(seeds)) for scheme in schemes))
         for name, method in known.items()
@@ -159,14 +160,20 @@ def _motifs(rows: Rows) -> list[str]:
             if any(cells):
                 shares = [f"{row['missed'][motif]['share']:.3f}" if row else "" for row in cells for motif in MOTIFS]
                 gaps = [_percent([row["gap"]]) if row and "gap" in row else "" for row in cells]
-                lines.append((method.title, title if method.measures_from else "", *shares, *gaps))
-    one = next(iter(found.values()))
+                count = next(row["sequences"] for row in cells if row)
+                lines.append((method.title, title, str(count), *shares, *gaps))
+    one = max(found.values(), key=lambda row: row["sequences"])
     counts = " and ".join(f"{one['missed'][motif]['matches']} of {motif}" for motif in MOTIFS)
     right = ", ".join(
-        f"{_title(scheme)} {100 * next(row['accuracy'] for key, row in found.items() if key[0] == scheme):.1f} %"
+        f"{scheme_title(scheme)} {100 * next(row['accuracy'] for key, row in found.items() if key[0] == scheme):.1f} %"
         for scheme in schemes
     )
-    head = ("method", "measured from", *(f"{_title(scheme)}, {motif}" for scheme in schemes for motif in MOTIFS))
+    head = (
+        "method",
+        "measured from",
+        "sequences",
+        *(f"{scheme_title(scheme)}, {motif}" for scheme in schemes for motif in MOTIFS),
+    )
     return [
         "The DeepLIFT paper's simulation (1704.02685, section 4.2, Fig. 5b): DNA of 200 letters with one to three "
         "instances of the TAL1 motif, of GATA1, of both or of none, and a network (two convolutions of 50 filters of "
@@ -174,8 +181,9 @@ def _motifs(rows: Rows) -> list[str]:
         f"answers on test sequences: {right}. The figure is the share of strong matches (log-odds against the "
         f"background above {STRONG:g}, among the best {BEST} of a sequence; {counts} in {one['sequences']} test "
         'sequences that have both) whose letters add up to zero or less for the task "both": evidence that the '
-        "explanation misses. Smaller is better.",
-        *("", *table((*head, *(f"{_title(scheme)}, gap" for scheme in schemes)), lines)),
+        "explanation misses. Smaller is better. What explains each sequence many times over does so for the first "
+        f"{FEW} of them; shuffles keep the counts of neighbouring letters, and {SHUFFLES} are averaged.",
+        *("", *table((*head, *(f"{scheme_title(scheme)}, gap" for scheme in schemes)), lines)),
         "",
         "One test sequence, measured from background frequencies; strong matches of TAL1 on grey, of GATA1 on yellow:",
         *("", f"![Sequence logos](explanations/{LOGOS_FIGURE})"),
@@ -198,7 +206,7 @@ def _ablation(rows: Rows) -> list[str]:
         ]
         if any(cells):
             lines.append((method.title, *cells))
-    head = ("channels ranked by", *(f"{_title(scheme)}, {count} off" for scheme in schemes for count in COUNTS))
+    head = ("channels ranked by", *(f"{scheme_title(scheme)}, {count} off" for scheme in schemes for count in COUNTS))
     return [
         f"Of the 64 channels of the second convolution (`{ABLATED}`) of the digits' networks, those that add most to "
         "the predicted class take the values that an empty image gives them. The figure is by how much the class's "

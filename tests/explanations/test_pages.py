@@ -40,7 +40,7 @@ def test_tables_say_means_and_what_is_missing(result):
     text = markdown(result)
     assert "| DeepLIFT Rescale | 2.5 ± 0.7 | 1.5 (of 1) |" in text
     assert "| DeepLIFT Rescale | 2e-05 % | 25.0 % |" in text
-    assert "| DeepLIFT Rescale | background frequencies | 0.250 | 0.000 | 50.0 % |" in text
+    assert "| DeepLIFT Rescale | background frequencies | 2 | 0.250 | 0.000 | 50.0 % |" in text
     assert "| DeepLIFT Rescale | 1.0 | 2.0 | 4.0 |" in text
     assert "4 of TAL1 and 3 of GATA1 in 2 test sequences" in text
     assert "- flip/w2a2/1/rescale: no memory" in text
