@@ -158,10 +158,11 @@ def predictions(result: Result) -> Table:
             column(f"{name}: top", [", ".join(map(str, place)) for place in places])
         column(f"{name}: value", [f"{row[i]:.6g}" for row, i in zip(flat, best, strict=True)])
     for name, found in result.explanations.items():
-        sums = found.contributions.reshape(len(found.gap), -1).sum(axis=1, dtype=np.float64)
         column(f"{name}: target", [str(target) for target in found.target])
-        column("sum", [f"{total:+.6g}" for total in sums])
-        column("gap", [f"{gap:.1e}" if gap else "0" for gap in found.gap])
+        if {"contributions", "gap"} <= found.values.keys():
+            sums = found.contributions.reshape(len(found.gap), -1).sum(axis=1, dtype=np.float64)
+            column("sum", [f"{total:+.6g}" for total in sums])
+            column("gap", [f"{gap:.1e}" if gap else "0" for gap in found.gap])
     for i, cells in enumerate(zip(*columns, strict=True)):
         table.add_row(str(i), *cells)
     return table

@@ -15,7 +15,7 @@ from tvm_lowbit.result import Explanation, Result
 
 Array = npt.NDArray[Any]
 # What a map is drawn of, the first that the method gives.
-FIELDS = ("contributions", "map", "entropy", "multipliers")
+FIELDS = ("contributions", "map", "entropy", "weights", "multipliers")
 MOST_ITEMS, MOST_OUTPUTS, MOST_BARS = 12, 6, 400
 
 
