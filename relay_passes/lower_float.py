@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tvm import relax
+from tvm import relax, tirx
 
 from relay_passes import ops
-from relay_passes.attribution.kernels import CONV2D_TRANSPOSED, MAX_POOL_RESCALE
+from relay_passes.attribution.kernels import CONV2D_TRANSPOSED, MAX_POOL_GRADIENT, MAX_POOL_RESCALE
 from relay_passes.dataflow import Scope
 from relay_passes.forms import call_kernel
 from relay_passes.integer_forms.products import wrong_layout
@@ -31,27 +31,41 @@ CodeAt = Callable[..., Any]
 Unpacking = Callable[[Any], "tuple[npt.NDArray[Any], CodeAt] | None"]
 
 
+def _unread(buffers: Any, *at: Any) -> Any:
+    raise AssertionError("constants are packed when they are compiled")
+
+
 @dataclass(frozen=True)
 class _Weights:
-    """Where a product's weights are: constants, and how one weight is read from them; an array where they are float."""
+    """Where a product's weights are.
+
+    Either the ``array`` of a constant, to which kernels apply ``function``; or ``sources``, arrays and variables, and
+    ``read(buffers, *place)``, one weight as an expression of them.
+    """
 
     shape: tuple[int, ...]
-    sources: tuple[npt.NDArray[Any], ...]
-    read: Callable[..., Any]
+    sources: tuple[Any, ...] = ()
+    read: Callable[..., Any] = _unread
     array: npt.NDArray[np.float32] | None = None
+    function: Callable[[Any], Any] | None = None
 
     def permuted(self, axes: Sequence[int]) -> _Weights:
         """With their axes in another order."""
         back = [list(axes).index(i) for i in range(len(axes))]
         array = None if self.array is None else self.array.transpose(axes)
-        shape = tuple(self.shape[axis] for axis in axes)
-        return _Weights(shape, self.sources, lambda b, *at: self.read(b, *(at[i] for i in back)), array)
+        shape, read = tuple(self.shape[axis] for axis in axes), self.read
+        return replace(self, shape=shape, array=array, read=lambda b, *at: read(b, *(at[i] for i in back)))
 
     def with_height(self) -> _Weights:
         """A kernel of one dimension as one of height 1."""
         o, c, taps = self.shape
-        array = None if self.array is None else self.array.reshape(o, c, 1, taps)
-        return _Weights((o, c, 1, taps), self.sources, lambda b, o, c, y, x: self.read(b, o, c, x), array)
+        array, read = None if self.array is None else self.array.reshape(o, c, 1, taps), self.read
+        return replace(self, shape=(o, c, 1, taps), array=array, read=lambda b, o, c, y, x: read(b, o, c, x))
+
+    def absolute(self) -> _Weights:
+        """Their magnitudes."""
+        read = self.read
+        return replace(self, function=tirx.abs, read=lambda b, *at: tirx.abs(read(b, *at)))
 
 
 class FloatKernels:
@@ -86,19 +100,16 @@ class FloatKernels:
             Where to emit.
         """
         operator = op_name(call)
-        if (
-            (self.width is None and operator != MAX_POOL_RESCALE)
-            or operator not in _PRODUCTS
-            or str(call.ty.dtype) != "float32"
-        ):
+        taken = operator in _PRODUCTS and (self.width is not None or operator in _ANYWHERE)
+        if not taken or {str(e.ty.dtype) for e in (call, *call.args)} != {"float32"}:
             return None
         return _PRODUCTS[operator](self, self.values[var], call, name, scope)
 
     def convolution(self, old: Any, call: Any, name: str, scope: Scope) -> Any:
         """A convolution of one or two dimensions."""
-        weights = None if wrong_layout(call) is not None else self.weights(old.args[1])
-        if weights is None:
+        if wrong_layout(call) is not None:
             return None
+        weights = self.weights(old.args[1]) or _given(call.args[1])
         x, shape, flat = call.args[0], shape_of(call), len(weights.shape) == 3
         if flat:
             weights = weights.with_height()
@@ -109,10 +120,7 @@ class FloatKernels:
 
     def transposed(self, old: Any, call: Any, name: str, scope: Scope) -> Any:
         """The multipliers at a convolution's input from those at its output."""
-        weights = self.weights(old.args[1])
-        if weights is None:
-            return None
-        a = call.attrs
+        weights, a = self.weights(old.args[1]) or _given(call.args[1]), call.attrs
         (sy, sx), (dy, dx), sides = ([int(v) for v in a[key]] for key in ("stride", "dilation", "padding"))
         at = Geometry((sy, sx), (dy, dx), (sides[0], sides[1], sides[2], sides[3]), int(a["groups"]))
         conv = _conv(shape_of(call), weights, at)
@@ -123,20 +131,21 @@ class FloatKernels:
         return self._convolve(transpose(conv), call.args[0], weights, name, scope, stored)
 
     def max_pool(self, old: Any, call: Any, name: str, scope: Scope) -> Any:
-        """The multipliers at a max pooling's input."""
-        a, (g, x, x0) = call.attrs, call.args
+        """The multipliers at a max pooling's input, with or without a reference."""
+        a, (g, x, *reference) = call.attrs, call.args
         kernel, stride, dilation = ((int(v[0]), int(v[1])) for v in (a["kernel"], a["stride"], a["dilation"]))
         top, left, bottom, right = (int(v) for v in a["padding"])
         (n, c, height, width), (_, _, rows, columns) = shape_of(x), shape_of(g)
         window = FloatConv(n, c, height, width, c, kernel, stride, dilation, (top, left, bottom, right), c)
-        kernel = max_pool_kernel(pool_plan(window, (rows, columns)), shape_of(x0)[0], self.core)
-        return call_kernel(scope, kernel, "max_pool_input_multiplier", [g, x, x0], shape_of(x), "float32", name)
+        batch = shape_of(reference[0])[0] if reference else None
+        kernel = max_pool_kernel(pool_plan(window, (rows, columns)), batch, self.core)
+        return call_kernel(scope, kernel, "max_pool_backwards", list(call.args), shape_of(x), "float32", name)
 
     def product(self, old: Any, call: Any, name: str, scope: Scope) -> Any:
         """A matrix product with weights on the right."""
-        weights = self.weights(old.args[1])
+        weights = self.weights(old.args[1]) or _given(call.args[1])
         x, shape = call.args[0], shape_of(call)
-        if weights is None or len(weights.shape) != 2 or len(shape_of(x)) < 2 or self.width is None:
+        if len(weights.shape) != 2 or len(shape_of(x)) < 2 or self.width is None:
             return None
         k, outputs = weights.shape
         rows = prod(shape[:-1])
@@ -145,12 +154,11 @@ class FloatKernels:
         channels = float_dense.block(rows, outputs, self.width)[1] * self.width.lanes
         panel: Any
         if weights.array is not None:
-            panel = literal(pack_dense(weights.array, channels))
+            array = weights.array if weights.function is None else np.abs(weights.array)
+            panel = literal(pack_dense(array, channels))
         else:
-            sources = [(a.shape, str(a.dtype)) for a in weights.sources]
-            kernel = pack_dense_kernel(k, outputs, channels, sources, weights.read)
-            extents = (-(-outputs // channels), k, channels)
-            panel = self._panel(kernel, weights, extents, name, scope)
+            kernel = pack_dense_kernel(k, outputs, channels, _named(weights), weights.read)
+            panel = _panel(kernel, weights, (-(-outputs // channels), k, channels), name, scope)
         kernel = dense_kernel(rows, k, outputs, self.core)
         result = call_kernel(scope, kernel, "float_dense", [x, panel], (rows, outputs), "float32", name)
         if len(shape) == 2:
@@ -167,24 +175,24 @@ class FloatKernels:
         if weights.array is not None:
             panel = literal(pack(packed, weights.array, channels))
         else:
-            kernel = pack_kernel(packed, channels, [(a.shape, str(a.dtype)) for a in weights.sources], weights.read)
-            panel = self._panel(kernel, weights, packed_shape(packed, channels), name, scope)
+            kernel = pack_kernel(packed, channels, _named(weights), weights.read)
+            panel = _panel(kernel, weights, packed_shape(packed, channels), name, scope)
         shape = (plan.batch, plan.groups * plan.outputs, *plan.out_size)
-        kernel = conv_kernel(plan, self.core, stored)
+        applied = None if weights.array is None else weights.function
+        kernel = conv_kernel(plan, self.core, stored, applied)
         hint = "float_conv_transposed" if plan.transposed else "float_conv"
         return call_kernel(scope, kernel, hint, [x, panel], shape, "float32", name)
-
-    def _panel(self, kernel: Any, weights: _Weights, shape: tuple[int, ...], name: str, scope: Scope) -> Any:
-        args = [literal(array) for array in weights.sources]
-        return call_kernel(scope, kernel, "float_weights", args, shape, "float32", f"{name}/weights")
 
     def weights(self, expr: Any) -> _Weights | None:
         """What is known of a product's weights; ``expr`` is of the old program."""
         array = constant(expr)
         if array is not None:
-            return None if str(array.dtype) != "float32" else _Weights(array.shape, (), _never, array)
+            return None if str(array.dtype) != "float32" else _Weights(array.shape, array=array)
         value: Any = self.values.get(expr)
         operator = op_name(value)
+        if operator == "relax.abs":
+            found = self.weights(value.args[0])
+            return None if found is None else found.absolute()
         if operator == "relax.permute_dims":
             found, axes = self.weights(value.args[0]), value.attrs.axes
             if found is None:
@@ -214,8 +222,25 @@ class FloatKernels:
         return _Weights(codes.shape, arrays, read)
 
 
-def _never(*at: Any) -> Any:
-    raise AssertionError("weights that are constants are packed before")
+def _given(expr: Any) -> _Weights:
+    """Weights that the program computes."""
+    # A factor of 1: of a kernel that reads one argument only, TVM asks whether it is a reshape, and fails on loops.
+    factor = np.ones(1, np.float32)
+    return _Weights(shape_of(expr), (expr, factor), lambda buffers, *at: buffers[0][at] * buffers[1][0])
+
+
+def _named(weights: _Weights) -> list[tuple[tuple[int, ...], str]]:
+    """Shapes and types of what weights are read from."""
+    return [
+        (a.shape, str(a.dtype)) if isinstance(a, np.ndarray) else (shape_of(a), str(a.ty.dtype))
+        for a in weights.sources
+    ]
+
+
+def _panel(kernel: Any, weights: _Weights, shape: tuple[int, ...], name: str, scope: Scope) -> Any:
+    """Emit the packing of weights into a scratch panel."""
+    args = [literal(a) if isinstance(a, np.ndarray) else a for a in weights.sources]
+    return call_kernel(scope, kernel, "float_weights", args, shape, "float32", f"{name}/weights")
 
 
 def _conv(shape: tuple[int, ...], weights: _Weights, at: Geometry) -> FloatConv:
@@ -224,10 +249,13 @@ def _conv(shape: tuple[int, ...], weights: _Weights, at: Geometry) -> FloatConv:
     return FloatConv(n, c, height, width, o, (kh, kw), at.stride, at.dilation, at.padding, at.groups)
 
 
+# They multiply no sums: cores without fused multiply-adds have them too.
+_ANYWHERE = frozenset({MAX_POOL_RESCALE, MAX_POOL_GRADIENT})
 _PRODUCTS: Mapping[str, Callable[..., Any]] = {
     "relax.nn.conv1d": FloatKernels.convolution,
     "relax.nn.conv2d": FloatKernels.convolution,
     CONV2D_TRANSPOSED: FloatKernels.transposed,
     MAX_POOL_RESCALE: FloatKernels.max_pool,
+    MAX_POOL_GRADIENT: FloatKernels.max_pool,
     "relax.matmul": FloatKernels.product,
 }

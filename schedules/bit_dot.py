@@ -111,11 +111,8 @@ class BitDot:
         whole = self.row_bytes % STEP == 0 and channels % 8 == 0 and rest == 0 and int(sums.shape[0]) == 1
         if not (plain and whole and loop.possible()):
             return False
-        operands = (
-            panel.address(const(0), 0, 0),
-            tirx.address_of(self.weights[0, 0, 0, 0, 0, 0]),
-            tirx.address_of(sums[0, 0]),
-        )
+        codes, weights = panel.address(const(0), 0, 0), tirx.address_of(self.weights[0, 0, 0, 0, 0, 0])
+        operands = codes, weights, tirx.address_of(sums[0, 0]), tirx.address_of(sums[0, channels - 1])
         call_loop(loop, self.defined, operands, "uint16", 8)
         return True
 

@@ -14,11 +14,27 @@ import numpy.typing as npt
 from schedules.layout import Layout
 
 INT32_MAX = 2**31 - 1
+# Numbers of input channels, from any multiple of 4 on, whose weights' magnitudes are added up.
+MASSES = (*range(4, 65, 4), 96, 128, 192, 256, 384, 512, 1024)
 
 
 def threshold_dtype(accumulator_bound: int) -> str:
     """The narrowest type that holds every accumulator and, above them all, the threshold that is never reached."""
     return "int16" if accumulator_bound < 2**15 - 1 else "int32"
+
+
+def _masses(magnitudes: npt.NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
+    """For each number of input channels in `MASSES`, the most that magnitudes ``(O, C, ...)`` of so many add up to."""
+    of_four = magnitudes.sum(axis=tuple(range(2, magnitudes.ndim)))
+    of_four = np.pad(of_four, ((0, 0), (0, -of_four.shape[1] % 4))).reshape(len(of_four), -1, 4).sum(axis=2)
+    before = np.pad(of_four.cumsum(axis=1), ((0, 0), (1, 0)))
+    found = []
+    for channels in MASSES:
+        count = min(channels // 4, of_four.shape[1])
+        found.append((channels, int((before[:, count:] - before[:, :-count]).max())))
+        if count == of_four.shape[1]:
+            break
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -27,7 +43,8 @@ class Operand:
 
     ``multiplier`` is 2 for bipolar codes ({-1, +1} = 2 u - 1), 1 otherwise. ``offset_bound`` is the largest
     ``|offset|``; weights may carry one offset per output channel, unless ``uniform``: then all carry ``offset``, as
-    activations always do. ``span``, where it is known, holds the least and the largest code that occurs.
+    activations always do. ``span``, where it is known, holds the least and the largest code that occurs; ``mass``, for
+    some numbers of neighbouring input channels (`MASSES`), what an output channel's magnitudes add up to at most.
     """
 
     bits: int
@@ -36,6 +53,7 @@ class Operand:
     offset_bound: int = 0
     uniform: bool = field(default=False, kw_only=True)
     span: tuple[int, int] | None = field(default=None, kw_only=True)
+    mass: tuple[tuple[int, int], ...] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:
@@ -192,7 +210,11 @@ class DotProblem:
         """The problem with what the weights' codes and offsets ``(O,)`` tell: which occur, and if all are one."""
         w = replace(self.w, span=(int(weights.min()), int(weights.max())))
         low, high = int(weight_offset.min()), int(weight_offset.max())
-        return replace(self, w=replace(w, offset=low, uniform=True) if low == high else w)
+        if low == high:
+            w = replace(w, offset=low, uniform=True)
+            if self.groups == 1 and max(self.kernel) > 1:
+                w = replace(w, mass=_masses(np.abs(w.multiplier * weights.astype(np.int64) + low)))
+        return replace(self, w=w)
 
     @property
     def needs_code_sum(self) -> bool:

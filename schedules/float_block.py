@@ -72,7 +72,12 @@ def block(plan: TapPlan, by: Width) -> tuple[int, int]:
     return min(by.blocks, key=steps)
 
 
-def conv_kernel(plan: TapPlan, core: CoreSpec, stored: TapPlan | None = None) -> Any:
+def conv_kernel(
+    plan: TapPlan,
+    core: CoreSpec,
+    stored: TapPlan | None = None,
+    function: Callable[[Any], Any] | None = None,
+) -> Any:
     """A PrimFunc of (what is read ``(N, C, H, W)``, packed weights, what is written).
 
     Parameters
@@ -84,6 +89,8 @@ def conv_kernel(plan: TapPlan, core: CoreSpec, stored: TapPlan | None = None) ->
     stored : TapPlan, optional
         The plan whose kernel the weights are packed for, if not for this one: a transpose may read the constant of its
         convolution.
+    function : callable, optional
+        Applied to each weight as it is read.
 
     Raises
     ------
@@ -97,7 +104,7 @@ def conv_kernel(plan: TapPlan, core: CoreSpec, stored: TapPlan | None = None) ->
     shape = packed_shape(stored, block(stored, by)[1])
 
     def body(x: Any, weights: Any, out: Any) -> None:
-        _Loops(plan, by, stored, x, weights, out).emit()
+        _Loops(plan, by, (stored, function), x, weights, out).emit()
 
     read, written = (plan.groups * plan.inputs, *plan.size), (plan.groups * plan.outputs, *plan.out_size)
     return frame([("x", (plan.batch, *read)), ("weights", shape), ("out", (plan.batch, *written))], body)
@@ -138,15 +145,23 @@ def fill(plan: TapPlan, parity: int, source: Any, base: Any, read: Callable[[Any
 class _Loops:
     """The loops of one kernel."""
 
-    def __init__(self, plan: TapPlan, by: Width, stored: TapPlan, x: Any, weights: Any, out: Any) -> None:
-        self.plan, self.by, self.stored = plan, by, stored
+    def __init__(
+        self,
+        plan: TapPlan,
+        by: Width,
+        weighing: tuple[TapPlan, Callable[[Any], Any] | None],
+        x: Any,
+        weights: Any,
+        out: Any,
+    ) -> None:
+        self.plan, self.by, (self.stored, self.function) = plan, by, weighing
         self.x, self.weights, self.out = x, weights, out
         self.vectors, self.channels = block(plan, by)
         self.plane = plan.rows * plan.pitch
         count = plan.groups * plan.inputs * len(plan.origins)
         # The last block of the last plane reads past it.
         self.source = T.alloc_buffer((count * self.plane + plan.farthest + self.vectors * by.lanes,), "float32")
-        self.index_of = {tap.at: i for i, tap in enumerate(stored.taps)}
+        self.index_of = {tap.at: i for i, tap in enumerate(self.stored.taps)}
 
     def emit(self) -> None:
         """Emit all: for each image, first the planes, then block by block of channels what they give."""
@@ -231,13 +246,16 @@ class _Loops:
     def _weight(self, g: Any, cb: Any, c: Any, tap: Any, j: int) -> Any:
         """One weight in all lanes."""
         lanes = self.by.lanes
-        if self.stored is not self.plan:
-            per = int(self.weights.shape[-1])
-            output = cb * self.channels + j
-            # What is past the last channel is computed and not kept: any weight will do.
-            output = output if self._whole else tirx.min(output, const(self.plan.outputs - 1))
-            return splat(self.weights[g, c // per, output, tap, c % per], lanes)
-        if self.by.by_lane and self.channels % lanes == 0:
+        if self.stored is self.plan and self.by.by_lane and self.channels % lanes == 0:
             four = vload(self.weights, [g, cb, c, tap, const(j // lanes * lanes)], lanes)
-            return splat(tirx.Shuffle([four], [j % lanes]), lanes)
-        return splat(self.weights[g, cb, c, tap, j], lanes)
+            return splat(self._applied(tirx.Shuffle([four], [j % lanes])), lanes)
+        if self.stored is self.plan:
+            return splat(self._applied(self.weights[g, cb, c, tap, j]), lanes)
+        per = int(self.weights.shape[-1])
+        output = cb * self.channels + j
+        # What is past the last channel is computed and not kept: any weight will do.
+        output = output if self._whole else tirx.min(output, const(self.plan.outputs - 1))
+        return splat(self._applied(self.weights[g, c // per, output, tap, c % per]), lanes)
+
+    def _applied(self, weight: Any) -> Any:
+        return weight if self.function is None else self.function(weight)

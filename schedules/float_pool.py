@@ -1,4 +1,4 @@
-"""Max pooling's Rescale: multipliers at the input from those at the output, in vectors of neighbouring positions.
+"""Max pooling backwards, by Rescale or as a gradient: multipliers at the input, in vectors of neighbouring positions.
 
 With ``M = max(y, y0)`` of the pooled values, ``M - y0`` goes to the position of the largest input and ``y - M`` to that
 of the largest reference input, each over that position's own difference (Shrikumar et al. 2017, as DeepLIFT's authors
@@ -37,8 +37,12 @@ def pool_plan(window: FloatConv, out_size: tuple[int, int]) -> TapPlan:
     return replace(plan, parts=(replace(part, taps=ordered),))
 
 
-def max_pool_kernel(plan: TapPlan, reference_batch: int, core: CoreSpec) -> Any:
-    """A PrimFunc of (multipliers at the output, input, reference input, multipliers at the input), all NCHW."""
+def max_pool_kernel(plan: TapPlan, reference_batch: int | None, core: CoreSpec) -> Any:
+    """A PrimFunc of (multipliers at the output, input, reference input, multipliers at the input), all NCHW.
+
+    Without a reference (``reference_batch`` is None) it has no such argument, and all that a window gives goes to its
+    largest input: the gradient.
+    """
     by = width(core)
     lanes = 4 if by is None else by.lanes
     (part,) = plan.parts
@@ -49,36 +53,37 @@ def max_pool_kernel(plan: TapPlan, reference_batch: int, core: CoreSpec) -> Any:
     work = batch * channels * plan.out_size[0] * plan.out_size[1] * len(part.taps)
     loop = T.parallel if work >= PARALLEL_MACS else T.serial
     shape = (batch, channels, *plan.size)
-    parameters = [
-        ("g", (batch, channels, *plan.out_size)),
-        ("x", shape),
-        ("x0", (reference_batch, *shape[1:])),
-        ("out", shape),
-    ]
+    reference = [] if reference_batch is None else [("x0", (reference_batch, *shape[1:]))]
+    parameters = [("g", (batch, channels, *plan.out_size)), ("x", shape), *reference, ("out", shape)]
 
-    def body(g: Any, x: Any, x0: Any, out: Any) -> None:
+    def body(g: Any, *images: Any) -> None:
+        *given, out = images
         with loop(0, batch * channels) as index:
             n, c = index // channels, index % channels
-            n0 = n if reference_batch == batch else const(0)
-            values, references, shares = (T.alloc_buffer((size,), "float32") for _ in range(3))
-            given = T.alloc_buffer((count * lanes,), "float32")
-            lowest = tirx.min_value("float32")
-            for parity in range(parities):
-                fill(plan, parity, values, const(parity * plane), lambda y, x_: x[n, c, y, x_], lowest)
-                fill(plan, parity, references, const(parity * plane), lambda y, x_: x0[n0, c, y, x_], lowest)
+            planes = [T.alloc_buffer((size,), "float32") for _ in given]
+            shares, multipliers = T.alloc_buffer((size,), "float32"), T.alloc_buffer((count * lanes,), "float32")
+            for image, buffer in zip(given, planes, strict=True):
+                item = n if int(image.shape[0]) == batch else const(0)
+                for parity in range(parities):
+                    base = const(parity * plane)
+                    fill(plan, parity, buffer, base, _reader(image, item, c), tirx.min_value("float32"))
             _clear(shares, size)
-            _clear(given, count * lanes)
-            with T.grid(*plan.out_size) as (y, x_):
-                T.buffer_store(given, g[n, c, y, x_], [y * plan.pitch + x_])
+            _clear(multipliers, count * lanes)
+            with T.grid(*plan.out_size) as (y, x):
+                T.buffer_store(multipliers, g[n, c, y, x], [y * plan.pitch + x])
             with T.serial(0, count) as step:
-                _share(plan, part.taps, values, references, given, shares, step * lanes, lanes)
+                _share(plan, part.taps, planes, multipliers, shares, step * lanes, lanes)
             # Windows need not reach every position.
-            with T.grid(*plan.size) as (y, x_):
-                T.buffer_store(out, const(0, "float32"), [n, c, y, x_])
+            with T.grid(*plan.size) as (y, x):
+                T.buffer_store(out, const(0, "float32"), [n, c, y, x])
             for parity in range(parities):
-                _divide(plan, parity, values, references, shares, out, n, c)
+                _write(plan, parity, planes, shares, out, n, c)
 
     return frame(parameters, body)
+
+
+def _reader(image: Any, n: Any, c: Any) -> Any:
+    return lambda y, x: image[n, c, y, x]
 
 
 def _clear(buffer: Any, size: int) -> None:
@@ -87,7 +92,7 @@ def _clear(buffer: Any, size: int) -> None:
 
 
 def _share(
-    plan: TapPlan, taps: tuple[Tap, ...], values: Any, references: Any, given: Any, shares: Any, start: Any, lanes: int
+    plan: TapPlan, taps: tuple[Tap, ...], planes: list[Any], multipliers: Any, shares: Any, start: Any, lanes: int
 ) -> None:
     """Emit what some windows give to their positions."""
     plane = plan.rows * plan.pitch
@@ -105,27 +110,34 @@ def _share(
             vstore(T, y, value, [0], lanes)
         return vload(y, [0], lanes), vload(at, [0], lanes)
 
-    (y, at), (y0, at0) = largest(values), largest(references)
-    g, zero = vload(given, [start], lanes), splat(const(0, "float32"), lanes)
-    most = held(tirx.Select(y > y0, y, y0), "float32", lanes)
-    # Between rows lies nothing that could be used: g is 0 there, and what else is read may be no number.
-    up = held(tirx.Select(g == zero, zero, g * (most - y0)), "float32", lanes)
-    down = held(tirx.Select(g == zero, zero, g * (y - most)), "float32", lanes)
+    found = [largest(buffer) for buffer in planes]
+    g, zero = vload(multipliers, [start], lanes), splat(const(0, "float32"), lanes)
+    given = [g]
+    if len(found) == 2:
+        y, y0 = (value for value, _ in found)
+        most = held(tirx.Select(y > y0, y, y0), "float32", lanes)
+        # Between rows lies nothing that could be used: g is 0 there, and what else is read may be no number.
+        parts = (g * (most - y0), g * (y - most))
+        given = [held(tirx.Select(g == zero, zero, value), "float32", lanes) for value in parts]
     for k, place in enumerate(places):
-        this = splat(const(k), lanes)
-        share = tirx.Select(at == this, up, zero) + tirx.Select(at0 == this, down, zero)
+        terms = [
+            tirx.Select(at == splat(const(k), lanes), value, zero) for (_, at), value in zip(found, given, strict=True)
+        ]
+        share = terms[0] + terms[1] if len(terms) == 2 else terms[0]
         vstore(T, shares, vload(shares, [place], lanes) + share, [place], lanes)
 
 
-def _divide(plan: TapPlan, parity: int, values: Any, references: Any, shares: Any, out: Any, n: Any, c: Any) -> None:
-    """Emit the quotients of a plane's positions in the image, 0 for those that no window reaches."""
+def _write(plan: TapPlan, parity: int, planes: list[Any], shares: Any, out: Any, n: Any, c: Any) -> None:
+    """Emit a plane's positions in the image: what they were given, over their difference if there is a reference."""
     (y0, y1, from_y), (x0, x1, from_x) = (plan.inside(parity, axis) for axis in (0, 1))
     if y1 == y0 or x1 == x0:
         return
     base = parity * plan.rows * plan.pitch
     with T.serial(0, y1 - y0) as y, T.serial(0, x1 - x0) as x:
         place = base + (y + y0) * plan.pitch + x + x0
-        difference = values[place] - references[place]
-        # A position with a share differs from its reference, so nothing is lost where there is no difference.
-        over = tirx.Select(difference == const(0, "float32"), const(1, "float32"), difference)
-        T.buffer_store(out, shares[place] / over, [n, c, y * plan.step[0] + from_y, x * plan.step[1] + from_x])
+        value = shares[place]
+        if len(planes) == 2:
+            difference = planes[0][place] - planes[1][place]
+            # A position with a share differs from its reference, so nothing is lost where there is no difference.
+            value = value / tirx.Select(difference == const(0, "float32"), const(1, "float32"), difference)
+        T.buffer_store(out, value, [n, c, y * plan.step[0] + from_y, x * plan.step[1] + from_x])

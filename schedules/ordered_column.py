@@ -74,9 +74,9 @@ class OrderedColumn:
         return few and registers <= _REGISTERS and narrow and whole and self.stride % 8 == 0 and farthest <= REACH
 
     def definition(self) -> str:
-        """An LLVM function ``(codes, weights, sums)``, inlined where it is called."""
+        """An LLVM function ``(codes, weights, sums, the last sum)``, inlined where it is called."""
         clobbered = [*(f"v{r}" for r in range(_REGISTERS)), _COUNT, *_HIGH]
-        return written_function(self.name, self.instructions(), "<8 x i16>", (), (_A, _W, _SUMS), clobbered)
+        return written_function(self.name, self.instructions(), "<8 x i16>", (), (_A, _W, _SUMS), clobbered, 1)
 
     def instructions(self) -> list[str]:
         """The whole of it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from schedules.counting import LINEAR_LEVELS
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 
 _N, _S = r"(\d+)", r"(-?\d+)"
@@ -68,7 +69,9 @@ def problem_of(key: str) -> DotProblem:
     if not levels[0]:
         return problem
     bits, count, side, falls = levels
-    epilogue = Thresholds(bits, count, side, falls=falls)
+    # Many thresholds mostly rise evenly, as a scale and a bias leave them.
+    lines = count > LINEAR_LEVELS and not side and not falls
+    epilogue = Thresholds(bits, count, side, falls=falls, lines=lines)
     return replace(problem, epilogue=replace(epilogue, side=epilogue.out) if side else epilogue)
 
 

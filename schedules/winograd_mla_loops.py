@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -20,10 +21,34 @@ from schedules.winograd_points import Points
 TOGETHER = 8
 
 
+@dataclass(frozen=True)
+class Chunks:
+    """Channels, ``length`` at a time, and how many chunks of them are ``together`` added modulo 2**16."""
+
+    channels: int
+    length: int
+    together: int
+
+    @property
+    def count(self) -> int:
+        """All chunks."""
+        return -(-self.channels // self.length)
+
+    @property
+    def last(self) -> int:
+        """Channels of the last one."""
+        return self.channels - (self.count - 1) * self.length
+
+    @property
+    def groups(self) -> int:
+        """Sums that are kept apart."""
+        return -(-self.count // self.together)
+
+
 class WinogradMla:
     """Emits all runs of ``tile`` tiles, counted along the rows of the image; the last may overlap the one before.
 
-    ``chunks`` are channels whose sums, less ``middle``, are known to fit what is left of 16 bits.
+    The sums of a chunk, less ``middle``, are known to fit what is left of 16 bits, those of a group 16.
     """
 
     def __init__(
@@ -34,7 +59,7 @@ class WinogradMla:
         operands: tuple[Any, Any, Any],
         epilogue: Epilogue,
         blocks: tuple[int, int],
-        chunks: list[tuple[int, int]],
+        chunks: Chunks,
         middle: int,
         loop: Any,
     ) -> None:
@@ -51,7 +76,6 @@ class WinogradMla:
         self.blocks = -(-problem.out_channels // CHANNELS)
         self.steps = -(-problem.channels // STEP)
         self.positions = points.count**2
-        self.sums_dtype = DTYPE if len(chunks) == 1 else "int32"
 
     def emit(self) -> None:
         """Emit all runs."""
@@ -71,7 +95,7 @@ class WinogradMla:
         tile, side = self.tile, self.points.side
         first = tirx.min(run * tile, const(self.total - tile)) if self.total % tile else run * tile
         values = T.alloc_buffer((self.positions, tile, self.steps * STEP), DTYPE)
-        sums = T.alloc_buffer((tile * side * side, self.blocks * CHANNELS), self.sums_dtype)
+        sums = T.alloc_buffer((self.chunks.groups, tile * side * side, self.blocks * CHANNELS), DTYPE)
         with self.loop(0, tile) as index:
             number = first + index
             y = number // self.columns * side - self.p.padding[0]
@@ -89,20 +113,38 @@ class WinogradMla:
         if ahead is None:
             self.transforms.weights(self.packed, weights, const(0), block)
         products = T.alloc_buffer((self.positions, self.tile, CHANNELS), DTYPE)
-        if len(self.chunks) > 1:
-            with T.serial(0, self.tile * self.points.side**2) as pixel:
-                for lane in range(0, CHANNELS, 4):
-                    vstore(T, sums, splat(const(0), 4), [pixel, block * CHANNELS + lane], 4)
         whole, rest = divmod(self.tile, self.mr)
-        for chunk in self.chunks:
+
+        def chunk(number: Any, channels: int, group: Any, add: bool) -> None:
+            begin = number * self.chunks.length
             with T.serial(0, self.positions) as position:
                 where = (values, weights, products, position, at)
                 if whole:
                     with T.serial(0, whole) as index:
-                        self._products(*where, index * self.mr, self.mr, *chunk)
+                        self._products(*where, index * self.mr, self.mr, begin, channels)
                 if rest:
-                    self._products(*where, const(whole * self.mr), rest, *chunk)
-            self.transforms.back(products, sums, block, self.tile, self.middle, len(self.chunks) > 1)
+                    self._products(*where, const(whole * self.mr), rest, begin, channels)
+            self.transforms.back(products, sums, group, block, self.tile, self.middle, add)
+
+        def group_of(group: Any, count: int, last: int) -> None:
+            """Emit the chunks of a group, of which the last may be shorter."""
+            first, length = group * self.chunks.together, self.chunks.length
+            even = count if last == length else count - 1
+            if even:
+                chunk(first, length, group, False)
+            if even > 1:
+                with T.serial(0, even - 1) as index:
+                    chunk(first + 1 + index, length, group, True)
+            if even < count:
+                chunk(first + even, last, group, even > 0)
+
+        c = self.chunks
+        full = (c.count - (c.last < c.length)) // c.together
+        if full:
+            with T.serial(0, full) as group:
+                group_of(group, c.together, c.length)
+        if c.count > full * c.together:
+            group_of(const(full), c.count - full * c.together, c.last)
 
     def _products(
         self,
@@ -113,7 +155,7 @@ class WinogradMla:
         block: Any,
         tile: Any,
         tiles: int,
-        begin: int,
+        begin: Any,
         channels: int,
     ) -> None:
         vectors = self.dot.multiply(
@@ -148,10 +190,14 @@ class WinogradMla:
             where = [row_runs.at(y), column_runs.at(x), channel]
             # Modulo 2**16 where the accumulator fits 16 bits: the terms need not.
             narrow = p.threshold_dtype if lanes == 1 else f"{p.threshold_dtype}x{lanes}"
-            read, rest = (
+            *parts, rest = (
                 (b[tuple(at)] if lanes == 1 else vload(b, at, lanes)).astype(narrow)
-                for b, at in ((sums, [tile * side**2 + pixel, channel]), (self.gamma, where))
+                for b, at in [
+                    *((sums, [part, tile * side**2 + pixel, channel]) for part in range(self.chunks.groups)),
+                    (self.gamma, where),
+                ]
             )
+            read = sum(parts[1:], parts[0])
             if p.a.multiplier != 1:
                 two = const(2, p.threshold_dtype)
                 read = read * (two if lanes == 1 else splat(two, lanes))

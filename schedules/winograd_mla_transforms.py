@@ -12,10 +12,11 @@ from schedules.compact import centred_value, expand
 from schedules.dot_problem import DotProblem
 from schedules.element_dot import DTYPE, LANES
 from schedules.intrinsics import const, splat, vload, vstore
-from schedules.ordered_elements import CHANNELS
+from schedules.ordered_back import OrderedBack
+from schedules.ordered_elements import CHANNELS, WIDTH
 from schedules.registers import held
-from schedules.vectors import keep_rolled, part
-from schedules.winograd_points import TAPS, Points, input_along, output_along, taps_along, times
+from schedules.vectors import call_loop, keep_rolled, part
+from schedules.winograd_points import FOUR, SCALE, TAPS, Points, input_along, output_along, taps_along, times
 
 # Channels of the image to a vector of codes, and of a block of packed weights.
 STEP, PACKED = 16, 4
@@ -26,6 +27,7 @@ class Transforms:
 
     def __init__(self, problem: DotProblem, points: Points, rolled: bool) -> None:
         self.p, self.points, self.rolled = problem, points, rolled
+        self.defined: set[str] = set()
         self.steps = -(-problem.channels // STEP)
 
     def weights(self, packed: Any, weights: Any, at: Any, block: Any) -> None:
@@ -127,10 +129,17 @@ class Transforms:
                 taken = splat(const(-4 * self.centre, DTYPE), LANES)
                 vstore(T, values, vload(values, at, LANES) + taken, at, LANES)
 
-    def back(self, products: Any, sums: Any, block: Any, tiles: int, middle: int, add: bool) -> None:
+    def back(self, products: Any, sums: Any, group: int, block: Any, tiles: int, middle: int, add: bool) -> None:
         """Emit the way back: 4 times the sums modulo 2**16, of which those less the middle are known."""
         points = self.points
         count, side = points.count, points.side
+        bias = _wrapped(-SCALE * middle)
+        loop = OrderedBack(tiles, tiles * CHANNELS * WIDTH, int(sums.shape[-1]) * WIDTH, bias, add)
+        if self.rolled and side == FOUR.side and loop.possible():
+            bases = tirx.address_of(products[0, 0, 0]), tirx.address_of(sums[group, 0, block * CHANNELS])
+            end = tirx.address_of(sums[tuple(int(size) - 1 for size in sums.shape)])
+            call_loop(loop, self.defined, (*bases, end), DTYPE, LANES)
+            return
         hold, twice = _operations(DTYPE, LANES)
         with T.serial(0, tiles) as tile, T.serial(0, CHANNELS // LANES) as half:
             columns = T.alloc_buffer((side, count, LANES), DTYPE)
@@ -138,9 +147,8 @@ class Transforms:
                 keep_rolled(self.rolled)
                 column = [vload(products, [i * count + j, tile, half * LANES], LANES) for i in range(count)]
                 # At point 1 a constant reaches every output once.
-                column[1] = column[1] + splat(
-                    tirx.Select(j == 1, const(self._wrapped(-4 * middle), DTYPE), const(0, DTYPE)), LANES
-                )
+                at_one = tirx.Select(j == 1, const(bias, DTYPE), const(0, DTYPE))
+                column[1] = column[1] + splat(at_one, LANES)
                 for dy, value in enumerate(output_along(side, [hold(v) for v in column], hold, twice)):
                     vstore(T, columns, value, [dy, j, 0], LANES)
             with T.serial(0, side) as dy:
@@ -148,19 +156,13 @@ class Transforms:
                 row = [hold(vload(columns, [dy, j, 0], LANES)) for j in range(count)]
                 for dx, value in enumerate(output_along(side, row, hold, twice)):
                     quarter = value >> splat(const(2, DTYPE), LANES)
-                    at = [tile * side * side + dy * side + dx, block * CHANNELS + half * LANES]
-                    if not add:
-                        vstore(T, sums, quarter, at, LANES)
-                        continue
-                    quarter = hold(quarter)
-                    for start in range(0, LANES, 4):
-                        place = [at[0], at[1] + start]
-                        wide = part(quarter, start, 4).astype("int32x4")
-                        vstore(T, sums, vload(sums, place, 4) + wide, place, 4)
+                    at = [group, tile * side * side + dy * side + dx, block * CHANNELS + half * LANES]
+                    vstore(T, sums, vload(sums, at, LANES) + quarter if add else quarter, at, LANES)
 
-    @staticmethod
-    def _wrapped(value: int) -> int:
-        return (value + (1 << 15)) % (1 << 16) - (1 << 15)
+
+def _wrapped(value: int) -> int:
+    """A number as the signed one of 16 bits that is the same modulo 2**16."""
+    return (value + (1 << 15)) % (1 << 16) - (1 << 15)
 
 
 def _operations(kind: str, lanes: int) -> tuple[Callable[[Any], Any], Callable[[Any, int], Any]]:

@@ -12,6 +12,7 @@ def written_function(
     results: Sequence[int],
     bases: Sequence[str],
     clobbered: Sequence[str],
+    ends: int = 0,
 ) -> str:
     """The text of an LLVM function of addresses, and of a place for each vector that it makes.
 
@@ -29,6 +30,9 @@ def written_function(
         General registers in which it gets the addresses; it may write to them.
     clobbered : sequence of str
         All other registers that it writes to.
+    ends : int
+        Addresses after those, of the last elements of buffers that the function writes to: it does not use them, but
+        TVM gives a buffer no more memory than it sees in use.
 
     Returns
     -------
@@ -42,7 +46,7 @@ def written_function(
     ties = [str(number + i) for i in range(len(bases))]
     constraints = ",".join([*outputs, *ties, *(f"~{{{each}}}" for each in (*clobbered, "cc", "memory"))])
     addresses = ", ".join(f"ptr %{letter}" for letter in "awt"[: len(bases)])
-    parameters = ", ".join([addresses, *(f"ptr %p{i}" for i in range(number))])
+    parameters = ", ".join([addresses, *(f"ptr %e{i}" for i in range(ends)), *(f"ptr %p{i}" for i in range(number))])
     text = "\\0A".join(instructions)
     lines = [
         f"define internal i32 @{name}({parameters}) alwaysinline nounwind {{",

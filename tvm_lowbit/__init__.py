@@ -5,11 +5,15 @@ from tvm_lowbit.versions import check_at_import
 check_at_import()
 
 from relay_passes.attribution.methods import (  # noqa: E402 - TVM only after the check
+    GAM,
     Conductance,
     DeepLift,
+    GradCam,
     Gradient,
     GradientXInput,
     IntegratedGradients,
+    LayerCam,
+    NeuronImportance,
     NeuronIntegratedGradients,
     SemiringEntropy,
     SemiringPath,
@@ -23,16 +27,20 @@ from tvm_lowbit.build import build, inspect  # noqa: E402
 from tvm_lowbit.tuning.tune import tune  # noqa: E402
 
 __all__ = [
+    "GAM",
     "Artifact",
     "Conductance",
     "DeepLift",
     "Difference",
     "Element",
+    "GradCam",
     "Gradient",
     "GradientXInput",
     "IntegratedGradients",
+    "LayerCam",
     "LowbitError",
     "MinusMean",
+    "NeuronImportance",
     "NeuronIntegratedGradients",
     "SemiringEntropy",
     "SemiringPath",

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relay_passes import recover_grid
-from relay_passes.attribution.rules import RULES
+from relay_passes.attribution.rules import RULES, STOPS
 from relay_passes.coverage import Spelling
 from relay_passes.integer_forms import INTEGER_FORMS
 from relay_passes.patterns import QUANT_PATTERNS
@@ -119,7 +119,7 @@ def _spellings() -> Listing:
 
 def _operators() -> Listing:
     rows = []
-    for operator in dict.fromkeys((*INTEGER_FORMS, *RULES)):
+    for operator in dict.fromkeys((*INTEGER_FORMS, *RULES, *STOPS)):
         form, rule = INTEGER_FORMS.get(operator), RULES.get(operator)
         rows.append(
             (
@@ -127,7 +127,7 @@ def _operators() -> Listing:
                 "no" if form is None else _first_line(form),
                 "" if form is None else SEVERAL.join(reasons(form)),
                 "none" if rule is None else _first_line(rule),
-                "" if rule is None else SEVERAL.join(reasons(rule, NotImplementedError)),
+                STOPS.get(operator, "") if rule is None else SEVERAL.join(reasons(rule, NotImplementedError)),
             )
         )
     text = "An operator that is not listed, or declines, runs in float on the values of the codes: right, only slower."

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tvm_lowbit.references import DinucleotideShuffle
 
 from explanations import ablation, flip, shares
 from explanations.library import ask
@@ -20,6 +19,7 @@ from explanations.models import Network
 from explanations.motifs import BACKGROUND, LETTERS
 from explanations.sequences import TASKS
 from explanations.training import Data, course_data, train
+from tvm_lowbit.references import DinucleotideShuffle
 
 Tell = Callable[[str], None]
 Row = dict[str, Any]

@@ -46,7 +46,10 @@ class Method:
     limit: float
 
 
-_ROWS = (Method("deeplift_rescale", lambda: tvm_lowbit.DeepLift(), 2.5),)
+_ROWS = (
+    Method("deeplift_rescale", lambda: tvm_lowbit.DeepLift(), 2.5),
+    Method("deeplift_genomics", lambda: tvm_lowbit.DeepLift(rule="genomics"), 4.0),
+)
 METHODS: Mapping[str, Method] = MappingProxyType({row.name: row for row in _ROWS})
 
 

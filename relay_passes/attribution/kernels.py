@@ -83,45 +83,5 @@ def _window(pool: Any) -> dict[str, list[int]]:
     return {name: [int(v) for v in values] for name, values in places.items()}
 
 
-def _legalize_max_pool_gradient(bb: Any, call_: Any) -> Any:
-    a = call_.attrs
-    (kh, kw), (sy, sx), (dy, dx) = (map(int, a[key]) for key in ("kernel", "stride", "dilation"))
-    top, left = int(a["padding"][0]), int(a["padding"][1])
-
-    def compute(g: Any, x: Any) -> Any:
-        n, c, h, w = (int(d) for d in x.shape)
-        oh, ow = int(g.shape[2]), int(g.shape[3])
-        lowest, zero = tirx.min_value("float32"), tirx.const(0, "float32")
-        # The index first: among equal values the first position wins, as the pair with the larger index loses.
-        first = te.comm_reducer(
-            lambda p, q: (
-                tirx.Select(tirx.any(p[1] > q[1], tirx.all(p[1] == q[1], p[0] <= q[0])), p[0], q[0]),
-                tirx.Select(p[1] >= q[1], p[1], q[1]),
-            ),
-            lambda t0, t1: (tirx.const(kh * kw, t0), tirx.min_value(t1)),
-            name="first_largest",
-        )
-        window = te.reduce_axis((0, kh * kw), "window")
-
-        def largest(b: Any, i: Any, y: Any, x_: Any) -> Any:
-            iy, ix = y * sy - top + window // kw * dy, x_ * sx - left + window % kw * dx
-            inside = tirx.all(iy >= 0, iy < h, ix >= 0, ix < w)
-            return first((window, tirx.if_then_else(inside, x[b, i, iy, ix], lowest)), axis=window)
-
-        at, _ = te.compute((n, c, oh, ow), largest, name="largest")
-        k = te.reduce_axis((0, kh * kw), "k")
-
-        def element(b: Any, i: Any, iy: Any, ix: Any) -> Any:
-            py, px = iy + top - k // kw * dy, ix + left - k % kw * dx
-            oy, ox = py // sy, px // sx
-            inside = tirx.all(py >= 0, px >= 0, py % sy == 0, px % sx == 0, oy < oh, ox < ow)
-            mine = tirx.all(inside, at[b, i, oy, ox] == k)
-            return te.sum(tirx.if_then_else(mine, g[b, i, oy, ox], zero), axis=k)
-
-        return te.compute((n, c, h, w), element, name="max_pool2d_gradient")
-
-    return bb.call_te(compute, *call_.args, primfunc_name_hint="max_pool2d_gradient")
-
-
 register(MAX_POOL_RESCALE, 3, _typed)
-register(MAX_POOL_GRADIENT, 2, _typed, _legalize_max_pool_gradient)
+register(MAX_POOL_GRADIENT, 2, _typed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,7 +50,7 @@ class Layers:
             if operator and var in self.active:
                 name = dataflow.name_of(var)
                 found[name] = var
-                whole[name.removesuffix(f"/{operator.split('.')[-1]}")] = var
+                whole[_node(name, operator)] = var
         return found | whole
 
     def find(self, name: str) -> Any:
@@ -82,7 +83,7 @@ class Layers:
         for var, value in self.values:
             operator = op_name(value)
             if operator in MULTIPLYING and var in self.active and var in explained:
-                name = dataflow.name_of(var).removesuffix(f"/{operator.split('.')[-1]}")
+                name = _node(dataflow.name_of(var), operator)
                 found[name] = self.by_name[name]
         return found
 
@@ -99,3 +100,8 @@ class Layers:
             if var not in explained:
                 raise LowbitError("explain", "a layer that the output depends on", repr(name))
         return found
+
+
+def _node(name: str, operator: str) -> str:
+    """What the model calls a node, one of whose operators is ``node/add``, the second of its kind ``node/add1``."""
+    return re.sub(rf"/{operator.split('.')[-1]}\d*$", "", name)

@@ -35,6 +35,19 @@ class Target(abc.ABC):
         """The coefficients of the output's elements, float32 of its shape."""
         return one_hot(emit, output_shape, choice)
 
+    @property
+    def needs_more(self) -> bool:
+        """Whether it takes a tensor of the output's shape when the library runs."""
+        return False
+
+    def given(self) -> list[Any]:
+        """What it took."""
+        return []
+
+    def taking(self, variable: Any) -> Target:
+        """The same with what it takes at run time."""
+        return self
+
     def gradient(self, emit: Emit, output: Any, choice: Any) -> Any:
         """The derivative of what is explained at an output: the seed, wherever that is."""
         return self.seed(emit, shape_of(output), choice)

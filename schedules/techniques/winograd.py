@@ -68,7 +68,7 @@ class Winograd(Technique):
         elif in_order(core):
             flushes = 1 if wide == 1 else -(-steps(p) // flush_every(p))
             each = core.cycles({"widen": 2}) + shared_loads(self.knobs(p, core)["mr"])
-            reduction = 1.2 if wide == 1 else 2.2 * flushes
+            reduction = 1.2 if wide == 1 else 3.4 * flushes
         else:
             each, reduction = core.cycles({"widen": 2}), 0.4 + 0.5 * wide
         transforms = tiles * (steps(p) * 80 + padded(p) / 8 * wide * 50) / core.vector_issue

@@ -5,7 +5,7 @@ weights may wrap, and so may sums; what comes out is 4 times the sum modulo 2**1
 
 Worst case: the sum over a chunk of channels, of codes less their centre times weights, lies in a range of less than
 2**14 numbers, so the sum less the range's middle is a quarter of what comes out, read as a signed number. Chunks are
-added in 32 bits.
+added in 16 bits, in groups of as many as fit, and groups in the type of the accumulator.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from schedules.layout import Layout
 from schedules.ordered_elements import CHANNELS, MOST_TILES, UNIT
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame
 from schedules.vectors import assembly, in_order
+from schedules.winograd_mla_loops import Chunks
 from schedules.winograd_mla_loops import WinogradMla as Loops
 from schedules.winograd_mla_transforms import STEP
 from schedules.winograd_points import POINTS, SCALE, TAPS
@@ -56,7 +57,7 @@ class WinogradMla(Technique):
         low, high = p.w.values
         if low < -128 or high > 127:
             return f"weights lie in [{low}, {high}], outside a signed byte"
-        if chunk(p) < min(UNIT, p.channels):
+        if chunks(p) is None:
             return f"sums of {min(UNIT, p.channels)} channels may take more than {_SPAN} values"
         return None
 
@@ -69,12 +70,12 @@ class WinogradMla(Technique):
         loads = (knobs["mr"] / 2 + 2 * UNIT) / (2 * UNIT * knobs["mr"])
         # Where LLVM orders the loops, each value is spread over a register first.
         each = core.cycles({"mla": 1, "and": loads if ordered else 0.5 + loads}) * (1 if ordered else 1.3)
-        products = number * positions * blocks * (steps(p) * STEP * each + 4 * len(chunks(p)))
+        products = number * positions * blocks * (steps(p) * STEP * each + 4 * parts_of(p).count)
         there = number * steps(p) * (750 if side == SIDES[-1] else 250) / core.vector_issue
-        parts = len(chunks(p))
-        each_back = (290 if side == SIDES[-1] else 100) + (parts > 1) * 12 * side**2
+        parts = parts_of(p).count
+        each_back = (230 if side == SIDES[-1] else 100) + (parts > 1) * 2 * side**2
         back = number * parts * blocks * each_back / core.vector_issue
-        spread = (1 if ordered else 3) * (220 if side == SIDES[-1] else 80)
+        spread = (1 if ordered else 3) * (180 if side == SIDES[-1] else 70)
         weights = steps(p) * STEP * blocks * spread / core.vector_issue
         return p.batch * (products + there + back) + weights
 
@@ -108,7 +109,8 @@ class WinogradMla(Technique):
         codes = np.pad(weights.reshape(p.out_channels, p.channels, TAPS * TAPS), pad).transpose(1, 0, 2)
         _, gamma = corrections(p, weights, weight_offset)
         values = p.w.multiplier * weights.astype(np.int64) + p.w.offset
-        rest = centre(p) * values.sum(axis=(1, 2, 3)) + middle(p) * len(chunks(p))
+        parts = parts_of(p)
+        rest = centre(p) * values.sum(axis=(1, 2, 3)) + middle(p, parts) * parts.count
         return [pack_compact(codes, p.w.bits), (gamma + p.a.multiplier * rest).astype(gamma.dtype)]
 
     def unpack_weights(self, problem: DotProblem, constant: Array) -> Array:
@@ -124,7 +126,7 @@ class WinogradMla(Technique):
     def build(self, problem: DotProblem, knobs: Knobs, core: CoreSpec) -> Any:
         """See `Technique.build`."""
         p, points = problem, POINTS[knobs["side"]]
-        dot = ElementDot(bool(knobs["ordered"]))
+        dot, parts = ElementDot(bool(knobs["ordered"])), parts_of(p)
         # A run tuned for larger tiles may be more than there are.
         run = min(knobs["tile"], tiles(p, knobs["side"]))
         mr = even_blocks(run, knobs["mr"])
@@ -132,7 +134,7 @@ class WinogradMla(Technique):
         def body(x: Any, constants: list[Any], epilogue: Epilogue) -> None:
             loop = T.parallel if knobs["parallel"] else T.serial
             with assembly(dot.ordered):
-                Loops(p, points, dot, (x, *constants), epilogue, (mr, run), chunks(p), middle(p), loop).emit()
+                Loops(p, points, dot, (x, *constants), epilogue, (mr, run), parts, middle(p, parts), loop).emit()
 
         shape = (steps(p) * STEP // UNIT, padded(p) // CHANNELS, vectors_of(p.w.bits, TAPS * TAPS), STEP)
         return frame(p, self.in_layout(p), [(shape, "uint8"), correction_shapes(p)[1]], body)
@@ -163,30 +165,53 @@ def centre(problem: DotProblem) -> int:
     return 1 << (problem.a.bits - 1)
 
 
-def span(problem: DotProblem) -> tuple[int, int]:
-    """The least and the largest sum of one channel's products."""
+def sums(problem: DotProblem, channels: int) -> tuple[int, int]:
+    """The least and the largest sum of some neighbouring channels' products, as far as the weights are known."""
     p = problem
+    channels = min(channels, p.channels)
     corners = [(code - centre(p)) * w for code in (0, p.a.max_code) for w in p.w.values]
-    return TAPS * TAPS * min(corners), TAPS * TAPS * max(corners)
+    low, high = (TAPS * TAPS * channels * bound for bound in (min(corners), max(corners)))
+    # A centred code's magnitude is at most the centre.
+    known = [centre(p) * mass for count, mass in p.w.mass or () if count >= channels]
+    return max(low, -min(known, default=-low)), min(high, min(known, default=high))
 
 
-def chunk(problem: DotProblem) -> int:
-    """The most channels whose sums take less than `_SPAN` values."""
-    low, high = span(problem)
-    return (_SPAN - 1) // max(1, high - low)
+def fits(problem: DotProblem, channels: int) -> bool:
+    """Whether the sums of so many channels take fewer than `_SPAN` values."""
+    low, high = sums(problem, channels)
+    return high - low < _SPAN
 
 
-def chunks(problem: DotProblem) -> list[tuple[int, int]]:
-    """Chunks of channels as ``(first, how many)``, of like length, in whole loads."""
+def chunks(problem: DotProblem) -> Chunks | None:
+    """Chunks of channels of like length, in whole loads, and as many of them to a group as fit 16 bits."""
     channels = steps(problem) * STEP
-    if chunk(problem) >= problem.channels:
-        return [(0, channels)]
-    most = chunk(problem) // UNIT * UNIT
+    most = next((n for n in range(channels, 0, -UNIT) if fits(problem, n)), None)
+    if most is None:
+        return None
+    if most == channels:
+        return Chunks(channels, channels, 1)
     length = -(-channels // -(-channels // most) // UNIT) * UNIT
-    return [(first, min(length, channels - first)) for first in range(0, channels, length)]
+    low, high = sums(problem, length)
+    farthest = max(high - centred_on(low, high), centred_on(low, high) - low, 1)
+    return Chunks(channels, length, ((1 << 15) - 1) // farthest)
 
 
-def middle(problem: DotProblem) -> int:
-    """What is taken off a chunk's sum, so that it lies in ``[-_SPAN / 2, _SPAN / 2)``."""
-    low, high = (bound * min(problem.channels, max(count for _, count in chunks(problem))) for bound in span(problem))
+def parts_of(problem: DotProblem) -> Chunks:
+    """The same of a problem that is not declined."""
+    found = chunks(problem)
+    if found is None:
+        raise ValueError(f"{problem} is to be declined")
+    return found
+
+
+def centred_on(low: int, high: int) -> int:
+    """The middle of a range."""
+    return (low + high) // 2
+
+
+def middle(problem: DotProblem, parts: Chunks) -> int:
+    """What is taken off a chunk's sum, so that it lies in ``[-_SPAN / 2, _SPAN / 2)``; of a single one, the least."""
+    low, high = sums(problem, parts.length)
+    if parts.count > 1:
+        return centred_on(low, high)
     return min(max(0, high - _SPAN // 2 + 1), low + _SPAN // 2)

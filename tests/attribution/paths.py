@@ -10,16 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-# Of an operand: a matrix (elements of the operand, elements of the result), 0 where there is no edge.
-Weights = Callable[[Array, Array], Array]
+Elementwise = Callable[[Array], Array]
 
 
 @dataclass
 class Node:
     """An operator: its operands, its value for one item, and its edges.
 
-    ``edges(values, references)`` gives one matrix for each operand; ``references`` are the values of the reference run,
-    or None where edges weigh derivatives.
+    ``edges(values, references)`` gives one matrix (its elements, those of the result) for each operand, 0 where there
+    is no edge; ``references`` are the values of the reference run, or None where edges weigh derivatives.
     """
 
     name: str
@@ -41,6 +40,10 @@ class Network:
         self.vars[node.name] = self.emit(expr, node.name)
         return node.name
 
+    def operator(self, name: str, operands: tuple[str, ...], value: Any, edges: Any, expr: Any) -> str:
+        """Any operator, its edges given; an operand may stand twice, with other edges each time."""
+        return self._add(Node(name, operands, value, edges), expr)
+
     def linear(self, name: str, make: Callable[..., Any], f: Callable[..., Array], *operands: str) -> str:
         """An operator that is affine in all operands together: its edges are its values at unit vectors."""
 
@@ -55,7 +58,12 @@ class Network:
         return self._add(Node(name, operands, f, edges), make(*(self.vars[o] for o in operands)))
 
     def unary(
-        self, name: str, make: Callable[[Any], Any], f: Callable[[Array], Array], slope: Callable[[Array], Array], x: str
+        self,
+        name: str,
+        make: Callable[[Any], Any],
+        f: Callable[[Array], Array],
+        slope: Callable[[Array], Array],
+        x: str,
     ) -> str:
         """An operator on elements, and its derivative."""
 
@@ -68,9 +76,7 @@ class Network:
 
         return self._add(Node(name, (x,), f, edges), make(self.vars[x]))
 
-    def product(
-        self, name: str, make: Callable[..., Any], f: Callable[[Array, Array], Array], a: str, b: str
-    ) -> str:
+    def product(self, name: str, make: Callable[..., Any], f: Callable[[Array, Array], Array], a: str, b: str) -> str:
         """An operator that is linear in each of two operands: the other is what it is, or its mean over both runs."""
 
         def edges(values: list[Array], references: list[Array] | None) -> list[Array]:
@@ -81,7 +87,9 @@ class Network:
 
         return self._add(Node(name, (a, b), f, edges), make(self.vars[a], self.vars[b]))
 
-    def largest(self, name: str, make: Callable[[Any], Any], windows: Sequence[Sequence[int]], shape: Any, x: str) -> str:
+    def largest(
+        self, name: str, make: Callable[[Any], Any], windows: Sequence[Sequence[int]], shape: Any, x: str
+    ) -> str:
         """The maximum of each window, a list of indices into the flattened operand in the order of taps."""
 
         def value(v: Array) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from explained import summed
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from random_graphs import BY_RANGE, OPERATORS, SHAPE, WIDTHS, Plan, plans
 from relax_models import const, module, operators, quantised, values
 from tvm import relax
@@ -30,13 +31,15 @@ CASES = settings(
 )
 
 
-def check(mod: Any, shape: tuple[int, ...], seed: int, cuts: tuple[str, ...], target: int = 1) -> Any:
+def check(
+    mod: Any, shape: tuple[int, ...], seed: int, cuts: tuple[str, ...], target: int = 1, rule: str = "rescale"
+) -> Any:
     """At the input and at each layer that all ways pass: at most 1e-5 of the difference or of 1."""
     random = np.random.default_rng(seed)
     x = random.normal(size=shape).astype(np.float32)
     x0 = random.normal(size=shape[1:]).astype(np.float32)
     x[:, 0, 0] = x0[0, 0]
-    method = tvm_lowbit.DeepLift(target=target, reference=x0, layers=cuts)
+    method = tvm_lowbit.DeepLift(target=target, reference=x0, layers=cuts, rule=rule)
     artifact = tvm_lowbit.build(mod, "host", explain=[method])
     result = artifact.run(x)
     (output,) = result.outputs.values()
@@ -56,13 +59,13 @@ def check(mod: Any, shape: tuple[int, ...], seed: int, cuts: tuple[str, ...], ta
 
 
 @CASES
-@given(plan=plans())
-def test_random_networks(plan: Plan) -> None:
+@given(plan=plans(), rule=st.sampled_from(["rescale", "reveal_cancel"]))
+def test_random_networks(plan: Plan, rule: str) -> None:
     """At the input and at two cuts."""
     mod = plan.write()
     there = values(detect_quantizers(canonicalize(mod)))
     cuts = tuple(dict.fromkeys(name for i in plan.cuts if (name := f"v{i}") in there))
-    check(mod, SHAPE, plan.seed, cuts)
+    check(mod, SHAPE, plan.seed, cuts, rule=rule)
 
 
 @pytest.mark.parametrize("bits", WIDTHS)

@@ -16,7 +16,7 @@ import tvm_lowbit
 from relay_passes.ops import fake_quant
 from tvm_lowbit import DeepLift, LowbitError
 
-settings.register_profile("attribution", derandomize=True, deadline=None, max_examples=6)
+settings.register_profile("attribution", derandomize=True, deadline=None, max_examples=8)
 settings.load_profile("attribution")
 RNG = np.random.default_rng(0)
 
@@ -108,9 +108,10 @@ def network(seed: int, convolution: bool, widths: list[int | None], pool: bool) 
     convolution=st.booleans(),
     pool=st.booleans(),
     widths=st.lists(BITS, min_size=4, max_size=4),
+    rule=st.sampled_from(["rescale", "reveal_cancel", "genomics"]),
 )
 def test_contributions_sum_to_the_difference(
-    seed: int, convolution: bool, pool: bool, widths: list[int | None]
+    seed: int, convolution: bool, pool: bool, widths: list[int | None], rule: str
 ) -> None:
     """And at the reference itself all are exactly zero."""
     mod = network(seed, convolution, widths, pool)
@@ -120,7 +121,8 @@ def test_contributions_sum_to_the_difference(
     x = random.normal(size=(8, *shape[1:])).astype(np.float32)
     x[0] = reference
     x[1] = np.nextafter(reference, np.float32(np.inf))
-    artifact = tvm_lowbit.build(mod, "host", explain=[DeepLift(reference=reference), DeepLift(target=1, name="zero")])
+    methods = [DeepLift(reference=reference, rule=rule), DeepLift(target=1, name="zero", rule=rule)]
+    artifact = tvm_lowbit.build(mod, "host", explain=methods)
     result = artifact.run(x)
     (logits,) = result.outputs.values()
     start = np.stack([reference] * 4)

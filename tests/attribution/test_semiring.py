@@ -12,9 +12,13 @@ from relax_models import const, module, quantised
 from tvm import relax
 
 import tvm_lowbit
+from relay_passes.attribution import engine
+from relay_passes.attribution.carriers.base import LinearMap
+from relay_passes.attribution.rules import RULES
 from tvm_lowbit import LowbitError, SemiringEntropy, SemiringPath
 
-SIGNS = ("positive", "negative", "absolute")
+# Which signs are asked for over which slopes: signs and slopes know nothing of each other.
+ASKED = (("gradient", "positive"), ("gradient", "absolute"), ("deeplift", "negative"))
 
 
 def grid(random: Any, *shape: int) -> Array:
@@ -52,9 +56,7 @@ def activation(net: Network, name: str, x: str, bits: int | None) -> str:
 
     made = {"scale": 0.5, "qmin": 0, "qmax": 2**bits - 1}
     # The name is bound by the network itself.
-    return net.unary(
-        name, lambda v: quantised(lambda e, _: e, v, **made), rounded, lambda v: (v >= 0) & (v <= top), x
-    )
+    return net.unary(name, lambda v: quantised(lambda e, _: e, v, **made), rounded, lambda v: (v >= 0) & (v <= top), x)
 
 
 def windows(shape: tuple[int, ...], kernel: int, stride: int, pad: int) -> list[list[int]]:
@@ -159,26 +161,130 @@ def test_enumeration(write: Any, bits: int | None) -> None:
         return net.vars[write(net, random, bits)]
 
     mod = module(body, (2, 2, 5, 5))
-    x, x0 = grid(random, 2, 2, 5, 5), grid(random, 2, 5, 5)
+    x, x0 = grid(random, 6, 2, 5, 5), grid(random, 2, 5, 5)
     x[:, 0, 0] = x0[0, 0]
     overs: dict[str, dict[str, Any]] = {"gradient": {}, "deeplift": {"reference": x0}}
     methods: list[Any] = [
-        SemiringPath(over=over, sign=sign, name=f"{over}_{sign}", target=1, **more)
-        for over, more in overs.items()
-        for sign in SIGNS
+        SemiringPath(over=over, sign=sign, name=f"{over}_{sign}", target=1, **overs[over]) for over, sign in ASKED
     ]
-    methods += [SemiringEntropy(over=over, name=f"{over}_entropy", target=1, **more) for over, more in overs.items()]
+    methods += [SemiringEntropy(over=over, name=over, target=1, **more) for over, more in overs.items()]
     result = tvm_lowbit.build(mod, "host", explain=methods).run(x)
-    for item in range(2):
+    for item in range(len(x)):
         logits = nets[0].run(x[item])["logits"]
         np.testing.assert_allclose(next(iter(result.outputs.values()))[item], logits, rtol=1e-5)
+        paths = {
+            over: list(nets[0].paths(x[item], more.get("reference"), "logits", np.array([0, 1, 0])))
+            for over, more in overs.items()
+        }
+        for over, sign in ASKED:
+            check_paths(result.explanations[f"{over}_{sign}"], sign, paths[over], item)
         for over in overs:
-            reference = None if over == "gradient" else x0
-            paths = list(nets[0].paths(x[item], reference, "logits", np.array([0, 1, 0])))
-            for sign in SIGNS:
-                check_paths(result.explanations[f"{over}_{sign}"], sign, paths, item)
-            found = result.explanations[f"{over}_entropy"]
-            total = entropy([w for w, _ in paths])
+            found, known = result.explanations[over], paths[over]
+            total = entropy([w for w, _ in known])
             np.testing.assert_allclose(found["total_entropy"][item], total, rtol=1e-4, atol=1e-5)
-            each = [entropy([w for w, on in paths if on["x"] == i]) for i in range(x0.size)]
+            each = [entropy([w for w, on in known if on["x"] == i]) for i in range(x0.size)]
             np.testing.assert_allclose(found["entropy"][item].ravel(), each, rtol=1e-4, atol=1e-5)
+
+
+def test_composed_rules() -> None:
+    """Softmax and a sigmoid: each verb of a rule is an edge, so softmax has two from each logit to its own output."""
+    random = np.random.default_rng(0)
+    w, v = random.normal(size=(4, 3)).astype(np.float32), random.normal(size=(3, 2)).astype(np.float32)
+    nets = []
+
+    def softmax(values: list[Array], references: Any) -> list[Array]:
+        z = values[0]
+        y = np.exp(z) / np.exp(z).sum()
+        return [np.diag(y), -np.outer(y, y)]
+
+    def body(emit: Any, x: Any) -> Any:
+        nets.append(net := Network(emit, vars={"x": x}))
+        y = net.linear("fc", lambda u: relax.op.matmul(u, const(w)), lambda u: u @ w, "x")
+        y = net.operator(
+            "softmax", ("fc", "fc"), lambda z, _: np.exp(z) / np.exp(z).sum(), softmax, relax.op.nn.softmax(net.vars[y])
+        )
+        y = net.unary(
+            "gate", relax.op.sigmoid, lambda u: 1 / (1 + np.exp(-u)), lambda u: np.exp(-u) / (1 + np.exp(-u)) ** 2, y
+        )
+        return net.vars[net.linear("out", lambda u: relax.op.matmul(u, const(v)), lambda u: u @ v, y)]
+
+    x = random.normal(size=(1, 4)).astype(np.float32)
+    methods = [SemiringPath(target=0, sign="absolute"), SemiringEntropy(target=0)]
+    result = tvm_lowbit.build(module(body, (1, 4)), "host", explain=methods).run(x)
+    paths = list(nets[0].paths(x[0], None, "out", np.array([1, 0])))
+    check_paths(result.explanations["semiring_path"], "absolute", paths, 0)
+    total = entropy([weight for weight, _ in paths])
+    np.testing.assert_allclose(result.explanations["semiring_entropy"]["total_entropy"], [total], rtol=1e-4)
+
+
+def test_deep() -> None:
+    """Sixty layers of four equal edges each: 2 ** 60 paths, each of weight 10 ** -180, which float32 does not know."""
+    depth = 60
+
+    def body(emit: Any, x: Any) -> Any:
+        for i in range(depth):
+            x = emit(relax.op.matmul(x, const([[1e-3, -1e-3], [1e-3, 1e-3]])), f"fc{i}")
+        return x
+
+    methods = [SemiringPath(target=1), SemiringEntropy(target=1)]
+    result = tvm_lowbit.build(module(body, (1, 2)), "host", explain=methods).run(np.ones((1, 2), np.float32))
+    path, spread = result.explanations.values()
+    np.testing.assert_allclose(path["weight"], [1e-180], rtol=2e-5)
+    np.testing.assert_allclose(path["weights"], [[1e-180, 1e-180]], rtol=2e-5)
+    # The first of equals, wherever it leads on to another of them; at the last layer it leads to the target.
+    assert path["path"][0, 0] == 0
+    assert path["path"][0, -1] == 1
+    np.testing.assert_allclose(spread["total_entropy"], [depth * np.log(2)], rtol=1e-5)
+    np.testing.assert_allclose(spread["entropy"], [[(depth - 1) * np.log(2)] * 2], rtol=1e-5)
+
+
+def test_what_is_given() -> None:
+    """Several targets, layers, two inputs, a branch that the path does not take, no path at all."""
+
+    def body(emit: Any, x: Any, y: Any) -> Any:
+        a = emit(relax.op.nn.relu(emit(relax.op.matmul(x, const([[2, 0], [-1, 1]])), "fc1")), "relu")
+        b = emit(relax.op.matmul(y, const([[3, 1], [1, 1]])), "fc2")
+        return emit(relax.op.matmul(emit(relax.op.add(a, b), "sum"), const([[1, 0, -1], [0, 0, 1]])), "out")
+
+    mod = module(body, (2, 2), (2, 2))
+    method = SemiringPath(target=[0, 1, tvm_lowbit.Difference(2, 0)], layers=["sum"])
+    x = {"x": np.array([[1, 0], [-1, 0]], np.float32), "y": np.ones((2, 2), np.float32)}
+    found = tvm_lowbit.build(mod, "host", explain=[method]).run(x).explanations["semiring_path"]
+    names = ("x", "y", "fc1", "relu", "fc2", "sum", "out")
+    assert found.columns("path") == names
+    np.testing.assert_array_equal(found["weight"], [[3, 0, 1]] * 2)
+    assert found["path"].shape == (2, 3, 7)
+    assert found["path"][0].tolist() == [[-1, 0, -1, -1, 0, 0, 0], [-1] * 7, [1, -1, 0, 0, -1, 0, 0]]
+    assert found["path"][1, 2].tolist() == [-1, 0, -1, -1, 1, 1, 2]
+    # At the first input: only through live ReLUs; two negative edges make a positive path.
+    np.testing.assert_array_equal(found["weights"][0], [[2, -1], [0, 0], [-2, 1]])
+    np.testing.assert_array_equal(found["weights"][1], np.zeros((3, 2)))
+    np.testing.assert_array_equal(found.layers["sum"]["weights"][0], [[1, 0], [0, 0], [-1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: SemiringPath(over="secants"), "one of gradient, deeplift"),
+        (lambda: SemiringPath(sign="largest"), "one of positive, negative, absolute"),
+        (lambda: SemiringEntropy(reference=0.0), "derivatives have no reference"),
+        (lambda: SemiringEntropy(over="deeplift", reference=np.nan), "finite numbers"),
+    ],
+)
+def test_bad_requests(make: Any, said: str) -> None:
+    """Each is refused where it is written."""
+    with pytest.raises(LowbitError, match=said):
+        make()
+
+
+def test_a_map_without_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule may use a linear map that no row of edges describes: the error names layer and operator."""
+    blur = LinearMap("blur", np.ones(1, np.float32), lambda context, g, w: g, lambda context, x, w: x)
+    table = {**RULES, "relax.tanh": lambda var, call, g, context: [context.linear(g, blur, call.args[0])]}
+    monkeypatch.setattr(engine, "RULES", table)
+
+    def body(emit: Any, x: Any) -> Any:
+        return emit(relax.op.matmul(emit(relax.op.tanh(x), "squash"), const(np.eye(2))), "out")
+
+    with pytest.raises(LowbitError, match=r"layer squash.*relax\.tanh.*'blur'"):
+        tvm_lowbit.build(module(body, (1, 2)), "host", explain=[SemiringPath(target=0)])

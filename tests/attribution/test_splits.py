@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 from explained import explain
-from relax_models import const, module, quantised
+from relax_models import const, module, operators, quantised
 from tvm import relax
 
 import tvm_lowbit
 from tvm_lowbit import DeepLift
+from tvm_lowbit.boards.rows import resolve
+from tvm_lowbit.frontend import import_model
+from tvm_lowbit.pipeline import Options, run_phases
 
 RNG = np.random.default_rng(1)
 
@@ -93,3 +96,28 @@ def test_fused_functions() -> None:
     for other in ("apart", "moved"):
         np.testing.assert_allclose(found[other].contributions, found["fused"].contributions, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found[other].multipliers, found["fused"].multipliers, rtol=1e-5, atol=1e-6)
+
+
+def convolutions(emit: Any, x: Any) -> Any:
+    """Functions behind convolutions only, and a classifier."""
+    v = x
+    for i in range(2):
+        v = emit(relax.op.nn.conv2d(quantised(emit, v, f"q{i}"), weights(2, 2, 3, 3), padding=1), f"c{i}")
+        v = emit(relax.op.nn.relu(v), f"r{i}")
+    flat = emit(relax.op.reshape(quantised(emit, v, "last"), (1, 32)), "flat")
+    return emit(relax.op.matmul(flat, weights(32, 2)), "logits")
+
+
+def test_one_multiplier_where_two_are_the_same() -> None:
+    """Pairs cost nothing where no function lies behind a dense layer: the very operators of Rescale."""
+    mod = module(convolutions, (1, 2, 4, 4))
+    core = resolve("host").core
+    found = {}
+    for rule in ("rescale", "genomics", "reveal_cancel"):
+        options = Options(core, (DeepLift(rule=rule),))
+        found[rule] = operators(run_phases(import_model(mod, None, 1), options, stop_after="instrument"))
+    assert found["genomics"] == found["rescale"]
+    assert len(found["reveal_cancel"]) > len(found["rescale"])
+    products = [name for name in found["reveal_cancel"] if "conv2d" in name]
+    # Two of the model, |W| |dx| of each, and two back through each.
+    assert len(products) == 2 + 2 + 4

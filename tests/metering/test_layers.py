@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from emulator import require
@@ -55,6 +56,14 @@ def test_what_declines_is_refused():
     huge = DotProblem(1, 1, 1, 1 << 20, 1, Operand(8), Operand(8))  # sums beyond int32
     with pytest.raises(LowbitError, match="a problem that portable takes"):
         meter_layers([Candidate(huge, "portable")], "cortex-a72")
+
+
+def test_codes_guessed_by_lines_take_fewer_cycles_than_those_searched():
+    many = replace(problem(), a=Operand(8), w=Operand(8, offset=-128, uniform=True, span=(1, 255)))
+    guessed, searched = (replace(many, epilogue=Thresholds(8, 255, lines=lines)) for lines in (True, False))
+    rows = meter_layers([Candidate(p, "smlal") for p in (guessed, searched)], "cortex-a72")
+    assert all(row.exact for row in rows)
+    assert rows[0].estimate.cycles < 0.9 * rows[1].estimate.cycles
 
 
 def test_the_script_for_authors_prints_a_line_for_each_layer():

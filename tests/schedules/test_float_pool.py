@@ -1,4 +1,4 @@
-"""Max pooling's Rescale against its definition, written window by window."""
+"""Max pooling backwards against its definition, written window by window."""
 
 from __future__ import annotations
 
@@ -45,6 +45,22 @@ def rescaled(conv: FloatConv, g: Array, x: Array, x0: Array) -> Array:
     return out
 
 
+def gradient(conv: FloatConv, g: Array, x: Array) -> Array:
+    """All that a window gives to the first of its largest inputs."""
+    out = np.zeros(x.shape)
+    for n, c, oy, ox in np.ndindex(g.shape):
+        places = [
+            (
+                oy * conv.stride[0] - conv.padding[0] + ky * conv.dilation[0],
+                ox * conv.stride[1] - conv.padding[1] + kx * conv.dilation[1],
+            )
+            for ky, kx in product(range(conv.kernel[0]), range(conv.kernel[1]))
+        ]
+        inside = [(y, x_) for y, x_ in places if 0 <= y < conv.height and 0 <= x_ < conv.width]
+        out[n, c][max(inside, key=lambda p, plane=x[n, c]: plane[p])] += g[n, c, oy, ox]
+    return out
+
+
 @pytest.mark.parametrize("core", ["host", "cortex-a53", "x86-64"])
 def test_shares_are_those_of_the_definition(core: str, machines: Callable[[str], Machine]) -> None:
     machine = (
@@ -59,11 +75,12 @@ def test_shares_are_those_of_the_definition(core: str, machines: Callable[[str],
         # Few values, so that some are equal, in a window and to their reference.
         x, x0 = (random.integers(-3, 4, (n, *shape)).astype(np.float32) for n in (conv.batch, 1 + i % conv.batch))
         g = random.normal(size=(conv.batch, conv.channels, *out_size)).astype(np.float32)
-        given.append((conv, g, x, x0))
-        functions[f"kernel{i}"] = max_pool_kernel(pool_plan(conv, out_size), len(x0), machine.core)
+        plan = pool_plan(conv, out_size)
+        for arguments, batch in (((g, x, x0), len(x0)), ((g, x), None)):
+            functions[f"kernel{len(given)}"] = max_pool_kernel(plan, batch, machine.core)
+            given.append((conv, arguments))
     module = machine.load(functions)
-    for i, (conv, g, x, x0) in enumerate(given):
-        got = machine.call(module[f"kernel{i}"], (g, x, x0), np.full(x.shape, np.nan, np.float32))
-        np.testing.assert_allclose(got, rescaled(conv, g, x, x0), rtol=1e-5, atol=1e-5, err_msg=str(conv))
-        # What is handed on is complete: shares add up to what the outputs changed by.
-        assert np.isfinite(got).all()
+    for i, (conv, arguments) in enumerate(given):
+        got = machine.call(module[f"kernel{i}"], arguments, np.full(arguments[1].shape, np.nan, np.float32))
+        expected = (rescaled if len(arguments) == 3 else gradient)(conv, *arguments)
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5, err_msg=str(conv))

@@ -12,10 +12,10 @@ from kernel_runner import Machine, build_kernel, constant_operands, evaluate, ra
 from schedules.cores import CORES
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 from schedules.layout import Layout
-from schedules.techniques.winograd_mla import WinogradMla, chunk, chunks, middle, span
+from schedules.techniques.winograd_mla import WinogradMla, centre, fits, middle, parts_of
 
 Machines = Callable[[str], Machine]
-MACHINES = ("host", "cortex-a53", "cortex-a72")
+MACHINES = ("host", "cortex-a53")
 MLA = WinogradMla()
 A53 = CORES["cortex-a53"]
 
@@ -51,11 +51,16 @@ EPILOGUES = (
 
 
 @pytest.mark.parametrize("core", MACHINES)
-@pytest.mark.parametrize("side", [2, 4])
-def test_every_shape(core: str, side: int, machines: Machines) -> None:
+def test_every_shape(core: str, machines: Machines) -> None:
     machine = machines(core)
-    problems = (*SHAPES, *EPILOGUES)
-    machine.check([build_kernel(MLA, problem, machine.core, knobs={"side": side}) for problem in problems])
+    machine.check([build_kernel(MLA, problem, machine.core) for problem in (*SHAPES, *EPILOGUES)])
+
+
+def test_other_knobs(machines: Machines) -> None:
+    machine = machines("cortex-a53")
+    problems = (SHAPES[1], SHAPES[3], EPILOGUES[-1])
+    knobs = ({"side": 2}, {"ordered": 0})
+    machine.check([build_kernel(MLA, problem, machine.core, knobs=some) for problem in problems for some in knobs])
 
 
 @pytest.mark.parametrize("core", MACHINES)
@@ -73,18 +78,40 @@ def test_sums_at_the_ends_of_their_range(core: str, machines: Machines) -> None:
     machine.check(kernels)
 
 
-@pytest.mark.parametrize("bits", [(1, 1), (2, 2), (3, 3), (2, 4)])
+@pytest.mark.parametrize("bits", [(1, 1), (2, 2), (3, 3), (2, 4), (4, 4)])
 @pytest.mark.parametrize("channels", [3, 64, 100, 512])
-def test_a_chunk_is_all_that_fits(bits: tuple[int, int], channels: int) -> None:
-    problem = replace(BASE, a=Operand(bits[0]), w=signed(bits[1]), channels=channels)
-    low, high = span(problem)
-    assert (high - low) * chunk(problem) < 1 << 14 <= (high - low) * (chunk(problem) + 1)
-    found = chunks(problem)
-    assert [c for first, count in found for c in range(first, first + count)] == [*range(-(-channels // 16) * 16)]
-    for first, count in found:
-        real = min(first + count, channels) - first
-        # A quarter of a signed number of 16 bits.
-        assert low * real - middle(problem) >= -(1 << 13) and high * real - middle(problem) < 1 << 13
+@pytest.mark.parametrize("known", [False, True])
+def test_sums_are_known_from_16_bits(bits: tuple[int, int], channels: int, known: bool) -> None:
+    problem = replace(BASE, height=3, width=3, a=Operand(bits[0]), w=signed(bits[1]), channels=channels)
+    weights = random_operands(problem).weights
+    if known:
+        problem = problem.knowing(weights, np.full(problem.out_channels, problem.w.offset, np.int32))
+    parts = parts_of(problem)
+    least, most = -centre(problem), problem.a.max_code - centre(problem)
+    values = weights.astype(np.int64) + problem.w.offset
+    ends = np.stack([least * values, most * values])
+    if not known:
+        # The worst that there may be.
+        corners = [code * w for code in (least, most) for w in problem.w.values]
+        ends[0], ends[1] = min(corners), max(corners)
+    firsts = range(0, parts.channels, parts.length)
+    for each in (ends.min(axis=0).sum(axis=(2, 3)), ends.max(axis=0).sum(axis=(2, 3))):
+        of_chunk = [each[:, first : first + parts.length].sum(axis=1) - middle(problem, parts) for first in firsts]
+        # A quarter of a signed number of 16 bits; a group's sum fits such a number.
+        assert all((chunk >= -(1 << 13)).all() and (chunk < 1 << 13).all() for chunk in of_chunk)
+        for group in range(parts.groups):
+            total = sum(of_chunk[group * parts.together : (group + 1) * parts.together])
+            assert (total >= -(1 << 15)).all() and (total < 1 << 15).all()
+    longer = parts.length + 4
+    assert parts.count == 1 or -(-parts.channels // longer) == parts.count or not fits(problem, longer)
+
+
+def test_known_weights_make_chunks_longer() -> None:
+    problem = replace(BASE, a=Operand(4), w=signed(4), channels=64)
+    assert (parts_of(problem).length, parts_of(problem).count) == (12, 6)
+    weights = random_operands(problem).weights
+    known = problem.knowing(weights, np.full(problem.out_channels, -8, np.int32))
+    assert parts_of(known).length >= 16
 
 
 @pytest.mark.parametrize(
@@ -112,6 +139,22 @@ def test_packed_weights_come_back() -> None:
     np.testing.assert_array_equal(MLA.unpack_weights(problem, constant), operands.weights)
     read = evaluate(operands.weights.shape, lambda at, o, c, y, x: MLA.weight_at(problem, at, o, c, y, x), constant)
     np.testing.assert_array_equal(read, operands.weights)
+
+
+@pytest.mark.parametrize("core", MACHINES)
+def test_known_weights_at_their_extreme(core: str, machines: Machines) -> None:
+    """Each weight as it is, and the activations that make a channel's sum least or most."""
+    machine, kernels = machines(core), []
+    for channels in (64, 100):
+        problem = replace(BASE, height=3, width=3, padding=(0, 0, 0, 0), a=Operand(4), w=signed(4), channels=channels)
+        operands = random_operands(problem)
+        known = problem.knowing(operands.weights, operands.weight_offset)
+        for channel in (0, 5):
+            for least in (False, True):
+                codes = np.where((operands.weights[channel] > 8) != least, 15, 0).astype(np.uint8)
+                extreme = replace(operands, activations=codes.transpose(1, 2, 0)[None])
+                kernels.append(build_kernel(MLA, known, machine.core, extreme))
+    machine.check(kernels)
 
 
 @pytest.mark.parametrize("core", MACHINES)

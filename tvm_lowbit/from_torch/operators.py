@@ -159,6 +159,20 @@ def _avg_pool2d(node: fx.Node, importer: Any) -> Any:
     return importer.emit(relax.op.multiply(pooled, literal(np.float32(kernel[0] * kernel[-1] / divisor))))
 
 
+def _elu(node: fx.Node, importer: Any) -> Any:
+    """TVM's, and the two scales that it ignores: SELU is one with both."""
+    x, *numbers = importer.retrieve_args(node)
+    alpha, scale, input_scale = (float(v) for v in (numbers + [1, 1, 1][len(numbers) :]))
+    if scale == input_scale == 1:
+        return importer._elu(node)
+    below = importer.emit(relax.op.clip(x, -np.inf, 0))
+    bent = importer.emit(relax.op.exp(importer.emit(relax.op.multiply(below, literal(np.float32(input_scale))))))
+    bent = importer.emit(relax.op.subtract(bent, literal(np.float32(1))))
+    bent = importer.emit(relax.op.multiply(bent, literal(np.float32(alpha * scale))))
+    straight = importer.emit(relax.op.multiply(importer.emit(relax.op.nn.relu(x)), literal(np.float32(scale))))
+    return importer.emit(relax.op.add(straight, bent))
+
+
 def _same(node: fx.Node, importer: Any) -> Any:
     return importer.env[node.args[0]]
 
@@ -192,6 +206,7 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         "slice.Tensor": _slice,
         "amin.default": _extreme(relax.op.min),
         "avg_pool2d.default": _avg_pool2d,
+        "elu.default": _elu,
         "alias.default": _same,
         "detach.default": _same,
         "_assert_tensor_metadata.default": _same,

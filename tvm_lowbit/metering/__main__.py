@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-from schedules.cores import CORES
+from schedules.cores import CORES, CoreSpec
 from schedules.counting import LINEAR_LEVELS
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 from schedules.errors import LowbitError
 from schedules.techniques import TECHNIQUES, select
-from tvm_lowbit.metering.layers import Candidate, MeteredLayer, meter_layers
+from tvm_lowbit.metering.layers import Candidate, MadeUp, MeteredLayer, meter_layers
 from tvm_lowbit.metering.listing import listing
 from tvm_lowbit.metering.price import pipeline_of
 
@@ -72,6 +73,11 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _chosen(p: DotProblem, core: CoreSpec, without: Sequence[str]) -> str:
+    """What `build` takes by itself: it knows the weights."""
+    return select(MadeUp.of(p).problem, core, without=without).technique.name
+
+
 def _line(row: MeteredLayer) -> str:
     p, e = row.candidate.problem, row.estimate
     head = f"{p.name} {p.channels:4}x{p.height:<3} {row.candidate.technique:11}"
@@ -94,7 +100,7 @@ def main() -> int:
     problems = [problem(*size, bits.upper(), arguments) for bits in arguments.bits for size in sizes]
 
     def technique(p: DotProblem) -> str:
-        return arguments.technique or select(p, core, without=arguments.without).technique.name
+        return arguments.technique or _chosen(p, core, arguments.without)
 
     try:
         rows = meter_layers([Candidate(p, technique(p), knobs) for p in problems], core, caches=arguments.caches)

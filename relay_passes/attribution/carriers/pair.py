@@ -163,11 +163,13 @@ class RevealCancel(Carrier):
             sides = [emit(relax.op.add(g.mean, g.half)), emit(relax.op.subtract(g.mean, g.half))]
         shares = [emit(relax.op.multiply(m, part)) for m, part in zip(sides, out, strict=True)]
         plus, minus = (quotient(context, share, part) for share, part in zip(shares, into, strict=True))
-        whole = emit(relax.op.multiply(g.mean, dy)) if g.half is None else emit(relax.op.add(*shares))
         one = absent(context, *into)
         mean = emit(relax.op.multiply(emit(relax.op.add(plus, minus)), _HALF))
         half = emit(relax.op.multiply(emit(relax.op.subtract(plus, minus)), _HALF))
-        secant = quotient(context, whole, dx)
+        if g.half is None:
+            secant = emit(relax.op.multiply(g.mean, context.slope.unary(context, call, var)))
+        else:
+            secant = quotient(context, emit(relax.op.add(*shares)), dx)
         return Pair(emit(relax.op.where(one, secant, mean), "mean"), emit(relax.op.where(one, _ZERO, half), "half"))
 
     def _share(self, context: Context, g: Any, dv: Any, spread: Any) -> Any:

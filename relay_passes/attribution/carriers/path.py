@@ -209,7 +209,7 @@ def chosen(context: Context, numbers: list[Any], places: list[Any]) -> list[Any]
     return found
 
 
-def follow(context: Context, starts: list[tuple[Best, Any]], wanted: list[Best]) -> list[Any]:
+def follow(context: Context, starts: list[tuple[Best, Any]], wanted: list[Best | None]) -> list[Any]:
     """Follow one path in each item from the input to the output.
 
     Parameters
@@ -218,8 +218,8 @@ def follow(context: Context, starts: list[tuple[Best, Any]], wanted: list[Best])
         Where the steps are bound.
     starts : list of (Best, expression)
         Values where paths begin, and the places there, int32 (N,): see `path_kernels`; -1 but at one of them.
-    wanted : list of Best
-        The values to report.
+    wanted : list of Best or None
+        The values to report; None for one that the walk did not come to.
 
     Returns
     -------
@@ -246,4 +246,4 @@ def follow(context: Context, starts: list[tuple[Best, Any]], wanted: list[Best])
     for g in reversed(order):
         for source, at in zip(g.sources, g.onward(context, places[id(g)]), strict=True):
             arrive(source, at)
-    return [places.get(id(g)) for g in wanted]
+    return [None if g is None else places.get(id(g)) for g in wanted]

@@ -29,8 +29,8 @@ def taps(context: Context, through: LinearMap, out_shape: tuple[int, ...]) -> li
     -------
     list of expressions
         For gradients the first tap that holds the maximum, int32. For secants: the tap at the input, its share
-        ``(M - y0) / dx``, the tap in the reference run, its share ``(y - M) / dx``, where ``M = max(y, y0)``; where
-        both taps are one, the first has all.
+        ``(M - y0) / dx``, the tap in the reference run, its share ``(y - M) / dx``, where ``M = max(y, y0)``: one of
+        the shares is 0, so where both taps are one there is one edge.
     """
     (x, x0), places = through.operands, geometry(through.call)
 
@@ -107,10 +107,9 @@ def _legalize_share(bb: Any, call_: Any) -> Any:
 
             y, y0, tap = read(x, here), read(x0, there), there if reference else here
             top = tirx.max(y, y0)
-            both, alone = (zero, y - top) if reference else (y - y0, top - y0)
             change = read(x, tap) - read(x0, tap)
             # Where a position does not differ from the reference, it has no share.
-            return tirx.Select(here == there, both, alone) / tirx.Select(change == zero, one, change)
+            return (y - top if reference else top - y0) / tirx.Select(change == zero, one, change)
 
         return te.compute(at.shape, element, name="tap_share")
 

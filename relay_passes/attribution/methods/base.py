@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
-from relay_passes.attribution.model import Forward, Model, Part
+from relay_passes.attribution.model import Forward, Model, Part, chosen_output
 from relay_passes.attribution.rules.base import Context
 from relay_passes.attribution.steps import Extra
 from relay_passes.attribution.targets import Target, parse
+from relay_passes.dataflow import name_of
 from relay_passes.ops import shape_of
 from schedules.errors import LowbitError
 
@@ -45,11 +46,8 @@ class Method(abc.ABC):
         if not str(self.name).isidentifier():
             raise LowbitError(f"{type(self).__name__} name", "an identifier", repr(self.name))
         object.__setattr__(self, "_targets", parse(self.target))
-        curved = [type(target).__name__ for target in self.targets if not target.linear]
-        if curved and not self.any_target:
-            hint = "methods of gradients take it, such as Gradient, IntegratedGradients or GAM"
-            expected = "a target that is linear in the output: this method shares differences out"
-            raise LowbitError(f"{type(self).__name__} target", expected, curved[0], hint)
+        if not self.any_target:
+            check_linear(type(self).__name__, self.targets)
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -69,7 +67,19 @@ class Method(abc.ABC):
 
     def extras(self, model: Model) -> Sequence[Extra]:
         """Inputs that the library takes beyond the model's; `Forward.extra` by name."""
-        return ()
+        return [
+            Extra(self._more(t), shape_of(chosen_output(target, model.outputs, model.output_names)))
+            for t, target in enumerate(self.targets)
+            if target.needs_more
+        ]
+
+    def _more(self, position: int) -> str:
+        return f"{self.key}.embedding{position if self.several else ''}"
+
+    def at_run_time(self, forward: Forward) -> list[Target]:
+        """The targets with what they take when the library runs."""
+        given = {name_of(var): var for var in forward.extra}
+        return [t.taking(given[self._more(i)]) if t.needs_more else t for i, t in enumerate(self.targets)]
 
     def prepare(self, model: Model) -> Any:
         """What must be known before the program is written: reference runs, functions of their own (`model.step`)."""
@@ -91,7 +101,7 @@ class Method(abc.ABC):
 
     def stacked(self, forward: Forward, explain_one: Callable[[Target], Sequence[Part]]) -> list[Part]:
         """The parts for each target, joined along a new axis after the batch where there are several."""
-        return self.joined(forward, [explain_one(target) for target in self.targets])
+        return self.joined(forward, [explain_one(target) for target in self.at_run_time(forward)])
 
     def joined(self, forward: Forward, each: Sequence[Sequence[Part]]) -> list[Part]:
         """The same, the parts for each target given."""
@@ -106,6 +116,21 @@ class Method(abc.ABC):
             joined = forward.emit(relax.op.concat(grown, axis=1), f"{self.key}/{same[0].field}")
             parts.append(replace(same[0], value=joined))
         return parts
+
+
+def check_linear(where: str, targets: Sequence[Target]) -> None:
+    """Decline targets that are no linear functions of the output.
+
+    Raises
+    ------
+    LowbitError
+        If there is one.
+    """
+    curved = [type(target).__name__ for target in targets if not target.linear]
+    if curved:
+        hint = "methods of gradients take it, such as Gradient, IntegratedGradients or GAM"
+        expected = "a target that is linear in the output: this method shares differences out"
+        raise LowbitError(f"{where} target", expected, curved[0], hint)
 
 
 def checked_count(where: str, value: Any) -> int:

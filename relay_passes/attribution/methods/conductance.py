@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tvm import relax
 
 from relay_passes.attribution.carriers.base import Real
+from relay_passes.attribution.methods import chosen_targets
 from relay_passes.attribution.methods.base import (
     Method,
     broadcast_reference,
@@ -102,21 +103,20 @@ class Conductance(Method):
 
         It gives the same of this point.
         """
-        batch = shape_of(model.params[0])[0]
         state = [
             Extra(f"{part}_{at}_{t}", shape_of(var))
             for at, var in enumerate(layers.values())
             for part, t in self._state()
         ]
-        choices = [Extra(f"choice{t}", (batch,), "int64") for t in range(len(self.targets))]
         begin, end = (literal(np.float32(share)) for share in RULES[self.rule])
 
         def write(forward: Forward) -> list[Any]:
-            chosen, before = forward.extra[: len(choices)], iter(forward.extra[len(choices) :])
+            before = iter(forward.extra)
+            chosen = chosen_targets.taken(self.targets, before)
             context = forward.context(self.key, GRADIENT, Real())
             cuts = {name: forward.layer(name) for name in layers}
             found = []
-            for target, choice in zip(self.targets, chosen, strict=True):
+            for target, choice in chosen:
                 output = forward.output(target)
                 seed = target.gradient(context.emit, output, choice)
                 found.append(forward.walk(context, output, seed, list(cuts.values())))
@@ -137,7 +137,7 @@ class Conductance(Method):
                     results.append(context.emit(relax.op.add(was["sum", t], share), "sum"))
             return results
 
-        return make_step(model, f"{self.key}_step", [*choices, *state], write)
+        return make_step(model, f"{self.key}_step", [*chosen_targets.extras(model, self.targets), *state], write)
 
     @property
     def _both(self) -> bool:
@@ -152,7 +152,9 @@ class Conductance(Method):
     def explain(self, forward: Forward, prepared: _Prepared) -> list[Part]:
         """The conductances of each layer; their gap where all ways from the input pass through it."""
         context = forward.context(self.key, GRADIENT, Real())
-        choices = [target.choose(context.emit, forward.output(target)) for target in self.targets]
+        targets = self.at_run_time(forward)
+        choices = [target.choose(context.emit, forward.output(target)) for target in targets]
+        chosen = chosen_targets.arguments(targets, choices)
         cuts = {name: forward.layer(name) for name in prepared.layers}
         keys = [(name, *key) for name in cuts for key in self._state()]
         zeros = {
@@ -162,14 +164,14 @@ class Conductance(Method):
         state = [zeros[name] for name, *_ in keys]
         for number in range(int(self.steps) + 1):
             point = on_path(forward, prepared.starts, number / self.steps)
-            state = prepared.step.call(forward, [*point, *choices, *state])
+            state = prepared.step.call(forward, [*point, *chosen, *state])
             if number == 0:  # the reference is where changes begin, not a change from 0
                 kept = zip(keys, state, strict=True)
                 state = [zeros[name] if part == "sum" else value for (name, part, _), value in kept]
         sums = dict(zip(keys, state, strict=True))
         at_reference = forward.references(prepared.run)
         each = []
-        for t, (target, choice) in enumerate(zip(self.targets, choices, strict=True)):
+        for t, (target, choice) in enumerate(zip(targets, choices, strict=True)):
             output = forward.output(target)
             change = target.change(context.emit, output, at_reference[output], choice)
             parts = [Part("target", choice)]

@@ -15,6 +15,7 @@ from tvm import relax
 
 from relay_passes.attribution.carriers.base import Real
 from relay_passes.attribution.gaussian import gaussian
+from relay_passes.attribution.methods import chosen_targets
 from relay_passes.attribution.methods.base import (
     Method,
     broadcast_reference,
@@ -72,20 +73,22 @@ class MeanGradient(Method):
     def explain(self, forward: Forward, prepared: _Prepared) -> list[Part]:
         """Contributions, mean gradients, target and gap."""
         context = forward.context(self.key, GRADIENT, Real())
-        choices = [target.choose(context.emit, forward.output(target)) for target in self.targets]
+        targets = self.at_run_time(forward)
+        choices = [target.choose(context.emit, forward.output(target)) for target in targets]
+        chosen = chosen_targets.arguments(targets, choices)
         sums = [
             context.emit(relax.op.zeros(relax.ShapeExpr(list(shape_of(forward.params[i]))), "float32"))
             for reached in prepared.reached
             for i in reached
         ]
         for weight, point in self.points(forward, prepared.starts):
-            sums = prepared.step.call(forward, [*point, literal(np.full(1, weight, np.float32)), *choices, *sums])
+            sums = prepared.step.call(forward, [*point, literal(np.full(1, weight, np.float32)), *chosen, *sums])
         means = iter(sums)
         found = [{i: next(means) for i in reached} for reached in prepared.reached]
         at_reference = forward.references(prepared.run)
 
-        def one(target: Target) -> list[Part]:
-            position = next(i for i, t in enumerate(self.targets) if t is target)
+        def one(position: int) -> list[Part]:
+            target = targets[position]
             gradients = [found[position].get(i) for i in range(len(forward.params))]
             choice = choices[position]
             shares, gap = summing_up(forward, context, target, choice, gradients, prepared.starts, at_reference)
@@ -96,35 +99,34 @@ class MeanGradient(Method):
                 Part("gap", gap),
             ]
 
-        return self.stacked(forward, one)
+        return self.joined(forward, [one(position) for position in range(len(targets))])
 
 
 def gradient_step(model: Model, targets: Sequence[Target], reached: Sequence[Sequence[int]]) -> Step:
     """A step that adds a weight times the gradients of targets to sums.
 
-    Its extras are the weight ``(1,)``, each target's choice, and a sum for each target and input that it depends on;
+    Its extras: the weight ``(1,)``, those of `chosen_targets`, a sum for each target and input that it depends on;
     it gives the sums.
     """
     images = [shape_of(param) for param in model.params]
     sums = [Extra(f"sum{t}_{i}", images[i]) for t, inputs in enumerate(reached) for i in inputs]
-    choices = [Extra(f"choice{t}", (images[0][0],), "int64") for t in range(len(targets))]
 
     def write(forward: Forward) -> list[Any]:
-        weight, rest = forward.extra[0], list(forward.extra[1:])
-        chosen, so_far = rest[: len(targets)], iter(rest[len(targets) :])
+        weight, rest = forward.extra[0], iter(forward.extra[1:])
+        chosen = chosen_targets.taken(targets, rest)
         context = forward.context("gradient", GRADIENT, Real())
         results = []
-        for target, choice, inputs in zip(targets, chosen, reached, strict=True):
+        for (target, choice), inputs in zip(chosen, reached, strict=True):
             output = forward.output(target)
             seed = target.gradient(context.emit, output, choice)
             cuts = [forward.params[i] for i in inputs]
             found = forward.walk(context, output, seed, cuts)
             for cut in cuts:
                 share = context.emit(relax.op.multiply(weight, found[cut]))
-                results.append(context.emit(relax.op.add(next(so_far), share), "sum"))
+                results.append(context.emit(relax.op.add(next(rest), share), "sum"))
         return results
 
-    return make_step(model, "gradient", [Extra("weight", (1,)), *choices, *sums], write)
+    return make_step(model, "gradient", [Extra("weight", (1,)), *chosen_targets.extras(model, targets), *sums], write)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

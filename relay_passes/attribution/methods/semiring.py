@@ -51,7 +51,8 @@ class Semiring(Method):
     reference : float or array
         For ``"deeplift"``: the input that differences are measured from, broadcast to the model's input.
     layers : sequence of str
-        Names of layers for whose elements results are given too: of the paths from there.
+        Names of layers for whose elements results are given too: of the paths from there. ``"all"``: see
+        `Forward.named`.
     target, name
         See `Method`.
     """
@@ -96,17 +97,15 @@ class Semiring(Method):
         output = forward.output(target)
         choice = target.choose(context.emit, output)
         seed = target.seed(context.emit, shape_of(output), choice)
-        found = forward.walk(context, output, seed, [*forward.params, *self._named(forward).values(), *cuts])
+        named = forward.named(self.layers, output)
+        found = forward.walk(context, output, seed, [*forward.params, *named.values(), *cuts])
         if forward.params[0] not in found:
             got = f"{forward.params[0].name} does not reach it"
             raise LowbitError("explain", "an output that depends on the first input", got)
-        for name, cut in self._named(forward).items():
+        for name, cut in named.items():
             if cut not in found:
                 raise LowbitError("explain", "a layer that the output depends on", repr(name))
         return context, found, choice
-
-    def _named(self, forward: Forward) -> dict[str, Any]:
-        return {name: forward.layer(name) for name in self.layers}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,8 +115,8 @@ class SemiringPath(Semiring):
     It gives, for each item: ``weight`` (N,), float64, the product of the path's edges, 0 if there is no path; ``path``
     (N, values), int64, the index of the element that the path passes in each value of the network (flattened without
     the batch), -1 where it takes another branch, and in ``columns("path")`` what these values are called: inputs first,
-    in program order; ``weights``, float64, for each element of the input (and of ``layers``) the weight of the best path
-    from it, 0 where there is none.
+    in program order; ``weights``, float64, for each element of the input (and of ``layers``) the weight of the best
+    path from it, 0 where there is none.
 
     Attributes
     ----------
@@ -161,7 +160,7 @@ class SemiringPath(Semiring):
             Part("target", choice),
             *(
                 Part("weights", self._weights(context, found[cut]), name)
-                for name, cut in self._named(forward).items()
+                for name, cut in forward.named(self.layers, forward.output(target)).items()
             ),
         ]
 
@@ -255,6 +254,6 @@ class SemiringEntropy(Semiring):
             Part("target", choice),
             *(
                 Part("entropy", entropy(context, found[cut].p, found[cut].e), name)
-                for name, cut in self._named(forward).items()
+                for name, cut in forward.named(self.layers, forward.output(target)).items()
             ),
         ]

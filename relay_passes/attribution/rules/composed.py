@@ -42,7 +42,7 @@ def composed(program: Program) -> RuleFunction:
         try:
             found = back(g, output, values, inside, starts)
         except LowbitError as error:
-            raise NotImplementedError(f"{error.expected}: {error.got}") from error
+            raise NotImplementedError(f"one of its steps has no rule: {error.got}") from error
         # An operand that stands twice has one share.
         return [found.pop(a, None) if a in context.active else None for a in call.args]
 

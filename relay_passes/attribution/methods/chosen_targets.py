@@ -1,0 +1,37 @@
+"""Targets as `main` hands them to a step: the choice of each, and the embedding of one that is given at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from relay_passes.attribution.model import Model, chosen_output
+from relay_passes.attribution.steps import Extra
+from relay_passes.attribution.targets import Target
+from relay_passes.ops import shape_of
+
+
+def extras(model: Model, targets: Sequence[Target]) -> list[Extra]:
+    """A step's parameters for the targets."""
+    found = []
+    for t, target in enumerate(targets):
+        shape = shape_of(chosen_output(target, model.outputs, model.output_names))
+        found.append(Extra(f"choice{t}", (shape[0],), "int64"))
+        if target.needs_more:
+            found.append(Extra(f"embedding{t}", shape))
+    return found
+
+
+def arguments(targets: Sequence[Target], choices: Sequence[Any]) -> list[Any]:
+    """What they are in ``main``, of targets as `Method.at_run_time` gives them."""
+    pairs = zip(targets, choices, strict=True)
+    return [part for target, choice in pairs for part in (choice, *target.given())]
+
+
+def taken(targets: Sequence[Target], variables: Iterator[Any]) -> list[tuple[Target, Any]]:
+    """The targets in the step, each with its choice; takes as many variables as `extras` has."""
+    found = []
+    for target in targets:
+        choice = next(variables)
+        found.append((target.taking(next(variables)) if target.needs_more else target, choice))
+    return found
