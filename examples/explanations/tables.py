@@ -127,7 +127,7 @@ def _flips(rows: Rows) -> list[str]:
         "that speak most for the first class against the second, are set to 0 (where their score is positive). The "
         "figure is by how much the log-odds of the first class against the second fall, mean over digits and flips; "
         f"mean and standard deviation over the trainings' seeds {', '.join(seeds)}. Larger is better. Test accuracy: "
-        f"{accuracy}.",
+        f"{accuracy}. Maps of Grad-CAM (one weight a channel) and LayerCAM have 4 x 4 places, upsampled.",
         *("", *table(head, changes), "", f"![Digit flip](explanations/{FLIPS_FIGURE})"),
         *("", "W2A2 by flip:", "", *table(("method", *pairs.split(", ")), each)),
         "",
