@@ -20,6 +20,8 @@ from relay_passes.pin_rounding import reduces
 LARGEST = 2000
 # Elements from which on waking other threads pays.
 PARALLEL_ELEMENTS = 1 << 18
+# What TVM lowers to LLVM for single values and not for vectors.
+SCALAR = frozenset({"tirx.cosh", "tirx.sinh"})
 
 
 def inline_chains(mod: Any, lanes: int) -> Any:
@@ -44,8 +46,12 @@ def _scheduled(function: Any) -> bool:
 
 def _inlined(function: Any, lanes: int) -> Any:
     sch = s_tir.Schedule(tvm.IRModule({"main": function}))
+    try:
+        root = sch.get_sblock("root")
+    except s_tir.ScheduleError:  # written as statements, as TVM's cumulative sums are
+        return function
     kept = []
-    for block in sch.get_child_blocks(sch.get_sblock("root")):
+    for block in sch.get_child_blocks(root):
         if not _grows(sch, block):
             try:
                 sch.compute_inline(block)
@@ -84,13 +90,20 @@ def _vectorise(sch: Any, block: Any, lanes: int) -> None:
     while inner and count % lanes:
         inner -= 1
         count *= extents[inner]
-    if not loops or count % lanes:
+    if not loops or count % lanes or _scalar(sch.get(block).body):
         return
     outer, vector = sch.split(sch.fuse(*loops[inner:]), [None, lanes])
     sch.vectorize(vector)
     whole = sch.fuse(*loops[:inner], outer)
     if count * _product(extents[:inner]) >= PARALLEL_ELEMENTS:
         sch.parallel(whole)
+
+
+def _scalar(body: Any) -> bool:
+    """Whether it calls a function that LLVM's back end knows of single values only."""
+    calls: list[Any] = []
+    tvm_ffi.structural_walk(body, (tvm.ir.Call, calls.append))
+    return any(isinstance(call.op, tvm.ir.Op) and call.op.name in SCALAR for call in calls)
 
 
 def _product(extents: list[int]) -> int:

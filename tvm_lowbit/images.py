@@ -6,7 +6,7 @@ import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,16 @@ def arrays_of(result: Result) -> dict[str, Array]:
     return arrays | {f"codes.{name}": codes for name, codes in result.codes.items()}
 
 
+# What is said of an explanation: the column's heading, the field whose sum it is, and how it is written.
+_SAID: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("{}: target", "target", lambda value: f"{value:.0f}"),
+    ("sum", "contributions", lambda value: f"{value:+.6g}"),
+    ("weight", "weight", lambda value: f"{value:.6g}"),
+    ("entropy", "total_entropy", lambda value: f"{value:.6g}"),
+    ("gap", "gap", lambda value: f"{value:.1e}" if value else "0"),
+)
+
+
 def predictions(result: Result) -> Table:
     """A row per item: the largest value of each output and where it is; target, sum and gap of each explanation."""
     table = Table("item", title="Predictions", title_justify="left")
@@ -158,10 +168,13 @@ def predictions(result: Result) -> Table:
             column(f"{name}: top", [", ".join(map(str, place)) for place in places])
         column(f"{name}: value", [f"{row[i]:.6g}" for row, i in zip(flat, best, strict=True)])
     for name, found in result.explanations.items():
-        sums = found.contributions.reshape(len(found.gap), -1).sum(axis=1, dtype=np.float64)
-        column(f"{name}: target", [str(target) for target in found.target])
-        column("sum", [f"{total:+.6g}" for total in sums])
-        column("gap", [f"{gap:.1e}" if gap else "0" for gap in found.gap])
+        for heading, field, words in _SAID:
+            if field in found.values:
+                # An axis of targets, where there is one, stays: a figure each.
+                rank = found.values.get("target", found.values[field]).ndim
+                values = np.asarray(found.values[field])
+                sums = values.sum(axis=tuple(range(rank, values.ndim)), dtype=np.float64)
+                column(heading.format(name), [", ".join(map(words, np.atleast_1d(row))) for row in sums])
     for i, cells in enumerate(zip(*columns, strict=True)):
         table.add_row(str(i), *cells)
     return table

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import tvm_lowbit
 
 STEPS = 20  # of integrals, and samples of SmoothGrad
+CAM_LAYER = "relu2"  # of the digits' networks: the last that has pixels
 NEURON_STEPS = 50  # of conductance
 
 
@@ -53,6 +54,16 @@ def _deep_lift(rule: str) -> Callable[..., Any]:
     return lambda **options: tvm_lowbit.DeepLift(rule=rule, **options)
 
 
+def _cam(method: Callable[..., Any]) -> Callable[..., Any]:
+    # Maps have no reference.
+    return lambda reference, **options: method(CAM_LAYER, **options)
+
+
+def _map(explanation: Any) -> NDArray[np.float32]:
+    """A map as scores of a picture of one channel."""
+    return np.asarray(explanation["map"])[:, :, None]
+
+
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "gradient_x_input": Method("gradient x input", lambda **options: tvm_lowbit.GradientXInput(**options)),
@@ -69,6 +80,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "rescale": Method("DeepLIFT Rescale", _deep_lift("rescale"), True),
         "reveal_cancel": Method("DeepLIFT RevealCancel", _deep_lift("reveal_cancel"), True),
         "genomics": Method("DeepLIFT, RevealCancel behind dense layers", _deep_lift("genomics"), True),
+        "grad_cam": Method("Grad-CAM, second convolution", _cam(tvm_lowbit.GradCam), scores=_map, dna=False),
+        "layer_cam": Method("LayerCAM, second convolution", _cam(tvm_lowbit.LayerCam), scores=_map, dna=False),
         "random": Method("random", None, dna=False),
     }
 )

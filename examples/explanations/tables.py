@@ -70,8 +70,9 @@ _HOW = """\
 Every explanation here comes out of a library that `tvm_lowbit.build(network, "host", explain=[...])` compiled: the
 quantised networks' scores are those of their integer codes. Networks are trained by `examples/explanations` with the
 learned-step quantisers of `examples/digits`; in the quantised ones the input and the first and last layer's weights
-have 8 bits, and each starts from the fp32 network of its seed and learns from its answers. The JSON file beside this
-page has every row with its seed; `python -m explanations --only-write` writes page and figures again from it."""
+have 8 bits, and each starts from the fp32 network of its seed and learns from its answers. "(of 2)" behind a figure:
+two trainings were measured, not all; such a figure is no fair match for the others. The JSON file beside this page
+has every row with its seed; `python -m explanations --only-write` writes page and figures again from it."""
 
 
 def _seeds(found: Mapping[tuple[str, ...], Any]) -> list[str]:
@@ -127,7 +128,7 @@ def _flips(rows: Rows) -> list[str]:
         "that speak most for the first class against the second, are set to 0 (where their score is positive). The "
         "figure is by how much the log-odds of the first class against the second fall, mean over digits and flips; "
         f"mean and standard deviation over the trainings' seeds {', '.join(seeds)}. Larger is better. Test accuracy: "
-        f"{accuracy}.",
+        f"{accuracy}. Maps of Grad-CAM (one weight a channel) and LayerCAM have 4 x 4 places, upsampled.",
         *("", *table(head, changes), "", f"![Digit flip](explanations/{FLIPS_FIGURE})"),
         *("", "W2A2 by flip:", "", *table(("method", *pairs.split(", ")), each)),
         "",
@@ -197,13 +198,10 @@ def _ablation(rows: Rows) -> list[str]:
     schemes, seeds = _columns(found), _seeds(found)
     lines = []
     for name, method in NEURON_METHODS.items():
-        cells = [
-            spread(
-                [found[key]["drops"][str(count)] for key in ((scheme, seed, name) for seed in seeds) if key in found]
-            )
-            for scheme in schemes
-            for count in COUNTS
-        ]
+        cells = []
+        for scheme in schemes:
+            known = [found[key] for key in ((scheme, seed, name) for seed in seeds) if key in found]
+            cells += [spread([row["drops"][str(count)] for row in known], len(seeds)) for count in COUNTS]
         if any(cells):
             lines.append((method.title, *cells))
     head = ("channels ranked by", *(f"{scheme_title(scheme)}, {count} off" for scheme in schemes for count in COUNTS))

@@ -94,10 +94,12 @@ class Model:
         found = ancestors(output, self.values)
         return [i for i, param in enumerate(self.params) if param in found]
 
-    def check_rules(self, targets: Sequence[Target]) -> None:
-        """Find a missing rule before anything is compiled."""
-        for i in self._explained(targets):
-            rule_of(*self.values[i])
+    def check_rules(self, targets: Sequence[Target], cuts: Sequence[Any] | None = None) -> None:
+        """Find a missing rule on the ways back to the inputs, or to cuts, before anything is compiled."""
+        needed = reaching(self.params if cuts is None else cuts, self.values)
+        for var, value in (self.values[i] for i in self._explained(targets)):
+            if any(argument in needed for argument in dataflow.variables(value)):
+                rule_of(var, value)
 
     def _explained(self, targets: Sequence[Target]) -> list[int]:
         active = active_variables(self.params, self.values)

@@ -22,7 +22,7 @@ from relay_passes.detect import detect_quantizers
 # The same networks each time; with LOWBIT_EXAMPLES=1000, that many others, found anew in each run.
 COUNT = os.environ.get("LOWBIT_EXAMPLES")
 CASES = settings(
-    max_examples=int(COUNT or 16),
+    max_examples=int(COUNT or 12),
     derandomize=COUNT is None,
     database=None,
     deadline=None,
@@ -47,15 +47,18 @@ def check(
     delta = output[:, target].astype(np.float64) - start[:, target]
     assert np.all(np.isfinite(delta))
     found = result.explanations["deeplift"]
-    limit = 1e-5 * np.maximum(1, np.abs(delta))
-    sums = found.contributions.astype(np.float64).reshape(len(x), -1).sum(1)
-    assert np.all(np.abs(sums - delta) <= limit), f"input: {sums - delta}"
+    complete(found.contributions, delta, "input")
     for name in cuts:
-        arrays = found.layers[name]
-        if "gap" in arrays:
-            layer = arrays["contributions"].astype(np.float64).reshape(len(x), -1).sum(1)
-            assert np.all(np.abs(layer - delta) <= limit), f"{name}: {layer - delta}"
+        if "gap" in found.layers[name]:
+            complete(found.layers[name]["contributions"], delta, name)
     return found
+
+
+def complete(contributions: Any, delta: Any, where: str) -> None:
+    """Within 1e-5; where a step over a small change makes large contributions that cancel, what float32 has of them."""
+    rows = contributions.astype(np.float64).reshape(len(delta), -1)
+    limit = 1e-5 * np.maximum(1, np.abs(delta)) + 4 * 2.0**-24 * np.abs(rows).sum(1)
+    assert np.all(np.abs(rows.sum(1) - delta) <= limit), f"{where}: {rows.sum(1) - delta} of {np.abs(rows).sum(1)}"
 
 
 @CASES

@@ -247,7 +247,7 @@ def test_softmax_by_hand(scale: float) -> None:
 def test_step_from_the_range_of_a_tensor() -> None:
     """Over the batch as well, which is one item here: complete, and the gradient straight through."""
     x = RNG.normal(size=(1, 3, 4)).astype(np.float32)
-    mod, g = summed(quantised_by_range, x.shape)
+    mod, g = summed(lambda emit, v: emit(quantised_by_range(emit, v)), x.shape)
     methods = [tvm_lowbit.DeepLift(target=0, reference=0.25), tvm_lowbit.Gradient(target=0)]
     found = tvm_lowbit.build(mod, "host", explain=methods).run(x).explanations
     assert abs(float(found["deeplift"].gap[0])) <= 1e-5

@@ -156,3 +156,19 @@ def test_unknown_layers(name: str) -> None:
 
     with pytest.raises(LowbitError, match="near names: first" if name == "frist" else "depends on"):
         tvm_lowbit.build(module(body, (1, 2)), "host", explain=[Conductance(name, target=0)])
+
+
+def test_nothing_is_asked_of_what_lies_before_the_layer() -> None:
+    """An operator without a rule there is no hindrance, behind it one is."""
+
+    def body(emit: Any, x: Any) -> Any:
+        folded = emit(relax.op.floor_mod(x, const(2.0)), "folded")
+        return emit(relax.op.multiply(emit(relax.op.nn.relu(folded), "relu"), const([1, 2, 3])), "scaled")
+
+    x = RNG.normal(size=(1, 3)).astype(np.float32)
+    found = explained(module(body, (1, 3)), x, Conductance("relu", steps=3, target=2))["conductance"].layers["relu"]
+    np.testing.assert_allclose(found["contributions"], [[0, 0, 3 * np.mod(x[0, 2], 2)]], atol=1e-5)
+    np.testing.assert_allclose(found["gap"], [0], atol=1e-5)
+    for method in (Conductance("x", target=2), IntegratedGradients(target=2)):
+        with pytest.raises(LowbitError, match="folded"):
+            tvm_lowbit.build(module(body, (1, 3)), "host", explain=[method])

@@ -12,8 +12,9 @@ from explained import explained
 from relax_models import const, evaluate, module, quantised
 from tvm import relax
 
+import tvm_lowbit
 from relay_passes.attribution.gaussian import gaussian, threefry
-from tvm_lowbit import Gradient, GradientXInput, IntegratedGradients, LowbitError, Similarity, SmoothGrad
+from tvm_lowbit import Element, Gradient, GradientXInput, IntegratedGradients, LowbitError, Similarity, SmoothGrad
 
 RNG = np.random.default_rng(0)
 W0, W1 = (RNG.normal(size=s).astype(np.float32) * 0.4 for s in ((4, 2, 3, 3), (64, 5)))
@@ -170,3 +171,25 @@ def test_noise() -> None:
 def test_bad_arguments(make: Any, where: str) -> None:
     with pytest.raises(LowbitError, match=where):
         make()
+
+
+def test_two_inputs() -> None:
+    """Both inputs' shares count for the gap; the noise of each is its own."""
+    w = RNG.normal(size=(3, 4)).astype(np.float32)
+
+    def body(emit: Any, x: Any, y: Any) -> Any:
+        both = emit(relax.op.multiply(x, y), "both")
+        return relax.Tuple([emit(relax.op.matmul(both, const(w)), "f"), emit(relax.op.negative(y), "other")])
+
+    methods = [IntegratedGradients(steps=3, target=1), SmoothGrad(samples=2, noise=0.5, target=1, seed=9)]
+    built = tvm_lowbit.build(module(body, (2, 3), (2, 3)), "host", explain=methods)
+    x, y = (RNG.normal(size=(2, 3)).astype(np.float32) for _ in range(2))
+    found = built.run({"x": x, "y": y}).explanations
+    np.testing.assert_allclose(found["integrated_gradients"].contributions, x * y * w[:, 1] / 2, atol=1e-6)
+    np.testing.assert_allclose(found["integrated_gradients"].gap, 0, atol=1e-6)
+    width = 0.5 * (y.max(1) - y.min(1))[:, None]
+    draws = np.mean([noise(9, sample, (3,), stream=1) for sample in range(2)], 0)
+    np.testing.assert_allclose(found["smooth_grad"].multipliers, (y + width * draws) * w[:, 1], atol=1e-5)
+    method = IntegratedGradients(target=Element((0,), output=built.manifest.outputs[1].name))
+    with pytest.raises(LowbitError, match="first input"):
+        tvm_lowbit.build(module(body, (2, 3), (2, 3)), "host", explain=[method])

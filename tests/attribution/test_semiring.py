@@ -16,6 +16,7 @@ from relay_passes.attribution import engine
 from relay_passes.attribution.carriers.base import LinearMap
 from relay_passes.attribution.rules import RULES
 from tvm_lowbit import LowbitError, SemiringEntropy, SemiringPath
+from tvm_lowbit.images import predictions
 
 # Which signs are asked for over which slopes: signs and slopes know nothing of each other.
 ASKED = (("gradient", "positive"), ("gradient", "absolute"), ("deeplift", "negative"))
@@ -249,7 +250,9 @@ def test_what_is_given() -> None:
     mod = module(body, (2, 2), (2, 2))
     method = SemiringPath(target=[0, 1, tvm_lowbit.Difference(2, 0)], layers=["sum"])
     x = {"x": np.array([[1, 0], [-1, 0]], np.float32), "y": np.ones((2, 2), np.float32)}
-    found = tvm_lowbit.build(mod, "host", explain=[method]).run(x).explanations["semiring_path"]
+    result = tvm_lowbit.build(mod, "host", explain=[method]).run(x)
+    assert "semiring_path: target" in [str(column.header) for column in predictions(result).columns]
+    found = result.explanations["semiring_path"]
     names = ("x", "y", "fc1", "relu", "fc2", "sum", "out")
     assert found.columns("path") == names
     np.testing.assert_array_equal(found["weight"], [[3, 0, 1]] * 2)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from emulator import require_emulator
 from relax_models import const, module, quantised, spec
 from tvm import relax
 
@@ -14,7 +16,9 @@ from relay_passes import notes
 from relay_passes.attribution.methods import Method
 from relay_passes.attribution.model import Forward, Model, Part
 from relay_passes.attribution.steps import Extra, Step, again, make_step
-from relay_passes.ops import fake_quant, literal
+from relay_passes.ops import constant, fake_quant, literal
+from tvm_lowbit import Conductance, IntegratedGradients, SmoothGrad
+from tvm_lowbit.boards.emulated import EmulatedBoard
 from tvm_lowbit.boards.rows import resolve
 from tvm_lowbit.frontend import import_model
 from tvm_lowbit.pipeline import Options, run_phases
@@ -23,14 +27,20 @@ SHAPE = (1, 16, 12, 12)
 WEIGHTS = np.random.default_rng(0).normal(size=(16, 16, 3, 3)).astype(np.float32)
 
 
-def network(emit: Any, x: Any) -> Any:
-    """Three quantised convolutions with residuals, and a classifier."""
+def network_body(emit: Any, x: Any) -> Any:
+    """Three quantised convolutions with residuals."""
     q = quantised(emit, x, "q0")
     for i in range(3):
         w = emit(fake_quant(const(WEIGHTS + 0.1 * i), spec(0.5, -2, 1)), f"w{i}")
         conv = emit(relax.op.nn.conv2d(q, w, padding=1), f"conv{i}")
         q = quantised(emit, emit(relax.op.add(conv, q), f"add{i}"), f"q{i + 1}", scale=2.0)
-    return emit(relax.op.matmul(emit(relax.op.mean(q, [2, 3]), "pool"), const(WEIGHTS[:, :4, 0, 0])), "logits")
+    return q
+
+
+def network(emit: Any, x: Any) -> Any:
+    """The same, and a classifier."""
+    pooled = emit(relax.op.mean(network_body(emit, x), [2, 3]), "pool")
+    return emit(relax.op.matmul(pooled, const(WEIGHTS[:, :4, 0, 0])), "logits")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -122,3 +132,51 @@ def test_steps_share_kernels() -> None:
     kernels = {call["symbol"] for call in notes.read(lowered)["kernels"].values()}
     technique = next(iter(kernels)).rsplit("_", 1)[0]
     assert {gv.name_hint for gv in lowered.functions if gv.name_hint.startswith(technique)} == kernels
+
+
+def test_ways_back_read_the_weights_of_kernels() -> None:
+    """Also where gradients need no output, so that nobody would read what the last layer computes."""
+
+    def classifier(emit: Any, x: Any) -> Any:
+        q = quantised(emit, emit(relax.op.mean(network_body(emit, x), [2, 3]), "pool"), "last")
+        w = emit(fake_quant(const(WEIGHTS.reshape(16, 144)), spec(0.5, -2, 1)), "v")
+        return emit(relax.op.matmul(q, w), "logits")
+
+    methods = (IntegratedGradients(steps=2, target=0), Conductance("add1", steps=2, target=0))
+    lowered = run_phases(import_model(module(classifier, SHAPE), None, 1), Options(resolve("host").core, methods))
+    codes = {gv.name_hint: packed(f) for gv, f in lowered.functions.items() if isinstance(f, relax.Function)}
+    own = codes.pop("main")
+    assert len(own) == 4 and set(codes) == {"gradient", "conductance_step"}
+    assert codes["gradient"] == own and codes["conductance_step"] == own
+
+
+def test_equal_on_emulated_arm(tmp_path: Path) -> None:
+    """From a bundle: functions called many times, and noise that is made on the board."""
+    require_emulator()
+    x = (3 * np.random.default_rng(1).normal(size=SHAPE)).astype(np.float32)
+    methods = [SmoothGrad(samples=3, target=0), Conductance("add1", steps=3, target=0)]
+    here = tvm_lowbit.build(module(network, SHAPE), "host", explain=methods).run(x).explanations
+    tvm_lowbit.build(module(network, SHAPE), "rpi4", explain=methods).save(tmp_path / "bundle")
+    there = tvm_lowbit.load(tmp_path / "bundle").run(x, board=EmulatedBoard("cortex-a72")).explanations
+    smooth, layer = here["smooth_grad"].values, here["conductance"].layers["add1"]
+    assert smooth["contributions"].any() and layer["contributions"].any()
+    for name, array in smooth.items():
+        np.testing.assert_allclose(there["smooth_grad"].values[name], array, rtol=1e-6, atol=1e-6)
+    for name, array in layer.items():
+        np.testing.assert_allclose(there["conductance"].layers["add1"][name], array, rtol=1e-6, atol=1e-6)
+
+
+def packed(function: Any) -> set[bytes]:
+    """The large constants of bytes that a function reads."""
+    found = set()
+    for binding in (b for block in function.body.blocks for b in block.bindings):
+        arguments = list(getattr(binding.value, "args", ()))
+        arguments += [field for a in arguments if isinstance(a, relax.Tuple) for field in a.fields]
+        arrays = (constant(a) for a in arguments if constant_of(a))
+        found |= {a.tobytes() for a in arrays if a.dtype.itemsize == 1 and a.nbytes > 500}
+    return found
+
+
+def constant_of(expr: Any) -> bool:
+    """Whether an expression is a constant tensor."""
+    return hasattr(expr, "value") and hasattr(expr.value, "numpy")

@@ -66,6 +66,19 @@ def test_letters_are_as_tall_as_their_scores():
     np.testing.assert_allclose([(box.x0 + box.x1) / 2 for box in boxes], [7, 8, 9, 10], atol=1e-9)
 
 
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.make])
+def test_rows_are_methods_of_the_library(name):
+    made = METHODS[name].make(reference=0.0, target=[1, 2], name="asked")
+    assert made.name == "asked" and [target.index for target in made.targets] == [1, 2]
+    assert made.settings().get("steps", made.settings().get("samples")) == METHODS[name].settings.get("steps")
+
+
+@pytest.mark.parametrize("name", [name for name, method in NEURON_METHODS.items() if method.make])
+def test_rows_of_neurons_name_the_layer(name):
+    settings = NEURON_METHODS[name].make("conv2").settings()
+    assert "conv2" in (settings.get("layers") or settings["layer"])
+
+
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """The command, one epoch on few inputs; the keys that it measured."""

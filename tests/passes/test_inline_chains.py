@@ -77,3 +77,16 @@ def test_reductions_and_schedules_stay() -> None:
     for function in (reducing, scheduled):
         after = inline_chains(tvm.IRModule({"main": function}), LANES)["main"]
         tvm.ir.assert_structural_equal(after, function)
+
+
+@pytest.mark.parametrize("name", ["cosh", "sinh"])
+def test_functions_of_single_values(name: str) -> None:
+    """TVM's back end has no vectors of these: the loop stays, and compiles."""
+    x = te.placeholder((2, 64), "float32", name="x")
+    y = te.compute((2, 64), lambda *i: getattr(te, name)(x(*i)), name="y")
+    mod = tvm.IRModule({"main": te.create_prim_func([x, y]).with_attr("global_symbol", "main")})
+    function = tvm.compile(inline_chains(mod, LANES), tvm.target.Target(host_core().target_dict()))
+    v = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
+    out = tvm.runtime.tensor(np.zeros((2, 64), np.float32))
+    function(tvm.runtime.tensor(v), out)
+    np.testing.assert_allclose(out.numpy(), getattr(np, name)(v), rtol=1e-5)

@@ -146,6 +146,8 @@ def random_tables(spec: Thresholds, accumulators: Array, bound: int, dtype: str,
     pick = random.integers(0, len(per_channel), (spec.rows, spec.levels, channels))
     # Many are equal to an accumulator or one off it: where >= and > differ.
     tables = per_channel[pick, np.arange(channels)] + random.integers(-1, 2, pick.shape)
+    # At least one is, however few thresholds there are.
+    tables[0, 0, channels // 2] = per_channel[0, channels // 2]
     # One channel never reaches its last threshold, another always reaches its first.
     tables[:, -1, 0] = bound + 1
     tables[:, 0, -1] = -bound

@@ -15,7 +15,7 @@ from tvm_lowbit.result import Explanation, Result
 
 Array = npt.NDArray[Any]
 # What a map is drawn of, the first that the method gives.
-FIELDS = ("contributions", "map", "entropy", "multipliers")
+FIELDS = ("contributions", "map", "entropy", "multipliers", "weights")
 MOST_ITEMS, MOST_OUTPUTS, MOST_BARS = 12, 6, 400
 
 
@@ -49,7 +49,7 @@ class Item:
     """One item of the batch and one target."""
 
     title: str
-    field: str
+    field: str | None
     limit: float
     image: str | None
     heat: str | None
@@ -66,6 +66,7 @@ class Item:
     share: float | None
     layers: Sequence[LayerBar]
     top_units: Mapping[str, str]
+    hops: Sequence[tuple[str, int]]
 
 
 def items_of(inputs: Array, result: Result, name: str) -> list[Item]:
@@ -74,14 +75,13 @@ def items_of(inputs: Array, result: Result, name: str) -> list[Item]:
     Raises
     ------
     LowbitError
-        If the method gives nothing that can be drawn over the input.
+        If the method gives nothing to show, neither of the input nor of layers.
     """
     found = result.explanations[name]
     field = next((f for f in FIELDS if f in found.values), None)
-    if field is None:
-        raise LowbitError(
-            f"explanation {name}", f"one with {' or '.join(FIELDS)}", ", ".join(found.values) or "nothing to draw"
-        )
+    if field is None and not found.layers:
+        given = ", ".join(found.values) or "nothing"
+        raise LowbitError(f"explanation {name}", f"one with {' or '.join(FIELDS)}, or of layers", given)
     several = isinstance(found.method.target, list)
     places = [(i, t) for i in range(min(len(inputs), MOST_ITEMS)) for t in _targets(found, several)]
     return [_item(inputs[i], result, found, field, i, t) for i, t in places]
@@ -95,12 +95,10 @@ def _at(array: Array, i: int, target: int | None) -> Array:
     return np.asarray(array[i] if target is None else array[i, target])
 
 
-def _item(values: Array, result: Result, found: Explanation, field: str, i: int, t: int | None) -> Item:
-    drawn = np.asarray(_at(found.values[field], i, t), np.float64)
-    # A map of the pixels alone is drawn as it is; contributions of all channels keep their sum.
+def _item(values: Array, result: Result, found: Explanation, field: str | None, i: int, t: int | None) -> Item:
+    drawn = np.asarray(_at(found.values[field], i, t), np.float64) if field else np.zeros(0)
     seen = rows_and_columns(values)
-    shaped = rows_and_columns(drawn) if drawn.ndim == values.ndim else drawn[None]
-    heat = shaped.sum(axis=0) if shaped is not None and shaped.ndim == 3 else None
+    heat = _heat(drawn, values.ndim)
     flat = drawn.ravel()
     limit = float(np.abs(heat if heat is not None else flat).max(initial=0.0)) or 1.0
     image = input_pixels(seen) if seen is not None else None
@@ -131,7 +129,24 @@ def _item(values: Array, result: Result, found: Explanation, field: str, i: int,
         None if gap is None or not change else abs(gap / change),
         layer_bars(found, i, t, change),
         _top_units(found, i, t),
+        _hops(found, i, t),
     )
+
+
+def _heat(drawn: Array, rank: int) -> Array | None:
+    """Rows and columns of a map; contributions of all channels keep their sum, a map of the pixels alone stays."""
+    if drawn.ndim != rank:
+        return drawn if drawn.ndim == 2 else None
+    shaped = rows_and_columns(drawn)
+    return None if shaped is None else np.asarray(shaped.sum(axis=0))
+
+
+def _hops(found: Explanation, i: int, t: int | None) -> list[tuple[str, int]]:
+    """The values that a path passes, and where."""
+    if "path" not in found.values:
+        return []
+    places = _at(found.values["path"], i, t)
+    return [(name, int(at)) for name, at in zip(found.columns("path"), places, strict=True) if at >= 0]
 
 
 def _predicted(scores: Array) -> str:
@@ -194,8 +209,9 @@ def _top_units(found: Explanation, i: int, t: int | None, most: int = 3) -> dict
     """The channels of each layer that add or take most, in words."""
     words = {}
     for layer, values in found.layers.items():
-        if "contributions" in values:
-            shares = np.asarray(_at(values["contributions"], i, t), np.float64)
+        field = next((f for f in ("contributions", "importance", "multipliers") if f in values), None)
+        if field is not None:
+            shares = np.asarray(_at(values[field], i, t), np.float64)
             channels = shares.reshape(len(shares), -1).sum(axis=1) if shares.ndim else shares[None]
             order = np.argsort(-np.abs(channels), kind="stable")[:most]
             words[layer] = ", ".join(f"{k}: {channels[k]:+.3g}" for k in order)

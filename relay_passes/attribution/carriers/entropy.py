@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from relay_passes.attribution.carriers.base import Carrier, LinearMap
 from relay_passes.attribution.carriers.scaled import aligned, exponent, power, sum_of
 from relay_passes.attribution.carriers.windows import taps, window_sum
 from relay_passes.attribution.rules.base import Context
-from relay_passes.ops import literal, shape_of
+from relay_passes.ops import constant, literal, shape_of
 
 _LOG2 = math.log(2)
 
@@ -88,8 +88,13 @@ class Entropy(Carrier):
         """Three transposes, two of them of what was made of the weights."""
         if through.kind == "max_pool":
             return self._max_pool(context, g, through)
+        if (weights := constant(through.weights)) is not None:
+            # Folded, for kernels that pack weights want constants; low-bit ones are no constants and stay packed.
+            through = replace(through, weights=np.asarray(weights, np.float32))
         size = through.absolute(context)
         late = through.mapped(context, with_log_array, lambda w: with_log(context, context.emit(relax.op.abs(w))))
+        if weights is not None:
+            size, late = (replace(t, weights=literal(t.weights)) for t in (size, late))
         e = context.emit(relax.op.add(size.at(context, g.e), late.at(context, g.p)), "e")
         found = Weighed(size.at(context, g.p), e, g.exponent)
         return found if through.kind == "take" else normalised(context, found)

@@ -16,6 +16,7 @@ from typing import Any
 
 from tvm import relax, te, tirx
 
+from relay_passes.attribution.carriers import path_conv
 from relay_passes.attribution.carriers.edges import EDGES
 from relay_passes.ops import call, register, shape_of
 
@@ -91,6 +92,8 @@ def _guarded(inside: Any, then: Any, otherwise: Any) -> Any:
 
 def _legalize_back(bb: Any, call_: Any) -> Any:
     a = call_.attrs
+    if a["kind"] == "conv":
+        return path_conv.legalize(bb, call_)
     shape = tuple(int(d) for d in a["in_shape"])
 
     def compute(hi: Any, lo: Any, *tensors: Any) -> Any:

@@ -47,11 +47,12 @@ class ActivationMaps(Method):
 
     def prepare(self, model: Model) -> None:
         """Find what is wrong with the layers before anything is compiled."""
-        model.check_rules(self.targets)
         image = shape_of(model.params[0])
         for target in self.targets:
             output = chosen_output(target, model.outputs, model.output_names)
-            for name, var in model.layers.reaching(self.names, output).items():
+            cuts = model.layers.reaching(self.names, output)
+            model.check_rules([target], list(cuts.values()))
+            for name, var in cuts.items():
                 shape = shape_of(var)
                 if len(shape) not in (3, 4) or len(image) != len(shape):
                     hint = "name a layer before pixels are flattened or averaged away"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from relay_passes.attribution.model import Model, chosen_output
+from relay_passes.attribution.model import Forward, Model, chosen_output
 from relay_passes.attribution.steps import Extra
 from relay_passes.attribution.targets import Target
 from relay_passes.ops import shape_of
@@ -20,6 +20,14 @@ def extras(model: Model, targets: Sequence[Target]) -> list[Extra]:
         if target.needs_more:
             found.append(Extra(f"embedding{t}", shape))
     return found
+
+
+def with_outputs(forward: Forward, targets: Sequence[Target], results: Sequence[Any]) -> list[Any]:
+    """A step's results, and behind them the outputs, which nobody reads.
+
+    Gradients need no output, but the weights on the way back are read from what the kernels on the way there read.
+    """
+    return [*results, *dict.fromkeys(forward.output(target) for target in targets)]
 
 
 def arguments(targets: Sequence[Target], choices: Sequence[Any]) -> list[Any]:

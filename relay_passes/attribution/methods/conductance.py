@@ -89,12 +89,12 @@ class Conductance(Method):
 
     def prepare(self, model: Model) -> _Prepared:
         """The outputs at the reference, and one point of the path as a function."""
-        model.check_rules(self.targets)
         starts = [broadcast_reference("Conductance", self.reference, shape_of(param)) for param in model.params]
         layers: dict[str, Any] = {}
         for target in self.targets:
             output = chosen_output(target, model.outputs, model.output_names)
             layers |= model.layers.reaching(tuple(self.layer), output)
+        model.check_rules(self.targets, list(layers.values()))
         step = self._step(model, layers)
         return _Prepared(model.reference_outputs(starts, self.targets), starts, list(layers), step)
 
@@ -135,7 +135,7 @@ class Conductance(Method):
                         results.append(gradients[cut])
                     share = context.emit(relax.op.multiply(slope, change))
                     results.append(context.emit(relax.op.add(was["sum", t], share), "sum"))
-            return results
+            return chosen_targets.with_outputs(forward, self.targets, results)
 
         return make_step(model, f"{self.key}_step", [*chosen_targets.extras(model, self.targets), *state], write)
 
@@ -164,7 +164,7 @@ class Conductance(Method):
         state = [zeros[name] for name, *_ in keys]
         for number in range(int(self.steps) + 1):
             point = on_path(forward, prepared.starts, number / self.steps)
-            state = prepared.step.call(forward, [*point, *chosen, *state])
+            state = prepared.step.call(forward, [*point, *chosen, *state])[: len(state)]
             if number == 0:  # the reference is where changes begin, not a change from 0
                 kept = zip(keys, state, strict=True)
                 state = [zeros[name] if part == "sum" else value for (name, part, _), value in kept]

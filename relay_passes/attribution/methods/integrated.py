@@ -81,7 +81,8 @@ class MeanGradient(Method):
             for i in reached
         ]
         for weight, point in self.points(forward, prepared.starts):
-            sums = prepared.step.call(forward, [*point, literal(np.full(1, weight, np.float32)), *chosen, *sums])
+            share = literal(np.full(1, weight, np.float32))
+            sums = prepared.step.call(forward, [*point, share, *chosen, *sums])[: len(sums)]
         means = iter(sums)
         found = [{i: next(means) for i in reached} for reached in prepared.reached]
         at_reference = forward.references(prepared.run)
@@ -123,7 +124,7 @@ def gradient_step(model: Model, targets: Sequence[Target], reached: Sequence[Seq
             for cut in cuts:
                 share = context.emit(relax.op.multiply(weight, found[cut]))
                 results.append(context.emit(relax.op.add(next(rest), share), "sum"))
-        return results
+        return chosen_targets.with_outputs(forward, targets, results)
 
     return make_step(model, "gradient", [Extra("weight", (1,)), *chosen_targets.extras(model, targets), *sums], write)
 

@@ -68,10 +68,9 @@ class NeuronImportance(Method):
 
     def prepare(self, model: Model) -> dict[int, Any]:
         """The reference run, if there is one."""
-        model.check_rules(self.targets)
         for target in self.targets:
             output = chosen_output(target, model.outputs, model.output_names)
-            model.layers.reaching(tuple(self.layer), output)
+            model.check_rules([target], list(model.layers.reaching(tuple(self.layer), output).values()))
         if self.by == "gradient":
             return {}
         inputs = [broadcast_reference("NeuronImportance", self.reference, shape_of(param)) for param in model.params]

@@ -47,7 +47,8 @@ class Semiring(Method):
     ----------
     over : str
         What edges weigh: ``"gradient"``, derivatives, straight through at quantisers, or ``"deeplift"``, secants to a
-        reference run (Rescale). An edge of weight 0 is none.
+        reference run (Rescale). An edge of weight 0 is none. An operator whose rule has several steps has edges for
+        each: softmax one from a logit to its own output and one to every output by way of the sum.
     reference : float or array
         For ``"deeplift"``: the input that differences are measured from, broadcast to the model's input.
     layers : sequence of str
