@@ -28,15 +28,6 @@ def splat(value: Any, lanes: int) -> Any:
     return tirx.Broadcast(value, lanes)
 
 
-def uaddlp(vector: Any, lanes: int, bits: int) -> Any:
-    """AArch64 UADDLP: sums of neighbouring unsigned lanes, widened; with an addition LLVM fuses it to UADALP.
-
-    ``lanes`` and ``bits`` describe the result.
-    """
-    name = f"llvm.aarch64.neon.uaddlp.v{lanes}i{bits}.v{2 * lanes}i{bits // 2}"
-    return tirx.call_llvm_pure_intrin(f"uint{bits}x{lanes}", name, vector)
-
-
 def arithmetic_fence(value: Any) -> Any:
     """The value itself, with a promise that no multiply-add is fused across it (LLVM's ``llvm.arithmetic.fence``)."""
     kind = str(value.ty.dtype)

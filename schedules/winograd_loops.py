@@ -15,6 +15,7 @@ from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, splat, vload, vstore
 from schedules.padding import runs
 from schedules.registers import held
+from schedules.tile_copy import copied_tile
 from schedules.vectors import keep_rolled
 from schedules.winograd_transform import POSITIONS, TAPS, TILE, transform_input, transform_output, transform_taps
 
@@ -144,27 +145,7 @@ class Winograd:
                         self._from_copy(wide, tile, n, y, x)
 
     def _from_copy(self, wide: Any, tile: Any, n: Any, y0: Any, x0: Any) -> None:
-        """A tile that reaches out of the image, or whose channels are no whole vectors, is copied first."""
-        p = self.p
-        copy = T.alloc_buffer((TILE, TILE, self.dot.steps * STEP), "uint8")
-        zero = const(p.a.zero_code or 0, "uint8")
-        vectors, rest = divmod(p.channels, STEP)
-        with T.grid(TILE, TILE) as (dy, dx):
-            y, x = y0 + dy, x0 + dx
-            with T.If(tirx.all(y >= 0, y < p.height, x >= 0, x < p.width)):
-                with T.Then():
-                    if vectors:
-                        with T.serial(0, vectors) as c:
-                            vstore(T, copy, vload(self.x, [n, y, x, c * STEP], STEP), [dy, dx, c * STEP], STEP)
-                    if rest:
-                        with T.serial(0, rest) as c:
-                            T.buffer_store(copy, self.x[n, y, x, vectors * STEP + c], [dy, dx, vectors * STEP + c])
-                with T.Else(), T.serial(0, self.dot.steps) as c:
-                    vstore(T, copy, splat(zero, STEP), [dy, dx, c * STEP], STEP)
-            if rest:
-                with T.serial(0, STEP - rest) as c:
-                    # Where there is no channel the centre stands, of which every transform is zero.
-                    T.buffer_store(copy, const(self.centre, "uint8"), [dy, dx, p.channels + c])
+        copy = copied_tile(self.p, self.x, TILE, self.centre, n, y0, x0)
         self._transform(wide, tile, lambda dy, dx, c: vload(copy, [dy, dx, c], STEP))
 
     def _transform(self, wide: Any, tile: Any, read: Any) -> None:

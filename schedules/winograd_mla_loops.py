@@ -14,7 +14,8 @@ from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, splat, vload, vstore
 from schedules.ordered_elements import CHANNELS
 from schedules.padding import runs
-from schedules.winograd_mla_transforms import STEP, Transforms
+from schedules.tile_copy import STEP
+from schedules.winograd_mla_transforms import Transforms
 from schedules.winograd_points import Points
 
 # Tiles whose pixels the epilogue takes at a time, at most.

@@ -15,11 +15,12 @@ from schedules.intrinsics import const, splat, vload, vstore
 from schedules.ordered_back import OrderedBack
 from schedules.ordered_elements import CHANNELS, WIDTH
 from schedules.registers import held
+from schedules.tile_copy import STEP, copied_tile
 from schedules.vectors import call_loop, keep_rolled, part
 from schedules.winograd_points import FOUR, SCALE, TAPS, Points, input_along, output_along, taps_along, times
 
-# Channels of the image to a vector of codes, and of a block of packed weights.
-STEP, PACKED = 16, 4
+# Channels of a block of packed weights.
+PACKED = 4
 
 
 class Transforms:
@@ -74,27 +75,7 @@ class Transforms:
                     self._from_copy(image, values, index, n, y, x)
 
     def _from_copy(self, image: Any, values: Any, index: Any, n: Any, y0: Any, x0: Any) -> None:
-        """A tile that reaches out of the image, or whose channels are no whole vectors, is copied first."""
-        p, count = self.p, self.points.count
-        copy = T.alloc_buffer((count, count, self.steps * STEP), "uint8")
-        zero = const(p.a.zero_code or 0, "uint8")
-        vectors, rest = divmod(p.channels, STEP)
-        with T.grid(count, count) as (dy, dx):
-            y, x = y0 + dy, x0 + dx
-            with T.If(tirx.all(y >= 0, y < p.height, x >= 0, x < p.width)):
-                with T.Then():
-                    if vectors:
-                        with T.serial(0, vectors) as c:
-                            vstore(T, copy, vload(image, [n, y, x, c * STEP], STEP), [dy, dx, c * STEP], STEP)
-                    if rest:
-                        with T.serial(0, rest) as c:
-                            T.buffer_store(copy, image[n, y, x, vectors * STEP + c], [dy, dx, vectors * STEP + c])
-                with T.Else(), T.serial(0, self.steps) as c:
-                    vstore(T, copy, splat(zero, STEP), [dy, dx, c * STEP], STEP)
-            if rest:
-                with T.serial(0, STEP - rest) as c:
-                    # Where there is no channel the centre stands, of which every transform is zero.
-                    T.buffer_store(copy, const(self.centre, "uint8"), [dy, dx, p.channels + c])
+        copy = copied_tile(self.p, image, self.points.count, self.centre, n, y0, x0)
         self._transform(values, index, lambda dy, dx, c, k: vload(copy, [dy, dx, c], k))
 
     @property

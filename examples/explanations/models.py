@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
-from digits.model import EDGE_BITS, INPUT_STEP, MIN_STEP, Quantiser, activation_quantiser, weight_quantiser
+from digits.model import EDGE_BITS, INPUT_STEP, MIN_STEP, Quantiser, QuantLinear, activation_quantiser, weight_quantiser
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -51,18 +51,6 @@ class Conv(nn.Conv2d):
         return functional.conv2d(x, self.weight_quant(self.weight), self.bias, self.stride, self.padding)
 
 
-class Dense(nn.Linear):
-    """Linear layer with bias and quantised weights, one step for all."""
-
-    def __init__(self, inputs: int, outputs: int, bits: int | None) -> None:
-        super().__init__(inputs, outputs)
-        self.weight_quant = weight_quantiser(bits, None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `x`, shape (N, inputs), to (N, outputs)."""
-        return functional.linear(x, self.weight_quant(self.weight), self.bias)
-
-
 class AsPicture(nn.Module):
     """Sequences (N, channels, length) as pictures of one row, for two-dimensional convolutions."""
 
@@ -98,9 +86,9 @@ def dna_network(scheme: Scheme, filters: int = 50, width: int = 11, hidden: int 
     net.relu2, net.act2 = nn.ReLU(), activation_quantiser(scheme.activations)
     net.pool, net.flatten = nn.AdaptiveAvgPool2d(1), nn.Flatten()
     net.pool_quant = activation_quantiser(scheme.edge)
-    net.dense1 = Dense(filters, hidden, scheme.weights)
+    net.dense1 = QuantLinear(filters, hidden, scheme.weights)
     net.relu3, net.act3 = nn.ReLU(), activation_quantiser(scheme.activations)
-    net.dense2 = Dense(hidden, tasks, scheme.edge)
+    net.dense2 = QuantLinear(hidden, tasks, scheme.edge)
     return net
 
 
@@ -116,9 +104,9 @@ def digit_network(scheme: Scheme) -> Network:
     net.conv2 = Conv(32, 64, (3, 3), scheme.weights, stride=2, padding=(1, 1))
     net.relu2, net.act2 = nn.ReLU(), activation_quantiser(scheme.activations)
     net.flatten = nn.Flatten()
-    net.dense1 = Dense(64 * 4 * 4, 128, scheme.weights)
+    net.dense1 = QuantLinear(64 * 4 * 4, 128, scheme.weights)
     net.relu3, net.act3 = nn.ReLU(), activation_quantiser(scheme.activations)
-    net.dense2 = Dense(128, 10, scheme.edge)
+    net.dense2 = QuantLinear(128, 10, scheme.edge)
     return net
 
 

@@ -26,10 +26,10 @@ from schedules.knob_space import Space, around
 from schedules.layout import Layout
 from schedules.ordered_elements import CHANNELS, MOST_TILES, UNIT
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame
+from schedules.tile_copy import STEP
 from schedules.vectors import assembly, in_order
 from schedules.winograd_mla_loops import Chunks
 from schedules.winograd_mla_loops import WinogradMla as Loops
-from schedules.winograd_mla_transforms import STEP
 from schedules.winograd_points import POINTS, SCALE, TAPS
 
 # The result is known modulo this.
