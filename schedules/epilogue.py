@@ -82,7 +82,15 @@ class Epilogue:
             count_reached(self.spec, self.tables, accumulators(c), row, c, codes, [c])
         store_codes(self.spec.out, self.out, codes, n, y, x, channels)
 
-    def write_tile(self, accumulators: Any, place: Any, pixels: int, exists: Any = None, rolled: bool = False) -> None:
+    def write_tile(
+        self,
+        accumulators: Any,
+        place: Any,
+        pixels: int,
+        exists: Any = None,
+        rolled: bool = False,
+        joined: bool = False,
+    ) -> None:
         """Emit the writing of some pixels, vectors of channels at a time.
 
         Parameters
@@ -97,8 +105,11 @@ class Epilogue:
             Pixel to whether it lies in the output; the others are not written.
         rolled : bool
             See `vectors.keep_rolled`.
+        joined : bool
+            Whether a vector may hold channels of several groups: they are counted as those of one.
         """
         p = self.problem
+        groups, channels = (1, p.out_channels) if joined else (p.groups, p.group_out_channels)
         codes = None if self.spec is None else T.alloc_buffer((pixels, p.out_channels), "uint8")
 
         def chunk(group: Any, first: Any, lanes: int) -> None:
@@ -110,10 +121,10 @@ class Epilogue:
                 for pixel in [i * together + j for j in range(together)]:
                     self._write_channels(accumulators, codes, place, exists, pixel, group, first, lanes)
 
-        with T.serial(0, p.groups) as group:
+        with T.serial(0, groups) as group:
             done = 0
-            for lanes in self._widths():
-                count = (p.group_out_channels - done) // lanes
+            for lanes in self._widths(groups, channels):
+                count = (channels - done) // lanes
                 if count:
                     with T.serial(0, count) as index:
                         chunk(group, done + index * lanes, lanes)
@@ -123,7 +134,7 @@ class Epilogue:
                 n, y, x = place(i)
                 pack_pixel(self.spec.out, self.out, codes, i, n, y, x, p.out_channels)
 
-    def _widths(self) -> tuple[int, ...]:
+    def _widths(self, groups: int, channels: int) -> tuple[int, ...]:
         """Channels to a vector, the widest first; a search wants its thresholds in registers, a vector of each."""
         spec = self.spec
         if spec is None:
@@ -136,7 +147,7 @@ class Epilogue:
             return (1,)
         if spec.side is not None:
             few = spec.rows * max(spec.levels, spec.falls) <= SIDE_THRESHOLDS
-            whole = self.problem.groups == 1 or self.problem.group_out_channels % SIDE_LANES == 0
+            whole = groups == 1 or channels % SIDE_LANES == 0
             return (SIDE_LANES, 1) if few and whole and loads_vectors(spec.side, self.problem.out_channels) else (1,)
         if max(spec.levels, spec.falls) >= SEARCH_LEVELS:
             return (4, 1) if self.problem.threshold_dtype == "int32" else (8, 1)

@@ -75,6 +75,14 @@ def _winograd_mla(p: DotProblem) -> list[Step]:
     return [(FOUR_GAIN * 8, {"mul": 1})]
 
 
+def _depthwise(p: DotProblem) -> list[Step]:
+    # Bytes where all taps' products fit one, else 16 bits, else each product is widened again.
+    largest = p.k * (min(p.a.max_code, 128) << p.w.bits - 1)
+    if largest < 1 << 7:
+        return [(16, {"mul": 1})]
+    return [(8, {"mul_long": 1} if largest < 1 << 15 else {"mul_long": 1, "simple": 2})]
+
+
 _STEPS: Mapping[str, Callable[[DotProblem], list[Step]]] = MappingProxyType(
     {
         "bit_serial": _bit_serial,
@@ -85,6 +93,7 @@ _STEPS: Mapping[str, Callable[[DotProblem], list[Step]]] = MappingProxyType(
         "sdot": _sdot,
         "winograd": _winograd,
         "winograd_mla": _winograd_mla,
+        "depthwise": _depthwise,
     }
 )
 

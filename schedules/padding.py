@@ -29,10 +29,13 @@ class Runs:
         return sum(later[1:], later[0]) if later else const(0)
 
 
-def runs(problem: DotProblem) -> tuple[Runs, Runs]:
-    """Runs of rows and of columns; one with all taps inside where a padded position needs no correction."""
+def runs(problem: DotProblem, skipped: bool = False) -> tuple[Runs, Runs]:
+    """Runs of rows and of columns; one with all taps inside where a padded position needs no correction.
+
+    ``skipped``: the kernel leaves out taps outside, whatever code stands for 0, so each needs one.
+    """
     p = problem
-    if not p.pads_without_code:
+    if not (p.pads_without_code or skipped):
         rows, columns = (Runs((0,), ((True,) * taps,)) for taps in p.kernel)
         return rows, columns
     sizes = ((p.height, p.out_height), (p.width, p.out_width))

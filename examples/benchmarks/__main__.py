@@ -58,8 +58,7 @@ def tasks(
                 yield Task(f"{network}/{core}/{variant}", ("meter", network, variant, core, *making(network)), after)
     if HOST in variants:
         for network in chosen:
-            if network == "resnet18":
-                yield Task(f"{network}/{HOST}", (HOST, network, *making(network)))
+            yield Task(f"{network}/{HOST}", (HOST, network, *making(network)))
 
 
 def run(arguments: tuple[str, ...], folder: Path, tell: Callable[[str], None]) -> dict[str, Any]:

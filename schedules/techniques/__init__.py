@@ -11,6 +11,7 @@ from schedules.dot_problem import DotProblem
 from schedules.errors import LowbitError
 from schedules.techniques.base import Technique
 from schedules.techniques.bit_serial import BitSerial
+from schedules.techniques.depthwise import Depthwise
 from schedules.techniques.portable import Portable
 from schedules.techniques.reference import Reference
 from schedules.techniques.smlal import Sdot, Smlal
@@ -30,6 +31,7 @@ _ROWS: tuple[Technique, ...] = (
     Winograd(),
     WinogradSdot(),
     WinogradMla(),
+    Depthwise(),
     Smlal(),
     Sdot(),
     Portable(),

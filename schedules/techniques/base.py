@@ -98,13 +98,14 @@ def rows(problem: DotProblem, knobs: Knobs) -> Any:
     return loop(0, problem.batch * problem.out_height)
 
 
-def corrections(problem: DotProblem, weights: Array, weight_offset: Array) -> list[Array]:
+def corrections(problem: DotProblem, weights: Array, weight_offset: Array, skipped: bool = False) -> list[Array]:
     """Per-channel terms that turn a sum of code products into the accumulator.
 
     With values ``ma a + oa`` and ``mw w + ow[c]``, the accumulator is
     ``ma mw sum(a w) + beta[c] sum(a) + gamma[c]`` where ``beta = ma ow`` and ``gamma = oa sum(mw w + ow)``.
     Where padded positions count as code 0 though it is not 0.0, gamma sums over the taps inside the image only: they
-    differ from one of `padding.runs` to the next, and the other two terms are 0 outside by themselves.
+    differ from one of `padding.runs` to the next, and the other two terms are 0 outside by themselves. The same holds
+    where a kernel leaves out padded positions (``skipped``).
 
     Returns
     -------
@@ -118,14 +119,14 @@ def corrections(problem: DotProblem, weights: Array, weight_offset: Array) -> li
     beta = problem.a.multiplier * offset
     sums = problem.w.multiplier * weights.sum(axis=1, dtype=np.int64)
     sums += problem.group_channels * offset[:, None, None]
-    inside_rows, inside_columns = (np.array(along.inside, np.int64) for along in runs(problem))
+    inside_rows, inside_columns = (np.array(along.inside, np.int64) for along in runs(problem, skipped))
     gamma = problem.a.offset * np.einsum("ry,cx,oyx->rco", inside_rows, inside_columns, sums, optimize=True)
     dtype = problem.threshold_dtype
     return [beta.astype(dtype), gamma.astype(dtype)]
 
 
-def correction_shapes(problem: DotProblem) -> list[tuple[tuple[int, ...], str]]:
+def correction_shapes(problem: DotProblem, skipped: bool = False) -> list[tuple[tuple[int, ...], str]]:
     """Shapes and types of `corrections`."""
-    counts = (len(along.starts) for along in runs(problem))
+    counts = (len(along.starts) for along in runs(problem, skipped))
     dtype = problem.threshold_dtype
     return [((problem.out_channels,), dtype), ((*counts, problem.out_channels), dtype)]
