@@ -1,8 +1,8 @@
 """``Panel``: the input patches of a run of output pixels, each as one row of bytes that a kernel's K loop reads.
 
-Built once and read for every block of output channels. A patch is copied kernel position by kernel position, in vectors
-where the channels allow; positions in the padding get a given byte. Where a patch is a whole input pixel already (1x1,
-stride 1, no padding) nothing is copied.
+Built once and read for every block of output channels. A patch is copied in vectors: row by row of the kernel where
+positions of a row are neighbours in memory, at the border and elsewhere position by position; those in the padding get
+a given byte. Where a patch is a whole input pixel already (1x1, stride 1, no padding) nothing is copied.
 """
 
 from __future__ import annotations
@@ -24,9 +24,23 @@ WIDE, NARROW = 16, 8
 def copy_instructions(problem: DotProblem, planes: int, size: int) -> float:
     """Loads and stores (as many of each) that build all panels, ``size`` bytes of a position in each plane."""
     p = problem
-    whole, rest = divmod(size, WIDE)
-    moves = whole + rest // NARROW + rest % NARROW
-    return p.batch * p.out_height * p.out_width * p.groups * p.kernel[0] * p.kernel[1] * planes * moves
+    together = neighbours(p, planes)
+    moves = len(_pieces(size * together)[0]) + len(_pieces(size * together)[1])
+    return p.batch * p.out_height * p.out_width * p.groups * p.kernel[0] * p.kernel[1] // together * planes * moves
+
+
+def neighbours(problem: DotProblem, planes: int) -> int:
+    """Positions of a kernel row that follow one another in memory."""
+    return problem.kernel[1] if problem.groups == planes == problem.dilation[1] == 1 else 1
+
+
+def _pieces(size: int) -> tuple[list[tuple[int, int]], list[int]]:
+    """Vectors that copy so many bytes, each with its first byte and length, the last two overlapping; or the bytes."""
+    for lanes in (WIDE, NARROW):
+        if size >= lanes:
+            firsts = {*range(0, size - lanes, lanes), size - lanes}
+            return [(first, lanes) for first in sorted(firsts)], []
+    return [], list(range(size))
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,7 @@ class Panel:
         self.problem, self.source = problem, source
         self.used = problem.kernel[0] * problem.kernel[1] * source.size
         self.row_bytes = -(-self.used // unit) * unit
+        self.together = neighbours(problem, source.planes)
         p = problem
         plain = p.kernel == (1, 1) and p.stride == (1, 1) and p.out_width == p.width and p.out_height == p.height
         self.direct = (
@@ -122,8 +137,9 @@ class Panel:
 
     def _inside(self, n: Any, y0: Any, x0: Any, g: Any, pixel: Any) -> None:
         p = self.problem
-        with T.grid(*p.kernel) as (ky, kx):
-            self._copy(n, y0 + ky * p.dilation[0], x0 + kx * p.dilation[1], g, pixel, ky * p.kernel[1] + kx)
+        with T.grid(p.kernel[0], p.kernel[1] // self.together) as (ky, kx):
+            position = ky * p.kernel[1] + kx
+            self._copy(n, y0 + ky * p.dilation[0], x0 + kx * p.dilation[1], g, pixel, position, self.together)
 
     def _border(self, n: Any, y0: Any, x0: Any, g: Any, pixel: Any) -> None:
         p, s = self.problem, self.source
@@ -137,7 +153,7 @@ class Panel:
                     value = s.padding(plane, byte) + const(-s.shift % 256, "uint8")
                     T.buffer_store(self.buffer, value, [pixel, plane, position * s.size + byte])
 
-    def _copy(self, n: Any, y: Any, x: Any, g: Any, pixel: Any, position: Any) -> None:
+    def _copy(self, n: Any, y: Any, x: Any, g: Any, pixel: Any, position: Any, together: int = 1) -> None:
         s = self.source
         for plane in range(s.planes):
             buffer, at = s.at(n, y, x, g, plane)
@@ -148,14 +164,14 @@ class Panel:
                     value = value + splat(const(-s.shift % 256, "uint8"), lanes)
                 vstore(T, self.buffer, value, [pixel, plane, position * s.size + byte], lanes)
 
-            wide, rest = divmod(s.size, WIDE)
-            if wide:
-                with T.serial(0, wide) as step:
+            vectors, single = _pieces(s.size * together)
+            # Whole vectors from the first byte on are a loop, however many there are.
+            whole = sum(first == i * WIDE for i, (first, lanes) in enumerate(vectors) if lanes == WIDE)
+            if whole:
+                with T.serial(0, whole) as step:
                     move(step * WIDE, WIDE)
-            if rest >= NARROW:
-                move(const(wide * WIDE), NARROW)
-            last = s.size - rest % NARROW
-            if last < s.size:
-                with T.serial(0, s.size - last) as byte:
-                    value = buffer[(*at[:-1], at[-1] + last + byte)] + const(-s.shift % 256, "uint8")
-                    T.buffer_store(self.buffer, value, [pixel, plane, position * s.size + last + byte])
+            for first, lanes in vectors[whole:]:
+                move(const(first), lanes)
+            if single:
+                with T.serial(0, len(single)) as byte:
+                    move(byte, 1)

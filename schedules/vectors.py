@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.cores import CoreSpec
-from schedules.intrinsics import const, vload
+from schedules.intrinsics import const, splat, vload
 
 
 class Vectors:
@@ -40,9 +40,21 @@ class ArmVectors(Vectors):
         return tirx.call_llvm_pure_intrin(f"{dtype}x{lanes}", name, vector)
 
 
+class X86Vectors(Vectors):
+    """PMADDWD, which adds products of neighbouring 16-bit lanes, by ones."""
+
+    def widen_pairs(self, vector: Any, dtype: str, lanes: int) -> Any:
+        """See `Vectors.widen_pairs`."""
+        if (dtype, lanes) != ("int32", 4):
+            return super().widen_pairs(vector, dtype, lanes)
+        return tirx.call_llvm_pure_intrin("int32x4", "llvm.x86.sse2.pmadd.wd", vector, splat(const(1, "int16"), 8))
+
+
 def vectors(core: CoreSpec) -> Vectors:
     """The operations for a core."""
-    return ArmVectors() if "asimd" in core.features else Vectors()
+    if "asimd" in core.features:
+        return ArmVectors()
+    return X86Vectors() if core.mtriple.startswith("x86_64") else Vectors()
 
 
 def bits_of(dtype: str) -> int:

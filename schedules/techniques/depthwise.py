@@ -1,7 +1,7 @@
 """``depthwise``: convolutions of one channel a group, with neighbouring channels as the lanes of a vector.
 
-No patch is gathered: a tap of 16 channels is a load from the image, and pixels next to each other share it. Taps outside
-the image are left out, and what they would add is part of the corrections.
+No patch is gathered: a tap of 16 channels is a load from the image, and pixels next to each other share it. Taps
+outside the image are left out, and what they would add is part of the corrections.
 
 Worst case: the sum of all taps' products is kept in the narrowest of 8, 16 and 32 bits that holds it whatever the codes
 are. Weights are the values they stand for, as signed bytes; activation codes of 8 bits are taken less 128.
@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from tvm.script.ir_builder import tirx as T
 
 from schedules.blocked import even_blocks
 from schedules.compact import LANES, pack_vectors, per_byte, unpack_vectors, vector_code_at

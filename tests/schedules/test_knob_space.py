@@ -18,7 +18,8 @@ SIGNS = DotProblem(1, 3, 9, 17, 9, Operand(2), Operand(1, 2, -1, uniform=True), 
 TWO_BITS = DotProblem(1, 3, 9, 17, 9, Operand(2), Operand(2, offset=-2, uniform=True), **THREE)
 TERNARY = DotProblem(1, 3, 9, 17, 9, Operand(2), Operand(2, offset=-1, uniform=True, span=(0, 2)), **THREE)
 EIGHT_BITS = DotProblem(1, 2, 9, 20, 9, Operand(8, offset=-128), Operand(8, offset=-128, uniform=True), (2, 1))
-PROBLEMS = (SIGNS, TWO_BITS, TERNARY, EIGHT_BITS)
+DEPTHWISE = DotProblem(1, 3, 9, 17, 17, Operand(2), Operand(2, offset=-2, uniform=True), groups=17, **THREE)
+PROBLEMS = (DEPTHWISE, SIGNS, TWO_BITS, TERNARY, EIGHT_BITS)
 
 
 def ends(technique: Technique, problem: DotProblem, core: CoreSpec) -> Iterator[Mapping[str, int]]:
