@@ -8,7 +8,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.dot_problem import Thresholds
-from schedules.intrinsics import const, splat, vload, vstore
+from schedules.intrinsics import const, of_lanes, splat, vload, vstore
 from schedules.registers import held
 from schedules.vectors import assembly, keep_rolled
 
@@ -23,7 +23,8 @@ GROUP = LINEAR_LEVELS + 1
 def count_vector(spec: Thresholds, tables: list[Any], accumulators: Any, side: Any, channel: Any, lanes: int) -> Any:
     """Codes of neighbouring channels from a vector of accumulators in the type of the thresholds.
 
-    ``side`` are the codes that pick a row of thresholds for each channel; None if there is but one row.
+    ``side`` are the codes that pick a row of thresholds for each channel; None if there is but one row. Accumulators
+    may be bytes, from -127 to 126: what thresholds beyond them say is the same at either end of a byte.
     """
     wide = str(accumulators.ty.dtype) if hasattr(accumulators, "ty") else str(accumulators.dtype)
     kind = wide.partition("x")[0]
@@ -35,7 +36,7 @@ def count_vector(spec: Thresholds, tables: list[Any], accumulators: Any, side: A
     )
 
     def threshold(table: Any, level: int) -> Any:
-        rows = [vload(table, [row, level, channel], lanes) for row in range(spec.rows)]
+        rows = [_at_most(vload(table, [row, level, channel], lanes), kind, lanes) for row in range(spec.rows)]
         for pick in picks:
             odd = pick != splat(const(0, kind), lanes)
             rows = [held(tirx.Select(odd, b, a), kind, lanes) for a, b in zip(rows[::2], rows[1::2], strict=True)]
@@ -54,6 +55,14 @@ def count_vector(spec: Thresholds, tables: list[Any], accumulators: Any, side: A
     code = total.astype(f"uint8x{lanes}")
     flip = vload(tables[1], [channel], lanes) != splat(const(0, "uint8"), lanes)
     return tirx.Select(flip, splat(const(spec.levels, "uint8"), lanes) - code, code)
+
+
+def _at_most(thresholds: Any, kind: str, lanes: int) -> Any:
+    """Thresholds in the type of the accumulators."""
+    if kind != "int8":
+        return thresholds
+    low, high = (splat(const(end, str(thresholds.ty.dtype).partition("x")[0]), lanes) for end in (-128, 127))
+    return tirx.max(tirx.min(thresholds, high), low).astype(of_lanes(kind, lanes))
 
 
 def count_grouped(

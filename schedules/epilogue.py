@@ -90,6 +90,7 @@ class Epilogue:
         exists: Any = None,
         rolled: bool = False,
         joined: bool = False,
+        narrow: bool = False,
     ) -> None:
         """Emit the writing of some pixels, vectors of channels at a time.
 
@@ -107,6 +108,8 @@ class Epilogue:
             See `vectors.keep_rolled`.
         joined : bool
             Whether a vector may hold channels of several groups: they are counted as those of one.
+        narrow : bool
+            Whether accumulators lie within -127..126, so that bytes can be compared with few thresholds.
         """
         p = self.problem
         groups, channels = (1, p.out_channels) if joined else (p.groups, p.group_out_channels)
@@ -119,7 +122,7 @@ class Epilogue:
             with T.serial(0, pixels // together) as i:
                 keep_rolled(rolled)
                 for pixel in [i * together + j for j in range(together)]:
-                    self._write_channels(accumulators, codes, place, exists, pixel, group, first, lanes)
+                    self._write_channels(accumulators, codes, place, exists, pixel, group, first, lanes, narrow)
 
         with T.serial(0, groups) as group:
             done = 0
@@ -154,7 +157,16 @@ class Epilogue:
         return (16, 8, 1)
 
     def _write_channels(
-        self, accumulators: Any, codes: Any, place: Any, exists: Any, i: Any, group: Any, first: Any, lanes: int
+        self,
+        accumulators: Any,
+        codes: Any,
+        place: Any,
+        exists: Any,
+        i: Any,
+        group: Any,
+        first: Any,
+        lanes: int,
+        narrow: bool,
     ) -> None:
         p = self.problem
         c = group * p.group_out_channels + first
@@ -182,7 +194,7 @@ class Epilogue:
             with guard(exists, i):
                 count_grouped(self.spec, self.tables, value, c, lanes, codes, i)
         else:
-            value = accumulators(i, group, first, lanes, p.threshold_dtype)
+            value = accumulators(i, group, first, lanes, "int8" if narrow else p.threshold_dtype)
             with guard(exists, i):
                 side = None
                 if self.spec.side is not None:

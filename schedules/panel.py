@@ -1,8 +1,8 @@
 """``Panel``: the input patches of a run of output pixels, each as one row of bytes that a kernel's K loop reads.
 
-Built once and read for every block of output channels. A patch is copied in vectors: row by row of the kernel where
-positions of a row are neighbours in memory, at the border and elsewhere position by position; those in the padding get
-a given byte. Where a patch is a whole input pixel already (1x1, stride 1, no padding) nothing is copied.
+Built once and read for every block of output channels. A patch is copied in vectors, position by position, or row by
+row of the kernel where that saves some; positions in the padding get a given byte. Where a patch is a whole input pixel
+already (1x1, stride 1, no padding) nothing is copied.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ WIDE, NARROW = 16, 8
 def copy_instructions(problem: DotProblem, planes: int, size: int) -> float:
     """Loads and stores (as many of each) that build all panels, ``size`` bytes of a position in each plane."""
     p = problem
-    together = neighbours(p, planes)
+    together = neighbours(p, planes, size)
     moves = len(_pieces(size * together)[0]) + len(_pieces(size * together)[1])
     return p.batch * p.out_height * p.out_width * p.groups * p.kernel[0] * p.kernel[1] // together * planes * moves
 
 
-def neighbours(problem: DotProblem, planes: int) -> int:
-    """Positions of a kernel row that follow one another in memory."""
-    return problem.kernel[1] if problem.groups == planes == problem.dilation[1] == 1 else 1
+def neighbours(problem: DotProblem, planes: int, size: int) -> int:
+    """Positions that are copied as one: those of a kernel row, where they follow one another and are no vectors."""
+    return problem.kernel[1] if size % WIDE and problem.groups == planes == problem.dilation[1] == 1 else 1
 
 
 def _pieces(size: int) -> tuple[list[tuple[int, int]], list[int]]:
@@ -81,7 +81,7 @@ class Panel:
         self.problem, self.source = problem, source
         self.used = problem.kernel[0] * problem.kernel[1] * source.size
         self.row_bytes = -(-self.used // unit) * unit
-        self.together = neighbours(problem, source.planes)
+        self.together = neighbours(problem, source.planes, source.size)
         p = problem
         plain = p.kernel == (1, 1) and p.stride == (1, 1) and p.out_width == p.width and p.out_height == p.height
         self.direct = (

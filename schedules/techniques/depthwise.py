@@ -134,6 +134,6 @@ def sum_dtype(problem: DotProblem, core: CoreSpec) -> str:
     p = problem
     low, high = p.w.values
     largest = p.k * max(abs(low), abs(high)) * (128 if centre_of(p) else p.a.max_code)
-    if largest <= 127 and core.is_arm:
+    if largest <= 126 and core.is_arm:
         return "int8"
     return "int16" if largest < 1 << 15 else "int32"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from schedules.cores import CORES
@@ -30,6 +32,21 @@ CASES = (
     ("winograd", 4, 4, "cortex-a53", 18),
     ("winograd", 4, 4, "cortex-a76", 72),
 )
+
+
+DEPTHWISE = (
+    (2, "cortex-a53", 16),
+    (2, "cortex-a72", 8),
+    (4, "cortex-a72", 8),
+    # SMULL, and two additions that widen.
+    (8, "cortex-a53", 8 / 3),
+)
+
+
+@pytest.mark.parametrize(("bits", "core", "macs_per_cycle"), DEPTHWISE)
+def test_depthwise_macs_per_cycle(bits, core, macs_per_cycle):
+    p = replace(problem(bits, bits), groups=64)
+    assert p.macs / limit_cycles(p, "depthwise", CORES[core]) == pytest.approx(macs_per_cycle, rel=1e-2)
 
 
 def problem(weights: int, activations: int) -> DotProblem:

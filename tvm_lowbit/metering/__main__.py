@@ -51,6 +51,7 @@ def problem(channels: int, size: int, bits: str, arguments: argparse.Namespace) 
         kernel=(kernel, kernel),
         stride=(stride, stride),
         padding=(pad, pad, pad, pad),
+        groups=channels if arguments.depthwise else 1,
         epilogue=epilogue,
     )
 
@@ -66,6 +67,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out-channels", type=int, help="default: as many as go in")
     parser.add_argument("--kernel", type=int, default=3)
     parser.add_argument("--stride", type=int, default=1)
+    parser.add_argument("--depthwise", action="store_true", help="each channel by itself")
     parser.add_argument("--epilogue", action="store_true", help="write codes by thresholds instead of accumulators")
     parser.add_argument("--knob", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--caches", action="store_true", help="count cache misses too")
