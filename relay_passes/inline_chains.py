@@ -13,6 +13,7 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir.expr import TensorLoad
+from tvm.tirx import BufferStore
 
 from relay_passes.pin_rounding import reduces
 
@@ -90,7 +91,8 @@ def _vectorise(sch: Any, block: Any, lanes: int) -> None:
     while inner and count % lanes:
         inner -= 1
         count *= extents[inner]
-    if not loops or count % lanes or _scalar(sch.get(block).body):
+    body = sch.get(block).body
+    if not loops or count % lanes or _scalar(body) or _moves(body):
         return
     outer, vector = sch.split(sch.fuse(*loops[inner:]), [None, lanes])
     sch.vectorize(vector)
@@ -104,6 +106,11 @@ def _scalar(body: Any) -> bool:
     calls: list[Any] = []
     tvm_ffi.structural_walk(body, (tvm.ir.Call, calls.append))
     return any(isinstance(call.op, tvm.ir.Op) and call.op.name in SCALAR for call in calls)
+
+
+def _moves(body: Any) -> bool:
+    """Whether it only moves elements: without fences LLVM makes vectors of such loops itself, strided ones too."""
+    return isinstance(body, BufferStore) and isinstance(body.value, TensorLoad)
 
 
 def _product(extents: list[int]) -> int:

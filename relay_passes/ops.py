@@ -13,6 +13,7 @@ import numpy as np
 import tvm
 from tvm import relax, te, tirx, topi
 
+from relay_passes.by_multiplication import by_multiplication
 from relay_passes.quant_forms import FORMS, Maths
 from relay_passes.quant_spec import QuantSpec
 
@@ -98,6 +99,11 @@ def quantize(x: Any, spec: QuantSpec) -> Any:
     return _quantiser_call(QUANTIZE, x, spec)
 
 
+def with_fma(call_: Any) -> Any:
+    """A ``quantize`` for a core with fused multiply-adds."""
+    return call(QUANTIZE, *call_.args, **dict(call_.attrs.items()), fma=True)
+
+
 def dequantize(codes: Any, spec: QuantSpec) -> Any:
     """Float32 values of unsigned codes."""
     return _quantiser_call(DEQUANTIZE, codes, spec)
@@ -173,7 +179,21 @@ register(
     # Not by way of the unsigned code: those of more than 24 bits would be rounded.
     _elementwise("fake_quant", lambda x, s, z, spec: tirx.Select(tirx.isnan(x), x, (_clipped(x, s, z, spec) - z) * s)),
 )
-register(QUANTIZE, 3, _like("uint8"), _elementwise("quantize", lambda *a: _code(*a).astype("uint8")))
+_quantize = _elementwise("quantize", lambda *a: _code(*a).astype("uint8"))
+
+
+def _legalize_quantize(bb: Any, call_: Any) -> Any:
+    found = by_multiplication(quant_spec(call_)) if bool(call_.attrs.get("fma", False)) else None
+    if found is None:
+        return _quantize(bb, call_)
+
+    def compute(x: Any) -> Any:
+        return te.compute(x.shape, lambda *i: found.code(x(*i)), name="quantize")
+
+    return bb.call_te(compute, call_.args[0], primfunc_name_hint="quantize")
+
+
+register(QUANTIZE, 3, _like("uint8"), _legalize_quantize)
 register(DEQUANTIZE, 3, _like("float32"), _elementwise("dequantize", value_of))
 register(OBSERVE_CODES, 1, _like("int32"))
 

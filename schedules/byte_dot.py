@@ -92,6 +92,8 @@ class ByteDot:
         See the module.
     split : bool
         For in-order cores: loops are written out by `ordered_rows` where they fit, else loads are split.
+    half : bool
+        Whether the last step has no more than 8 products.
     """
 
     v: Vectors
@@ -100,6 +102,7 @@ class ByteDot:
     nr: int
     every: int = 0
     split: bool = False
+    half: bool = False
     defined: set[str] = field(default_factory=set)
 
     @property
@@ -189,16 +192,27 @@ class ByteDot:
         return call_loop(loop, self.defined, (codes, weights), dtype, lanes)
 
     def _each(self, load_a: LoadA, load_w: LoadW, outputs: list[tuple[int, int]]) -> list[Any]:
-        sums = Registers(outputs, "int32", 4)
+        sums = Registers(outputs, "int32", 4, clear=False)
         pixels = len(outputs) // self.nr
-        with T.serial(0, self.steps) as step:
+
+        def emit(step: Any, fresh: bool = False, halves: int = 2) -> None:
             a = [self._halves(lambda b, n: load_a(i, step * STEP + b, n)) for i in range(pixels)]  # noqa: B023 - called at once
             for j in range(self.nr):
                 w = self._halves(lambda b, n: load_w(j // CHANNELS, step, j % CHANNELS, b, n))  # noqa: B023 - called at once
                 for i in range(pixels):
-                    low, high = (a[i][half].astype("int16x8") * w[half].astype("int16x8") for half in (0, 1))
-                    for product in (low, high) if self.every < 0 else (low + high,):
-                        sums[i, j] = sums[i, j] + self.v.widen_pairs(product, "int32", 4)
+                    parts = [a[i][half].astype("int16x8") * w[half].astype("int16x8") for half in range(halves)]
+                    parts = parts if self.every < 0 else [sum(parts[1:], parts[0])]
+                    terms = [self.v.widen_pairs(part, "int32", 4) for part in parts]
+                    sums[i, j] = sum(terms[1:], terms[0]) if fresh else sum(terms, sums[i, j])
+
+        # The first step saves the zeroing of the sums.
+        whole = self.steps - self.half
+        emit(const(0), True, 2 if whole else 1)
+        if whole > 1:
+            with T.serial(0, whole - 1) as index:
+                emit(index + 1)
+        if whole and self.half:
+            emit(const(whole), halves=1)
         return sums.vectors()
 
     def sum_bytes(self, load_a: LoadA) -> Any:

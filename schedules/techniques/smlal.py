@@ -123,7 +123,8 @@ class Smlal(Technique):
         """See `Technique.build`."""
         p = problem
         nr = knobs["nr"]
-        dot = ByteDot(vectors(core), self.form, steps(p), nr, every(p), bool(knobs.get("split")))
+        half = 0 < p.k % STEP <= STEP // 2
+        dot = ByteDot(vectors(core), self.form, steps(p), nr, every(p), bool(knobs.get("split")), half)
         kept = self.weights(p)
 
         def body(x: Any, constants: list[Any], epilogue: Epilogue) -> None:
