@@ -12,6 +12,7 @@ from relay_passes import dataflow
 from relay_passes.broadcasts import without_broadcast
 from relay_passes.casts import without_casts
 from relay_passes.clips import simplified
+from relay_passes.exponentials import bounded
 from relay_passes.norms import is_norm, written_out
 from relay_passes.ops import constant, literal, op_name, shape_of
 from relay_passes.rearrange import rearranged
@@ -55,6 +56,7 @@ REWRITES: tuple[Callable[[Any, Callable[[Any], Any]], Any], ...] = (
     simplified,
     without_casts,
     without_broadcast,
+    bounded,
 )
 
 
