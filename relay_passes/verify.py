@@ -6,6 +6,7 @@ from typing import Any
 
 from relay_passes import dataflow, notes, ops
 from relay_passes.abstract import NOT_A_NUMBER
+from relay_passes.norms import is_norm
 from relay_passes.ops import constant, op_name, quant_spec
 from relay_passes.quant_spec import NoMatch
 
@@ -16,12 +17,13 @@ def _require(condition: bool, phase: str, name: str, promise: str) -> None:
 
 
 def after_canonicalize(mod: Any) -> None:
-    """No batch normalisation with constant statistics is left."""
+    """No batch normalisation with constant statistics is left, and no other one."""
     for binding in dataflow.bindings(mod["main"]):
         value = binding.value
         folded = op_name(value) != "relax.nn.batch_norm" or value.attrs.training
         folded = folded or any(constant(a) is None for a in value.args[1:5])
         _require(folded, "canonicalize", dataflow.name_of(binding.var), "batch norm must be an affine map")
+        _require(not is_norm(value), "canonicalize", dataflow.name_of(binding.var), "norms must be written out")
 
 
 def after_detect(mod: Any) -> None:

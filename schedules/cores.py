@@ -10,6 +10,7 @@ import functools
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
 import tvm
@@ -211,6 +212,7 @@ def find_core(name: str) -> CoreSpec:
     return CORES[name]
 
 
+_CPU = Path("/proc/cpuinfo")
 # What x86-64-v3 and -v4 ask of a machine, as far as kernels and LLVM's code for them could tell.
 _LEVELS = MappingProxyType(
     {
@@ -230,6 +232,18 @@ def host_core() -> CoreSpec:
         best = best and all(has.get(feature, False) for feature in _LEVELS[level])
         name = level if best else name
     return CORES[name]
+
+
+def host_features() -> frozenset[str]:
+    """What this machine has of `FEATURES`: on x86 as LLVM finds, on Arm as Linux says, all where it says nothing."""
+    core = host_core()
+    if not core.is_arm:
+        return core.features
+    try:
+        said = _CPU.read_text().split()
+    except OSError:
+        return FEATURES
+    return _ASIMD | ({"dotprod"} if "asimddp" in said or "Features" not in said else frozenset())
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from schedules.cores import CORES, host_core, host_features
 from schedules.errors import LowbitError
 from tvm_lowbit.boards.local import LocalBoard
 from tvm_lowbit.boards.session import Board
@@ -100,10 +101,27 @@ class Artifact:
                 "pass board=tvm_lowbit.boards.EmulatedBoard() or RpcBoard(host, port)",
             )
         if self._program is None:
+            self._check_core()
             session = LocalBoard().open()
             library = self._executable if self._executable is not None else session.load(self.library())
             self._program = Program(library, session, self.manifest)
         return self._program(inputs, each)
+
+    def _check_core(self) -> None:
+        """An instruction that this machine lacks would end the process."""
+        m, here = self.manifest, host_core()
+        features = m.features
+        if features is None:
+            features = tuple(CORES[m.core].features) if m.core in CORES else ()
+        lacking = sorted(set(features) - host_features())
+        if lacking:
+            portable = {"kind": "llvm", "mtriple": here.mtriple, "mcpu": here.mcpu}
+            raise LowbitError(
+                "run",
+                f"a library for {here.name}, as this machine is, or for an older core",
+                f"one for {m.core} ({m.mcpu}), which uses {', '.join(lacking)}",
+                f'build it again on this machine with target "host", or elsewhere with target={portable}',
+            )
 
     def save(self, path: str | Path) -> Path:
         """Write a bundle: library, manifest, and what a board needs; see `deploy.save_bundle`."""

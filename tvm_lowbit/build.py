@@ -141,6 +141,7 @@ def _manifest(imported: Any, lowered: Any, destination: BuildTarget) -> Manifest
         core=core.name,
         mtriple=core.mtriple,
         mcpu=core.mcpu,
+        features=tuple(sorted(core.features)),
         batch=inputs[0].shape[0],
         inputs=inputs,
         outputs=results,

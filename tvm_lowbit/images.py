@@ -52,15 +52,25 @@ def read_inputs(path: Path, manifest: Manifest) -> Array | dict[str, Array]:
     LowbitError
         If the file is missing, damaged, of another kind, or a picture that does not fit.
     """
-    kinds = f"a file of kind .npy, .npz, {', '.join(PICTURES)}"
+    if path.suffix.lower() not in PICTURES or not path.is_file():
+        return read_arrays(path)
+    if len(manifest.inputs) != 1:
+        names = ", ".join(row.name for row in manifest.inputs)
+        raise LowbitError(str(path), f"an .npz with {names}", "one picture", "np.savez('x.npz', name=array, ...)")
+    return read_picture(path, manifest.inputs[0].shape)
+
+
+def read_arrays(path: Path) -> Array | dict[str, Array]:
+    """The array of an ``.npy`` file, or those of an ``.npz`` by name.
+
+    Raises
+    ------
+    LowbitError
+        If the file is missing, damaged or of another kind.
+    """
+    kinds, kind = f"a file of kind .npy, .npz, {', '.join(PICTURES)}", path.suffix.lower()
     if not path.is_file():
         raise LowbitError(str(path), kinds, "a folder" if path.exists() else "nothing there", "is the path right?")
-    kind = path.suffix.lower()
-    if kind in PICTURES:
-        if len(manifest.inputs) != 1:
-            names = ", ".join(row.name for row in manifest.inputs)
-            raise LowbitError(str(path), f"an .npz with {names}", "one picture", "np.savez('x.npz', name=array, ...)")
-        return read_picture(path, manifest.inputs[0].shape)
     if kind not in (".npy", ".npz"):
         raise LowbitError(str(path), kinds, repr(path.suffix), "write it with np.save('x.npy', x)")
     try:

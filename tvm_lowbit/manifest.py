@@ -122,8 +122,9 @@ class Manifest(BaseModel):
     """Everything about a compiled library but its code.
 
     ``outputs`` are the model's own; the library returns them first, then each explanation's ``results``, then the codes
-    of each probed quantiser. ``kernels`` are in the order they run. ``files`` maps the bundle's other files to their
-    SHA-256.
+    of each probed quantiser. ``kernels`` are in the order they run. ``features`` are what of
+    `schedules.cores.FEATURES` the code relies on; None in bundles that do not say. ``files`` maps the bundle's other
+    files to their SHA-256.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -134,6 +135,7 @@ class Manifest(BaseModel):
     core: str
     mtriple: str
     mcpu: str
+    features: tuple[str, ...] | None = None
     batch: PositiveInt
     inputs: tuple[TensorRow, ...] = Field(min_length=1)
     outputs: tuple[TensorRow, ...] = Field(min_length=1)

@@ -16,6 +16,7 @@ from relay_passes import recover_grid
 from relay_passes.attribution.rules import RULES, STOPS
 from relay_passes.coverage import Spelling
 from relay_passes.integer_forms import INTEGER_FORMS
+from relay_passes.norms import NORMS
 from relay_passes.patterns import QUANT_PATTERNS
 from relay_passes.quant_spec import QuantSpec
 from schedules.errors import LowbitError
@@ -27,6 +28,7 @@ _OTHERS = (qonnx, finn, sub_byte, recover_grid)
 # These need torch, which is optional.
 _OF_TORCH = ("tvm_lowbit.from_torch.quantisers", "tvm_lowbit.from_torch.pairs")
 SEVERAL = "\n"
+WRITTEN_OUT = "as its parts"
 
 
 def spellings() -> tuple[Spelling, ...]:
@@ -130,6 +132,7 @@ def _operators() -> Listing:
                 STOPS.get(operator, "") if rule is None else SEVERAL.join(reasons(rule, NotImplementedError)),
             )
         )
+    rows += [(operator.removeprefix("relax."), WRITTEN_OUT, "", WRITTEN_OUT, "") for operator in NORMS]
     text = "An operator that is not listed, or declines, runs in float on the values of the codes: right, only slower."
     headings = ("operator", "on integers", "stays float where", "attribution rule", "no rule where")
     return Listing("Operators", text, headings, rows)

@@ -61,11 +61,16 @@ def _power(x: Any, y: Any, call: Any) -> Any:
     return relax.op.power(x, exponent - number(1)) * exponent
 
 
+def _finite(y: Any) -> Any:
+    """What is infinite as a large number: what comes behind may give it no weight, and 0 times it must be 0."""
+    return relax.op.minimum(y, number(3.3e38))
+
+
 SMOOTH: Mapping[str, Formula] = {
     "relax.sigmoid": lambda x, y, call: y * (number(1) - y),
     "relax.tanh": lambda x, y, call: number(1) - y * y,
     "relax.erf": lambda x, y, call: relax.op.exp(-(x * x)) * number(2 / math.sqrt(math.pi)),
-    "relax.exp": lambda x, y, call: y,
+    "relax.exp": lambda x, y, call: _finite(y),
     "relax.log": lambda x, y, call: number(1) / x,
     "relax.sqrt": lambda x, y, call: number(0.5) / y,
     "relax.rsqrt": lambda x, y, call: y * y * y * number(-0.5),
@@ -103,7 +108,7 @@ def log_mean(a: Any, b: Any, d: Any) -> Any:
 
 
 CLOSED: Mapping[str, Closed] = {
-    "relax.exp": lambda x, x0, y, y0, dx: log_mean(y, y0, dx),
+    "relax.exp": lambda x, x0, y, y0, dx: log_mean(_finite(y), _finite(y0), dx),
     "relax.log": lambda x, x0, y, y0, dx: number(1) / log_mean(x, x0, y - y0),
     "relax.sqrt": lambda x, x0, y, y0, dx: number(1) / (y + y0),
     # 1/sqrt(a) - 1/sqrt(b) with v for either: -(v v0)^2 / (v + v0) times a - b.

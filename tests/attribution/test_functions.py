@@ -184,6 +184,47 @@ def test_the_sum_is_complete(explained: Any) -> None:
     assert np.all(np.abs(explained[3]["deeplift"].gap) <= 1e-3)
 
 
+# Beyond these, float32 overflows.
+ENDS = {"exp": 87, "sinh": 87, "cosh": 87, "power of 1.7": 160}
+FAR = np.float32([0, 1e-30, 1e-4, 0.3, 1, 4.5, 18, 30, 80, 87, 89, 104, 160, 300, 3e3, 1e4])
+
+
+def far_points(name: str) -> Any:
+    """As far out as a function goes, both signs where it has them; elsewhere the middle of its domain."""
+    low, high = FUNCTIONS[name][3]
+    signs = FAR if low >= 0 else np.concatenate([-FAR[::-1], FAR])
+    points = signs[np.abs(signs) <= ENDS.get(name, np.inf)]
+    if (low, high) == INSIDE:
+        points = points[np.abs(points) < 1]
+    # A pole, or the root of one.
+    points = points[points >= 1.1] if name == "acosh" else points[points >= 1e-4] if low > 0 else points
+    return np.resize(points, len(FAR) * 2)
+
+
+def test_far_out() -> None:
+    """Each point against each as a reference, up to 1e4: all finite, secants complete."""
+    points = np.stack([far_points(name) for name in FUNCTIONS])
+    size = points.shape[1]
+    x, x0 = np.repeat(points, size, 1), np.tile(points, size)
+
+    def body(emit: Any, value: Any) -> Any:
+        rows = []
+        for i, (_, f, _, _) in enumerate(FUNCTIONS.values()):
+            row = emit(relax.op.strided_slice(value, [1], [i], [i + 1]))
+            rows.append(emit(f(emit(relax.op.reshape(row, (1, size * size))))))
+        return emit(relax.op.sum(emit(relax.op.concat(rows, 1)), [1], keepdims=True), "total")
+
+    methods = [tvm_lowbit.DeepLift(target=0, reference=x0), tvm_lowbit.Gradient(target=0)]
+    found = tvm_lowbit.build(module(body, (1, *x.shape)), "host", explain=methods).run(x[None]).explanations
+    for i, (name, (_, _, f, _)) in enumerate(FUNCTIONS.items()):
+        ends = [f(torch.tensor(v[i], dtype=torch.float64)).numpy() for v in (x, x0)]
+        scale = np.maximum(1, np.abs(np.stack([*ends, x[i], x0[i]])).max(0))
+        share = found["deeplift"].contributions[0, i] / scale
+        np.testing.assert_allclose(share, (ends[0] - ends[1]) / scale, rtol=0, atol=1e-5, err_msg=name)
+        assert np.all(np.isfinite(found["deeplift"].multipliers[0, i])), name
+        assert np.all(np.isfinite(found["gradient"].multipliers[0, i])), name
+
+
 def test_every_row_is_tried() -> None:
     """A new row needs its case."""
     tried = {f"relax.{row[0]}" for row in FUNCTIONS.values()} | {FAKE_QUANT}

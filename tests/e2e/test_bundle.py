@@ -13,7 +13,11 @@ import pytest
 from models import dense
 
 import tvm_lowbit
+from schedules import cores
 from tvm_lowbit import LowbitError, deploy
+from tvm_lowbit import artifact as artifact_module
+from tvm_lowbit.boards.local import LocalBoard
+from tvm_lowbit.linker import host_machine
 
 X = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
 
@@ -146,3 +150,56 @@ def test_board_script_runs_with_the_runtime_alone(artifact: tvm_lowbit.Artifact,
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert "model.so is not the file that the manifest describes" in done.stderr
+
+
+def test_a_core_that_lacks_instructions_is_told_before_anything_is_loaded(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features that this machine has more are fine; bundles that do not say which they need go by their core."""
+    for features in (["avx512", "fma"], None):
+        text = json.loads((bundle / "manifest.json").read_text())
+        text |= {
+            "core": "x86-64-v4",
+            "mcpu": "x86-64-v4",
+            "mtriple": f"{host_machine()}-linux-gnu",
+            "features": features,
+        }
+        (bundle / "manifest.json").write_text(json.dumps(text))
+        with monkeypatch.context() as older:
+            older.setattr(LocalBoard, "open", lambda self: pytest.fail("the library was loaded"))
+            for module in (cores, artifact_module):
+                older.setattr(module, "host_core", lambda: cores.CORES["x86-64-v3"])
+            with pytest.raises(LowbitError, match=r"x86-64-v3.*got one for x86-64-v4.*uses avx512") as caught:
+                tvm_lowbit.load(bundle).run(X)
+            assert 'target "host"' in caught.value.hint and "'mcpu': 'x86-64-v3'" in caught.value.hint
+        with monkeypatch.context() as newer:
+            newer.setattr(cores, "host_core", lambda: cores.CORES["x86-64-v4"])
+            assert tvm_lowbit.load(bundle).run(X).outputs["y"].shape == (4, 3)
+
+
+def test_the_manifest_says_what_a_target_of_its_own_needs() -> None:
+    """Attributes count, which the name of a core does not tell."""
+    target = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v2", "mattr": ["+avx512f", "+fma"]}
+    assert tvm_lowbit.build(dense(), target).manifest.features == ("avx512", "fma")
+    target = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v2"}
+    assert tvm_lowbit.build(dense(), target).manifest.features == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "features"),
+    [
+        ("Features : fp asimd crc32", {"asimd"}),
+        ("Features : fp asimd asimddp", {"asimd", "dotprod"}),
+        ("model name : unknown", {"asimd", "dotprod"}),
+        (None, cores.FEATURES),
+    ],
+)
+def test_what_an_arm_host_has(
+    said: str | None, features: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Linux lists it; where it does not, nothing is refused."""
+    if said is not None:
+        (tmp_path / "cpuinfo").write_text(said)
+    monkeypatch.setattr(cores, "_CPU", tmp_path / "cpuinfo")
+    monkeypatch.setattr(cores, "host_core", lambda: cores.CORES["cortex-a72"])
+    assert cores.host_features() == features

@@ -12,6 +12,7 @@ from tvm_lowbit import build
 from tvm_lowbit.cli.options import (
     METHOD,
     PATH,
+    REFERENCES,
     TARGETS,
     batch_option,
     examples,
@@ -25,7 +26,7 @@ from tvm_lowbit.cli.screen import show
 from tvm_lowbit.progress import display
 
 
-@click.command("build", epilog=TARGETS + examples("build net.onnx --explain deeplift --out bundle/"))
+@click.command("build", epilog=TARGETS + REFERENCES + examples("build net.onnx --explain deeplift --out bundle/"))
 @model_argument
 @target_option
 @click.option("--out", type=PATH, required=True, help="Folder to make. Example: bundle/")
@@ -51,7 +52,7 @@ def build_command(
     """
     if explain is None and settings:
         raise click.UsageError("--reference, --class and the like say how to explain: add --explain deeplift")
-    methods = [method_of(explain, settings)] if explain is not None else []
+    methods = [method_of(explain, settings, model)] if explain is not None else []
     with display("build", asked=progress) as step:
         artifact = build(model, target, explain=methods, batch=batch, progress=step, **wished)
         step("link")

@@ -12,6 +12,7 @@ from tvm_lowbit.boards import Board
 from tvm_lowbit.cli.options import (
     METHOD,
     PATH,
+    REFERENCES,
     board_options,
     examples,
     input_option,
@@ -26,11 +27,12 @@ from tvm_lowbit.images import arrays_of, predictions, write_arrays
 
 _EXAMPLES = (
     "explain net.onnx --input digit.png --out report.html",
-    "explain net.onnx --input x.npy --method deeplift --rule genomics --class 3 --out maps/",
+    "explain net.onnx --input photo.jpg --reference 0.485,0.456,0.406 --out report.html",
+    "explain net.onnx --input dna.npy --reference dinucleotide:20 --rule genomics --class 3 --out maps/",
 )
 
 
-@click.command("explain", epilog=examples(*_EXAMPLES))
+@click.command("explain", epilog=REFERENCES + examples(*_EXAMPLES))
 @click.argument("model", metavar="MODEL_OR_BUNDLE", type=PATH, callback=there)
 @input_option
 @click.option("--method", type=METHOD, default="deeplift", show_default=True, help="How to explain.")
@@ -49,7 +51,7 @@ def explain_command(model: Path, source: Path, method: str, settings: Any, out: 
         raise click.UsageError("a bundle's explanation was fixed when it was built: leave out --reference and the like")
     if page and not model.is_dir() and "layers" not in settings and takes(method, "layers") == "layers":
         settings = settings | {"layers": ("all",)}
-    artifact = artifact_of(model, board, [] if model.is_dir() else [method_of(method, settings)])
+    artifact = artifact_of(model, board, [] if model.is_dir() else [method_of(method, settings, model)])
     name = next((row.name for row in artifact.manifest.explanations if row.method == method), None)
     if name is None:
         raise LowbitError(f"bundle {model}", f"an explanation by {method}", "none", f"build it with --explain {method}")

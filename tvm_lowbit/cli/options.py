@@ -14,6 +14,7 @@ from relay_passes.attribution.methods import METHODS, Method
 from tvm_lowbit import Difference, LowbitError, MinusMean
 from tvm_lowbit.boards import EmulatedBoard, RpcBoard
 from tvm_lowbit.boards.rows import BOARDS
+from tvm_lowbit.cli import reference as references
 
 PATH = click.Path(path_type=Path)
 
@@ -56,6 +57,7 @@ def examples(*lines: str) -> str:
 
 
 TARGETS = rows_of("Targets", {row.name: row.help for row in BOARDS.values()})
+REFERENCES = rows_of("References", references.ROWS)
 _LAYER_HELP = "A layer to explain, too; may be given again. Default: the method's. Example: conv1"
 _CLASS_HELP = "Class to explain, also 8-3: 8 less 3; 3-mean: less the mean of all. Default: argmax. Example: 3"
 METHOD = click.Choice(list(METHODS))
@@ -90,14 +92,14 @@ def board_options(command: Callable[..., None]) -> Callable[..., None]:
 def method_options(command: Callable[..., None]) -> Callable[..., None]:
     """What an explanation is asked for with; the command gets ``settings``, those given; see `method_of`."""
 
-    @click.option("--reference", type=float, help="Input that contributions count from. Default: 0. Example: 0.5")
+    @click.option("--reference", metavar="VALUE", help=references.HELP)
     @click.option("--class", "index", callback=_class, metavar="CLASS", help=_CLASS_HELP)
     @click.option("--rule", metavar="NAME", help="Rule of the method. Default: the method's. Example: reveal_cancel")
     @click.option("--steps", type=int, help="Steps or samples. Default: the method's. Example: 50")
     @click.option("--layer", "layers", multiple=True, metavar="NAME|all", help=_LAYER_HELP)
     @functools.wraps(command)
     def wrapped(
-        reference: float | None,
+        reference: str | None,
         index: Any,
         rule: str | None,
         steps: int | None,
@@ -121,19 +123,23 @@ def takes(method: str, setting: str) -> str | None:
     return next((name for name in _CALLED.get(setting, (setting,)) if name in names), None)
 
 
-def method_of(name: str, settings: Mapping[str, Any]) -> Method:
-    """The method with the settings given.
+def method_of(name: str, settings: Mapping[str, Any], model: Path) -> Method:
+    """The method with the settings given, for an ONNX file.
 
     Raises
     ------
     click.UsageError
         If it has no such setting, or lacks one that it needs.
+    LowbitError
+        If a setting does not fit.
     """
     arguments = {}
     for setting, value in settings.items():
         field = takes(name, setting)
         if field is None:
             raise click.UsageError(f"{name} takes no --{_OPTION.get(setting, setting)}")
+        if setting == "reference":
+            value = references.reference_of(value, model)
         arguments[field] = value[0] if field == "layer" and len(value) == 1 else value
     needed = [
         field.name

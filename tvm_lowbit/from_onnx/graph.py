@@ -21,7 +21,7 @@ from relay_passes.casts import fits, integers
 from relay_passes.clips import value_range
 from relay_passes.ops import constant, literal, shape_of
 from schedules.errors import LowbitError
-from tvm_lowbit.from_onnx import failures, moving, products, qdq_checks, sub_byte, type_checks, window_checks
+from tvm_lowbit.from_onnx import failures, moving, norms, products, qdq_checks, sub_byte, type_checks, window_checks
 from tvm_lowbit.from_onnx.custom import CUSTOM
 
 # The front end looks converters up in a module-level function; only one import may replace it at a time.
@@ -182,7 +182,11 @@ class _Max(_Pairwise, onnx_frontend.Max):  # type: ignore[misc]
     """A ``Max`` in place of a ``Clip`` stays visible."""
 
 
-_REPLACED = {"Cast": _Cast, "Clip": _Clip, "Min": _Min, "Max": _Max, **products.CONVERTERS, **moving.CONVERTERS}
+_TABLES = (products.CONVERTERS, moving.CONVERTERS, norms.CONVERTERS)
+_REPLACED = {
+    **{"Cast": _Cast, "Clip": _Clip, "Min": _Min, "Max": _Max},
+    **{name: converter for table in _TABLES for name, converter in table.items()},
+}
 
 
 @contextlib.contextmanager

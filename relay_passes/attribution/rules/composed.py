@@ -14,7 +14,6 @@ import numpy as np
 from tvm import relax
 
 from relay_passes.attribution.rules.base import Context, RuleFunction
-from relay_passes.attribution.smooth import number
 from relay_passes.ops import shape_of
 from schedules.errors import LowbitError
 
@@ -72,52 +71,6 @@ def _along(emit: Any, constant: Any, x: Any, axes: list[int]) -> Any:
     return emit(relax.op.reshape(constant, relax.ShapeExpr(shape)))
 
 
-def _normalised(emit: Any, x: Any, axes: list[int], epsilon: float) -> Any:
-    """Centred, times the inverse root of the mean square."""
-    centred = emit(relax.op.subtract(x, emit(relax.op.mean(x, axes, keepdims=True))))
-    return _scaled(emit, centred, axes, epsilon)
-
-
-def _scaled(emit: Any, x: Any, axes: list[int], epsilon: float) -> Any:
-    squares = emit(relax.op.mean(emit(relax.op.multiply(x, x)), axes, keepdims=True))
-    inverse = emit(relax.op.rsqrt(emit(relax.op.add(squares, number(epsilon)))))
-    return emit(relax.op.multiply(x, inverse))
-
-
-def _affine(emit: Any, call: Any, y: Any, gamma: Any, beta: Any, axes: list[int]) -> Any:
-    if call.attrs.scale:
-        y = emit(relax.op.multiply(y, _along(emit, gamma, y, axes)))
-    return emit(relax.op.add(y, _along(emit, beta, y, axes))) if call.attrs.center else y
-
-
-def layer_norm(emit: Any, call: Any, x: Any, gamma: Any, beta: Any) -> Any:
-    """Centred, squared, averaged, inverse root, product, scaled and shifted; each by its rule."""
-    axes = _axes(call.attrs.axes, x)
-    return _affine(emit, call, _normalised(emit, x, axes, call.attrs.epsilon), gamma, beta, axes)
-
-
-def instance_norm(emit: Any, call: Any, x: Any, gamma: Any, beta: Any) -> Any:
-    """As a layer norm along the pixels."""
-    axes, channel = _axes(call.attrs.axes, x), _axes([call.attrs.channel_axis], x)
-    return _affine(emit, call, _normalised(emit, x, axes, call.attrs.epsilon), gamma, beta, channel)
-
-
-def group_norm(emit: Any, call: Any, x: Any, gamma: Any, beta: Any) -> Any:
-    """As a layer norm of each group of channels."""
-    shape, groups = shape_of(x), int(call.attrs.num_groups)
-    (channel,) = _axes([call.attrs.channel_axis], x)
-    wide = [*shape[:channel], groups, shape[channel] // groups, *shape[channel + 1 :]]
-    axes = [channel + 1, *(a + (a > channel) for a in _axes(call.attrs.axes, x) if a != channel)]
-    y = _normalised(emit, emit(relax.op.reshape(x, relax.ShapeExpr(wide))), sorted(axes), call.attrs.epsilon)
-    return _affine(emit, call, emit(relax.op.reshape(y, relax.ShapeExpr(list(shape)))), gamma, beta, [channel])
-
-
-def rms_norm(emit: Any, call: Any, x: Any, weight: Any) -> Any:
-    """Squared, averaged, inverse root, product, scaled; each by its rule."""
-    axes = _axes(call.attrs.axes, x)
-    return emit(relax.op.multiply(_scaled(emit, x, axes, call.attrs.epsilon), _along(emit, weight, x, axes)))
-
-
 def variance(emit: Any, call: Any, x: Any) -> Any:
     """Centred, squared, averaged; each by its rule."""
     axes = _axes(call.attrs.axis, x)
@@ -154,10 +107,6 @@ def dequantize(emit: Any, call: Any, codes: Any, scale: Any, zero: Any) -> Any:
 
 
 COMPOSED = {
-    "relax.nn.layer_norm": composed(layer_norm),
-    "relax.nn.instance_norm": composed(instance_norm),
-    "relax.nn.group_norm": composed(group_norm),
-    "relax.nn.rms_norm": composed(rms_norm),
     "relax.variance": composed(variance),
     "relax.std": composed(deviation),
     "relax.quantize": composed(quantize),
