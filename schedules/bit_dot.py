@@ -10,7 +10,7 @@ Three ways to accumulate, each with its worst case:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 

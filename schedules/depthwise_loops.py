@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,13 +18,10 @@ from schedules.intrinsics import const, of_lanes, splat, vload, vstore
 from schedules.padding import runs
 from schedules.registers import Registers, held
 
+# Channels to a vector, the widest first.
+WIDTHS = (LANES, 8, 1)
 # Weights of more taps than this would fill the registers.
 HELD_TAPS = 9
-
-
-def widths() -> tuple[int, ...]:
-    """Channels to a vector, the widest first."""
-    return (LANES, 8, 1)
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,29 @@ class Run:
     first: int
     count: int
     columns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """A vector of channels of a tile, as `Loops.sums` works on it.
+
+    Attributes
+    ----------
+    first, lanes
+        The first channel, and how many.
+    load : callable
+        ``(y, x)``: emits the activations of a pixel of the image as int8.
+    weight : callable
+        ``(ky, kx)``: the weights of a tap as int8.
+    store : callable
+        ``(pixel, vector)``: emits the storing of a pixel's sums.
+    """
+
+    first: Any
+    lanes: int
+    load: Callable[[Any, Any], Any]
+    weight: Callable[[int, int], Any]
+    store: Callable[[Any, Any], None]
 
 
 @dataclass(frozen=True)
@@ -71,13 +91,16 @@ class Loops:
 
     def row(self, x: Any, weights: Any, gamma: Any, epilogue: Epilogue, n: Any, oy: Any) -> None:
         """Emit all pixels of an output row, tile by tile; tiles that meet the same taps share their code."""
-        for (pixels, _), tiles in groupby(self._tiles(), key=lambda tile: (tile[1], tile[2])):
-            alike = list(tiles)
-            first, _, parts = alike[0]
+        for (pixels, parts), found in groupby(self._tiles(), key=lambda tile: tile[1:]):
+            alike = list(found)
             with T.serial(0, len(alike)) as index:
-                self._tile(x, weights, gamma, epilogue, (n, oy, first + index * self.tile), pixels, parts)
+                ox = alike[0][0] + index * self.tile
+                sums = T.alloc_buffer((pixels, self.problem.channels), self.dtype)
+                self._sum_tile(x, weights, sums, (n, oy, ox), parts)
+                self._finish(sums, gamma, epilogue, (n, oy, ox), pixels)
 
     def _tiles(self) -> Iterator[tuple[int, int, tuple[Run, ...]]]:
+        """First pixel, number of pixels, and their runs."""
         p = self.problem
         inside = [self._columns(ox) for ox in range(p.out_width)]
         for first in range(0, p.out_width, self.tile):
@@ -94,126 +117,113 @@ class Loops:
         at = [ox * p.stride[1] - p.padding[1] + kx * p.dilation[1] for kx in range(p.kernel[1])]
         return tuple(kx for kx, ix in enumerate(at) if 0 <= ix < p.width)
 
-    def _tile(
-        self, x: Any, weights: Any, gamma: Any, epilogue: Epilogue, where: Any, pixels: int, parts: tuple[Run, ...]
-    ) -> None:
+    def _sum_tile(self, x: Any, weights: Any, sums: Any, where: Any, parts: tuple[Run, ...]) -> None:
+        """Emit the sums of all channels of a tile; taps are asked for their row only where some may lie outside."""
         p = self.problem
         n, oy, ox = where
-        sums = T.alloc_buffer((pixels, p.channels), self.dtype)
         top = oy * p.stride[0] - p.padding[0]
-        reach = (p.kernel[0] - 1) * p.dilation[0]
+        left = ox * p.stride[1] - p.padding[1]
 
         def every_vector(guarded: bool) -> None:
             done = 0
-            for lanes in widths():
+            for lanes in WIDTHS:
                 count = (p.channels - done) // lanes
                 if count:
                     with T.serial(0, count) as index:
-                        self._channels(x, weights, sums, (n, top, ox), parts, done + index * lanes, lanes, guarded)
+                        channels = self._channels(x, weights, sums, n, done + index * lanes, lanes)
+                        for part in parts:
+                            self._sum_run(channels, top, left, part, guarded)
                 done += count * lanes
 
-        if max(p.padding[0], p.padding[2]) > 0:
-            with T.If(tirx.all(top >= 0, top + reach < p.height)):
-                with T.Then():
-                    every_vector(False)
-                with T.Else():
-                    every_vector(True)
-        else:
+        if max(p.padding[0], p.padding[2]) <= 0:
             every_vector(False)
+            return
+        last = top + (p.kernel[0] - 1) * p.dilation[0]
+        with T.If(tirx.all(top >= 0, last < p.height)):
+            with T.Then():
+                every_vector(False)
+            with T.Else():
+                every_vector(True)
+
+    def _channels(self, x: Any, weights: Any, sums: Any, n: Any, first: Any, lanes: int) -> Channels:
+        p = self.problem
+        blocks, kind = -(-p.channels // LANES), of_lanes("int8", lanes)
+
+        def load(y: Any, ix: Any) -> Any:
+            code = vload(x, [n, y, ix, first], lanes)
+            if self.centre:
+                code = code ^ splat(const(self.centre, "uint8"), lanes)
+            return held(code.astype(kind), "int8", lanes)
+
+        def read(tap: int) -> Any:
+            return vload(weights, [tap * blocks + first // LANES, first % LANES], lanes).astype(kind)
+
+        kept = [held(read(tap), "int8", lanes) for tap in range(p.k)] if p.k <= HELD_TAPS else None
+
+        def weight(ky: int, kx: int) -> Any:
+            tap = ky * p.kernel[1] + kx
+            return read(tap) if kept is None else kept[tap]
+
+        def store(pixel: Any, vector: Any) -> None:
+            vstore(T, sums, vector, [pixel, first], lanes)
+
+        return Channels(first, lanes, load, weight, store)
+
+    def _sum_run(self, channels: Channels, top: Any, left: Any, part: Run, guarded: bool) -> None:
+        whole, rest = divmod(part.count, self.mr)
+        if whole:
+            with T.serial(0, whole) as index:
+                self._sum_pixels(channels, top, left, part.first + index * self.mr, self.mr, part.columns, guarded)
+        if rest:
+            first = const(part.first + whole * self.mr)
+            self._sum_pixels(channels, top, left, first, rest, part.columns, guarded)
+
+    def _sum_pixels(
+        self, channels: Channels, top: Any, left: Any, pixel: Any, count: int, columns: tuple[int, ...], guarded: bool
+    ) -> None:
+        """Emit the sums of pixels; each activation is loaded once in a row of taps, for all pixels that meet it."""
+        p = self.problem
+        meeting: dict[int, list[tuple[int, int]]] = {}
+        for i in range(count):
+            for kx in columns:
+                meeting.setdefault(i * p.stride[1] + kx * p.dilation[1], []).append((i, kx))
+        registers = Registers([(i, 0) for i in range(count)], self.dtype, channels.lanes)
+        for ky in range(p.kernel[0]) if meeting else ():
+            y = top + ky * p.dilation[0]
+            with _where(tirx.all(y >= 0, y < p.height) if guarded else None):
+                for shift in sorted(meeting):
+                    value = channels.load(y, left + pixel * p.stride[1] + shift)
+                    for i, kx in meeting[shift]:
+                        product = self._product(value, channels.weight(ky, kx), channels.lanes)
+                        registers[i, 0] = registers[i, 0] + product
+        for i in range(count):
+            channels.store(pixel + i, registers[i, 0])
+
+    def _product(self, value: Any, weight: Any, lanes: int) -> Any:
+        """A byte times a byte, in 16 bits, which hold it, or in 8 where all sums fit them."""
+        wide = of_lanes("int8" if self.dtype == "int8" else "int16", lanes)
+        return (value.astype(wide) * weight.astype(wide)).astype(of_lanes(self.dtype, lanes))
+
+    def _finish(self, sums: Any, gamma: Any, epilogue: Epilogue, where: Any, pixels: int) -> None:
+        """Emit what turns the sums of a tile into accumulators, and those into codes."""
+        p = self.problem
+        n, oy, ox = where
         row_runs, column_runs = runs(p, skipped=True)
+        corrected = bool(p.a.offset or self.centre)
 
         def accumulators(pixel: Any, group: Any, channel: Any, lanes: int, dtype: str) -> Any:
             kind = of_lanes(dtype, lanes)
             value = vload(sums, [pixel, channel], lanes).astype(kind)
             if p.a.multiplier != 1:
                 value = value * splat(const(p.a.multiplier, dtype), lanes)
-            if p.a.offset or self.centre:
+            if corrected:
                 at = [row_runs.at(oy), column_runs.at(ox + pixel), channel]
                 value = value + vload(gamma, at, lanes).astype(kind)
             return value
 
         # A byte's sums reach neither end of it; corrections might.
-        narrow = self.dtype == "int8" and p.a.multiplier == 1 and not (p.a.offset or self.centre)
+        narrow = self.dtype == "int8" and p.a.multiplier == 1 and not corrected
         epilogue.write_tile(accumulators, lambda i: (n, oy, ox + i), pixels, joined=True, narrow=narrow)
-
-    def _channels(
-        self,
-        x: Any,
-        weights: Any,
-        sums: Any,
-        where: Any,
-        parts: tuple[Run, ...],
-        channel: Any,
-        lanes: int,
-        guarded: bool,
-    ) -> None:
-        """Emit the sums of a vector of channels for all pixels of a tile."""
-        p = self.problem
-        blocks = -(-p.channels // LANES)
-
-        def weight(tap: int) -> Any:
-            at = [tap * blocks + channel // LANES, channel % LANES]
-            return vload(weights, at, lanes).astype(of_lanes("int8", lanes))
-
-        taps: list[Any] = [None] * p.k
-        if p.k <= HELD_TAPS:
-            taps = [held(weight(tap), "int8", lanes) for tap in range(p.k)]
-
-        def tap_of(ky: int, kx: int) -> Any:
-            tap = ky * p.kernel[1] + kx
-            return weight(tap) if taps[tap] is None else taps[tap]
-
-        for part in parts:
-            whole, rest = divmod(part.count, self.mr)
-            if whole:
-                with T.serial(0, whole) as index:
-                    at = part.first + index * self.mr
-                    self._pixels(x, tap_of, sums, where, at, self.mr, part.columns, channel, lanes, guarded)
-            if rest:
-                at = const(part.first + whole * self.mr)
-                self._pixels(x, tap_of, sums, where, at, rest, part.columns, channel, lanes, guarded)
-
-    def _pixels(
-        self,
-        x: Any,
-        tap_of: Any,
-        sums: Any,
-        where: Any,
-        pixel: Any,
-        count: int,
-        columns: tuple[int, ...],
-        channel: Any,
-        lanes: int,
-        guarded: bool,
-    ) -> None:
-        p = self.problem
-        n, top, ox = where
-        left = (ox + pixel) * p.stride[1] - p.padding[1]
-        registers = Registers([(i, 0) for i in range(count)], self.dtype, lanes)
-        users: dict[int, list[tuple[int, int]]] = {}
-        for i in range(count):
-            for kx in columns:
-                users.setdefault(i * p.stride[1] + kx * p.dilation[1], []).append((i, kx))
-        for ky in range(p.kernel[0]) if users else ():
-            y = top + ky * p.dilation[0]
-            with _where(tirx.all(y >= 0, y < p.height) if guarded else None):
-                for shift in sorted(users):
-                    value = self._load(x, [n, y, left + shift, channel], lanes)
-                    for i, kx in users[shift]:
-                        registers[i, 0] = registers[i, 0] + self._product(value, tap_of(ky, kx), lanes)
-        for i in range(count):
-            vstore(T, sums, registers[i, 0], [pixel + i, channel], lanes)
-
-    def _load(self, x: Any, at: list[Any], lanes: int) -> Any:
-        code = vload(x, at, lanes)
-        if self.centre:
-            code = code ^ splat(const(self.centre, "uint8"), lanes)
-        return held(code.astype(of_lanes("int8", lanes)), "int8", lanes)
-
-    def _product(self, value: Any, weight: Any, lanes: int) -> Any:
-        """A byte times a byte, in 16 bits, which hold it, or in 8 where all sums fit them."""
-        wide = of_lanes("int8" if self.dtype == "int8" else "int16", lanes)
-        return (value.astype(wide) * weight.astype(wide)).astype(of_lanes(self.dtype, lanes))
 
 
 @contextmanager
