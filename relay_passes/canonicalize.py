@@ -13,7 +13,7 @@ from relay_passes.broadcasts import without_broadcast
 from relay_passes.casts import without_casts
 from relay_passes.clips import simplified
 from relay_passes.exponentials import bounded
-from relay_passes.norms import is_norm, written_out
+from relay_passes.norms import centred, is_norm, written_out
 from relay_passes.ops import constant, literal, op_name, shape_of
 from relay_passes.rearrange import rearranged
 
@@ -56,6 +56,7 @@ REWRITES: tuple[Callable[[Any, Callable[[Any], Any]], Any], ...] = (
     simplified,
     without_casts,
     without_broadcast,
+    centred,
     bounded,
 )
 
@@ -65,8 +66,9 @@ def canonicalize(mod: Any) -> Any:
 
     Batch normalisation (inference) becomes ``x * a + b`` with ``a = gamma / sqrt(var + eps)``, ``b = beta - mean a``,
     both in float32 as ONNX Runtime folds them; in training it stays, as it takes the batch's own statistics.
-    Other normalisations are written out (`norms`). Rearranged constants become constants; minimum, maximum and nested
-    clips become one clip; entries of a split become slices. Broadcasts that nothing needs go, and so does dead code.
+    Other normalisations and variances are written out (`norms`). Rearranged constants become constants; minimum,
+    maximum and nested clips become one clip; entries of a split become slices. Broadcasts that nothing needs go, and so
+    does dead code.
     """
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:

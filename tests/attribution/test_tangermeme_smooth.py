@@ -56,7 +56,7 @@ class Sequences(nn.Module):
 CASES = {
     "gelu, silu, sigmoid": (None, [nn.GELU(), nn.SiLU(), nn.Sigmoid()], False),
     "tanh, elu, leaky relu": (None, [nn.Tanh(), nn.ELU(), nn.LeakyReLU(0.2)], True),
-    # Fewer codes tie in a maximum's window, and torch's rounding then decides which of them is the largest.
+    # Of fewer bits see `test_units_that_do_not_change`.
     "eight bits and a norm": (8, [nn.GELU(), nn.SiLU(), nn.Softplus()], True),
     "eight bits": (8, [nn.PReLU(4), nn.Mish(), nn.SELU()], False),
 }
@@ -85,7 +85,15 @@ def gradient(network: nn.Module, x: Any, patch: pytest.MonkeyPatch) -> Any:
     return here.grad.numpy()
 
 
-def oracle(network: nn.Module, x: Any, reference: Any) -> Any:
+def flat(module: Any, grad_input: Any, grad_output: Any) -> Any:
+    """As tangermeme's rule, but 0 and not the derivative where a unit does not change."""
+    change, result = (torch.sub(*v.chunk(2)) for v in (module.input, module.output))
+    still = change.abs() < 1e-6
+    slope = torch.where(still, torch.zeros_like(change), result / torch.where(still, 1, change))
+    return (grad_output[0] * torch.cat([slope, slope]),)
+
+
+def oracle(network: nn.Module, x: Any, reference: Any, rules: Any = None) -> Any:
     """Contributions to class 1 by tangermeme."""
     start = torch.from_numpy(reference)[None]
 
@@ -100,7 +108,7 @@ def oracle(network: nn.Module, x: Any, reference: Any) -> Any:
             target=1,
             references=references,
             n_shuffles=1,
-            additional_nonlinear_ops={Quantiser: _nonlinear},
+            additional_nonlinear_ops=rules or {Quantiser: _nonlinear},
             raw_outputs=True,
             only_warn=True,
             device="cpu",
@@ -130,3 +138,26 @@ def test_equal(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.abs(found.contributions).max() > 0.01
     expected = gradient(network, x, monkeypatch)
     np.testing.assert_allclose(result.explanations["gradient"].multipliers, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_units_that_do_not_change(pooled: bool) -> None:
+    """With few codes many units are what they are in the reference run, though what they read is not.
+
+    Ours have the multiplier 0 there, tangermeme's the derivative: shares that cancel. Both sum to the same, and are
+    equal once tangermeme's rule gives 0; ties of a maximum have no part in it.
+    """
+    network = Sequences(4, [nn.GELU(), nn.SiLU(), nn.Softplus()], norm=False).eval()
+    if not pooled:
+        network.pool = nn.Identity()
+    random = np.random.default_rng(5)
+    x = random.normal(size=(ITEMS, CHANNELS, LENGTH)).astype(np.float32)
+    reference = (random.normal(size=(CHANNELS, LENGTH)) * 0.5).astype(np.float32)
+    program = torch.export.export(network, (torch.zeros(1, CHANNELS, LENGTH),))
+    artifact = tvm_lowbit.build(program, "host", explain=[tvm_lowbit.DeepLift(target=1, reference=reference)])
+    found = artifact.run(x).explanations["deeplift"].contributions
+    rules = dict.fromkeys((Quantiser, nn.GELU, nn.SiLU, nn.Softplus), flat)
+    np.testing.assert_allclose(found, oracle(network, x, reference, rules), rtol=0, atol=2e-6)
+    other = oracle(network, x, reference)
+    assert np.mean(np.abs(found - other) > 1e-4) > 0.1
+    np.testing.assert_allclose(found.sum((1, 2)), other.sum((1, 2)), rtol=0, atol=1e-5)

@@ -71,14 +71,18 @@ WRITTEN: dict[str, tuple[Body, Callable[[Any], Any], bool]] = {
     "selu": (selu, lambda v: 1.05 * (v.clamp(min=0) + 1.67 * v.clamp(max=0).expm1()), True),
     "chosen": (chosen, torch_elu, True),
     "chosen below": (chosen_below, torch_elu, True),
-    "softplus": (lambda emit, x: op.log(one_plus(emit, x)), F.softplus, False),
+    "softplus": (
+        lambda emit, x: op.where(emit(op.greater(x, const(20.0))), x, emit(op.log(one_plus(emit, x)))),
+        F.softplus,
+        True,
+    ),
     "sigmoid": (lambda emit, x: op.divide(const(1.0), one_plus(emit, emit(op.negative(x)))), torch.sigmoid, True),
     "falling sigmoid": (lambda emit, x: op.divide(const(1.0), one_plus(emit, x)), lambda v: torch.sigmoid(-v), True),
     "silu": (lambda emit, x: op.divide(x, one_plus(emit, emit(op.negative(x)))), F.silu, False),
     "mish": (
         lambda emit, x: op.multiply(x, emit(op.tanh(emit(op.log(one_plus(emit, x)))))),
         F.mish,
-        False,
+        True,
     ),
 }
 

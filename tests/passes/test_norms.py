@@ -78,6 +78,12 @@ CASES: dict[str, Case] = {
         lambda x: op.nn.group_norm(x, const(GAMMA), const(BETA), 2, scale=False, center=False, **PIXELS),
         groups,
     ),
+    "variance": (lambda x: op.variance(x, [1]), lambda x: x.astype(np.float64).var(1)),
+    "deviation": (
+        lambda x: op.std(x, [2, -1], keepdims=True),
+        lambda x: x.astype(np.float64).std((2, 3), keepdims=True),
+    ),
+    "of everything": (lambda x: op.variance(x), lambda x: x.astype(np.float64).var()),
     "root of squares": (
         lambda x: op.nn.rms_norm(x, const(WIDE[0]), axes=[-1], epsilon=0.25),
         lambda x: normalised(x, (3,), 0.25, centre=False) * WIDE[0],
@@ -87,14 +93,13 @@ CASES: dict[str, Case] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_far_from_zero(name: str) -> None:
-    """Against the formula in float64: what float32 loses is in the input's mean, not in its square."""
+    """Against the formula in float64; of a mean taken in float32, 1e-4 would be left."""
     body, formula = CASES[name]
     after = canonicalize(module(lambda emit, x: emit(body(x), "norm"), SHAPE))
     assert not set(operators(after)) & set(NORMS)
     assert "norm" in values(after)
-    np.testing.assert_allclose(evaluate(after, FAR)[0], formula(FAR), rtol=0, atol=3e-4)
-    near = FAR - np.float32(300)
-    np.testing.assert_allclose(evaluate(after, near)[0], formula(near), rtol=0, atol=3e-6)
+    for x in (FAR, FAR - np.float32(300)):
+        np.testing.assert_allclose(evaluate(after, x)[0], formula(x), rtol=0, atol=2e-6)
 
 
 def test_parts_are_named() -> None:
@@ -104,10 +109,29 @@ def test_parts_are_named() -> None:
         return emit(op.nn.layer_norm(x, gamma, const(WIDE[0]), axes=[3]), "norm")
 
     after = canonicalize(module(body, SHAPE, (6,)))
-    parts = ("mean", "centred", "squares", "variance", "shifted", "inverse", "normalised", "factors", "scaled")
-    assert list(values(after))[:-1] == [*(f"norm/{part}" for part in parts), "norm"]
+    named = {"mean", "centred", "squares", "variance", "shifted", "inverse", "normalised", "factors", "scaled"}
+    assert {f"norm/{part}" for part in named} | {"norm"} <= set(values(after))
     expected = normalised(FAR, (3,)) * WIDE[1] + WIDE[0]
-    np.testing.assert_allclose(evaluate(after, FAR, WIDE[1])[0], expected, rtol=0, atol=3e-4)
+    np.testing.assert_allclose(evaluate(after, FAR, WIDE[1])[0], expected, rtol=0, atol=2e-6)
+
+
+def test_centred_by_hand() -> None:
+    """What is taken from a tensor is its own mean, to more than float32 has; another's mean is left as it is."""
+
+    def body(emit: Any, x: Any) -> Any:
+        mean = emit(op.mean(x, [1, 2, 3], keepdims=True))
+        other = emit(op.subtract(emit(op.multiply(x, const(2.0))), mean))
+        return relax.Tuple([emit(op.subtract(x, mean), "centred"), other])
+
+    before = module(body, SHAPE)
+    wide = FAR.astype(np.float64)
+    mean = wide.mean((1, 2, 3), keepdims=True)
+    for result, expected, limit in zip(
+        evaluate(canonicalize(before), FAR), (wide - mean, 2 * wide - mean), (2e-7, 1e-3), strict=True
+    ):
+        np.testing.assert_allclose(result, expected, rtol=0, atol=limit)
+    assert np.abs(evaluate(before, FAR)[0] - (wide - mean)).max() > 1e-5
+    assert operators(canonicalize(before)).count("relax.astype") == 3
 
 
 def test_other_types_stay() -> None:
@@ -139,8 +163,7 @@ def test_between_quantisers() -> None:
 
     def by_hand(emit: Any, v: Any) -> Any:
         centred = emit(op.subtract(v, emit(op.mean(v, [2, 3], keepdims=True))))
-        squares = emit(op.mean(emit(op.multiply(centred, centred)), [2, 3], keepdims=True))
-        inverse = emit(op.rsqrt(emit(op.add(squares, const(1e-5)))))
+        inverse = emit(op.rsqrt(emit(op.add(emit(op.variance(v, [2, 3], keepdims=True)), const(1e-5)))))
         scaled = emit(op.multiply(emit(op.multiply(centred, inverse)), const(channels(GAMMA)[None])))
         return op.add(scaled, const(channels(BETA)[None]))
 
@@ -178,7 +201,7 @@ def test_from_torch() -> None:
     with torch.no_grad():
         expected = net.double()(torch.tensor(FAR, dtype=torch.float64))
     for layer, result, reference in zip(layers, found, expected, strict=True):
-        np.testing.assert_allclose(result, reference.numpy(), rtol=0, atol=3e-4, err_msg=str(layer))
+        np.testing.assert_allclose(result, reference.numpy(), rtol=0, atol=2e-6, err_msg=str(layer))
 
 
 def onnx_norms(g: GraphBuilder, x: str) -> list[tuple[str, Any]]:
@@ -211,7 +234,7 @@ def test_from_onnx(opset: int) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     found = tvm_lowbit.build(model, "host", batch=2).run(FAR).outputs
     for name, expected in rows:
-        np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(found[name], expected, rtol=0, atol=2e-6, err_msg=name)
 
 
 def test_one_that_does_not_vary() -> None:

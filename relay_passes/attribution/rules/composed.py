@@ -71,18 +71,6 @@ def _along(emit: Any, constant: Any, x: Any, axes: list[int]) -> Any:
     return emit(relax.op.reshape(constant, relax.ShapeExpr(shape)))
 
 
-def variance(emit: Any, call: Any, x: Any) -> Any:
-    """Centred, squared, averaged; each by its rule."""
-    axes = _axes(call.attrs.axis, x)
-    centred = emit(relax.op.subtract(x, emit(relax.op.mean(x, axes, keepdims=True))))
-    return emit(relax.op.mean(emit(relax.op.multiply(centred, centred)), axes, keepdims=call.attrs.keepdims))
-
-
-def deviation(emit: Any, call: Any, x: Any) -> Any:
-    """The root of the variance."""
-    return emit(relax.op.sqrt(variance(emit, call, x)))
-
-
 def _floats(emit: Any, x: Any) -> Any:
     return x if str(x.ty.dtype) == "float32" else emit(relax.op.astype(x, "float32"))
 
@@ -107,8 +95,6 @@ def dequantize(emit: Any, call: Any, codes: Any, scale: Any, zero: Any) -> Any:
 
 
 COMPOSED = {
-    "relax.variance": composed(variance),
-    "relax.std": composed(deviation),
     "relax.quantize": composed(quantize),
     "relax.dequantize": composed(dequantize),
 }
