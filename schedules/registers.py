@@ -17,8 +17,11 @@ MOST_UNROLLED = 16
 
 
 def round_of(steps: int) -> int:
-    """How many of a loop's steps to write into a round."""
-    return next(n for n in (6, 4, 3, 2, 1) if steps % n == 0)
+    """How many of a loop's steps to write into a round, of which there are two at least.
+
+    Of a single round LLVM would take the weights' loads out of the loop over pixels, and run out of registers.
+    """
+    return next(n for n in (6, 4, 3, 2, 1) if steps % n == 0 and n < max(steps, 2))
 
 
 class Registers:
