@@ -22,13 +22,11 @@ from schedules.intrinsics import const, splat, vload
 from schedules.ordered_column import OrderedColumn
 from schedules.ordered_rows import OrderedRows
 from schedules.panel import Panel
-from schedules.registers import Registers, held
+from schedules.registers import MOST_UNROLLED, Registers, held, round_of
 from schedules.vectors import Vectors, call_loop, load_through_general, transpose_sums
 
 STEP = 16
 MAX_BYTE_STEPS = 255 // 8
-# Steps to a round of a loop, where they divide.
-UNROLL = (6, 4, 3, 2)
 
 
 @dataclass(frozen=True)
@@ -136,8 +134,7 @@ def _steps(row_bytes: int, unroll: bool = False) -> Iterator[tuple[Any, int]]:
     """Emit a loop over whole steps, then perhaps half a one; yields where each begins and its bytes."""
     whole, rest = divmod(row_bytes, STEP)
     if whole:
-        # A round's own instructions take some 5 % of a block of 4 pixels x 4 channels.
-        times = next(n for n in (*UNROLL, 1) if whole % n == 0) if unroll else 1
+        times = round_of(whole) if unroll else 1
         with T.serial(0, whole // times) as step:
             for part in range(times):
                 yield (step * times + part) * STEP, STEP
@@ -157,6 +154,7 @@ class _Block:
         self.dot, self.panel, self.g, self.channel, self.pixel = dot, panel, g, channel, pixel
         self.pixels = pixels
         self.outputs = [(i, j) for i in range(pixels) for j in range(dot.nr)]
+        self.unroll = not dot.split and len(self.outputs) <= MOST_UNROLLED
 
     def counts(self, plane: Any, q: Any, at: Any, size: int, half: int = 0, width: int = STEP) -> Iterator[Any]:
         """Yield each output with its counted bits; one weight vector is live at a time, all activations are."""
@@ -205,7 +203,7 @@ class _Block:
             if number:
                 sums.double()
             for plane, q in pairs:
-                for at, size in _steps(self.dot.row_bytes, not self.dot.split):
+                for at, size in _steps(self.dot.row_bytes, self.unroll):
                     for ij, ones in self.counts(plane, q, at, size):
                         sums[ij] = sums[ij] + self.dot.v.widen_pairs(ones, "uint16", 8)
         return self.dot.reduce(sums.vectors(), 8)
@@ -237,7 +235,7 @@ class _Block:
                             bytes_[ij] = bytes_[ij] + ones
                     done = rest // STEP * STEP if written is not None else 0
                     first, rest = first + done, rest - done
-                    for at, size in _steps(rest, not dot.split):
+                    for at, size in _steps(rest, self.unroll):
                         for half in halves:
                             if half >= size and not isinstance(at, int) and size < STEP:
                                 continue
@@ -269,7 +267,7 @@ class _Block:
         with T.grid(dot.a_bits, dot.w_planes) as (plane, q):
             shift = splat((plane + q).astype("uint32"), 4)
             pair = Registers(self.outputs, "uint16", 8)
-            for at, size in _steps(dot.row_bytes, not dot.split):
+            for at, size in _steps(dot.row_bytes, self.unroll):
                 for ij, ones in self.counts(plane, q, at, size):
                     pair[ij] = pair[ij] + dot.v.widen_pairs(ones, "uint16", 8)
             for ij in self.outputs:

@@ -20,13 +20,15 @@ from tvm.script.ir_builder import tirx as T
 
 from schedules.intrinsics import const
 from schedules.ordered_rows import OrderedRows
-from schedules.registers import Registers, held
+from schedules.registers import MOST_UNROLLED, Registers, held, round_of
 from schedules.vectors import Vectors, call_loop, part, through_general, transpose_sums, transpose_widening
 
 STEP = 16
 CHANNELS = 4
 # Up to here the steps are written out, so that the reduction after them runs beside the multiplications.
 UNROLL = 8
+# Steps that a sum begins with the first of.
+FEW = 12
 # Lanes that would have to be reduced within fewer steps than this are widened each step.
 OFTEN = 4
 
@@ -205,12 +207,18 @@ class ByteDot:
                     terms = [self.v.widen_pairs(part, "int32", 4) for part in parts]
                     sums[i, j] = sum(terms[1:], terms[0]) if fresh else sum(terms, sums[i, j])
 
-        # The first step saves the zeroing of the sums.
         whole = self.steps - self.half
-        emit(const(0), True, 2 if whole else 1)
-        if whole > 1:
-            with T.serial(0, whole - 1) as index:
-                emit(index + 1)
+        # In few steps the first one saves the zeroing of the sums; of many, rounds divide all more often than the rest.
+        first = int(self.steps <= FEW)
+        if first:
+            emit(const(0), True, 2 if whole else 1)
+        else:
+            sums.clear()
+        if whole > first:
+            times = round_of(whole - first) if len(outputs) <= MOST_UNROLLED else 1
+            with T.serial(0, (whole - first) // times) as index:
+                for part in range(times):
+                    emit(index * times + (first + part))
         if whole and self.half:
             emit(const(whole), halves=1)
         return sums.vectors()

@@ -11,6 +11,18 @@ from tvm.script.ir_builder import tirx as T
 
 from schedules.intrinsics import const, splat, vload, vstore
 
+# A round's own instructions take some 5 % of a block of 4 pixels x 4 channels, so several steps make a round. With more
+# sums than this LLVM then runs out of registers.
+MOST_UNROLLED = 16
+
+
+def round_of(steps: int) -> int:
+    """How many of a loop's steps to write into a round, of which there are two at least.
+
+    Of a single round LLVM would take the weights' loads out of the loop over pixels, and run out of registers.
+    """
+    return next(n for n in (6, 4, 3, 2, 1) if steps % n == 0 and n < max(steps, 2))
+
 
 class Registers:
     """Accumulators by output ``(pixel, channel)``; ``r[ij]`` reads one, ``r[ij] = value`` emits a store."""
