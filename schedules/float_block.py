@@ -158,7 +158,11 @@ class _Loops:
         self.x, self.weights, self.out = x, weights, out
         self.vectors, self.channels = block(plan, by)
         self.plane = plan.rows * plan.pitch
+        # Weights that are more than an image's planes are read once for all images, others once for each.
         count = plan.groups * plan.inputs * len(plan.origins)
+        self.images_within = plan.outputs // plan.groups * len(plan.taps) > len(plan.origins) * self.plane
+        self.images = plan.batch if self.images_within else 1
+        count *= self.images
         # The last block of the last plane reads past it.
         self.source = T.alloc_buffer((count * self.plane + plan.farthest + self.vectors * by.lanes,), "float32")
         self.index_of = {tap.at: i for i, tap in enumerate(self.stored.taps)}
@@ -169,17 +173,21 @@ class _Loops:
         products = sum(p.count[0] * p.count[1] * len(p.taps) for p in plan.computed) * plan.inputs * plan.outputs
         loop = T.parallel if plan.batch * plan.groups * products >= PARALLEL_MACS else T.serial
         blocks = -(-plan.outputs // self.channels)
-        with T.serial(0, plan.batch) as n:
-            with loop(0, plan.groups * plan.inputs) as c:
+        with T.serial(0, 1 if self.images_within else plan.batch) as outer:
+            with loop(0, self.images * plan.groups * plan.inputs) as row:
+                n, c = self._image(outer, row // (plan.groups * plan.inputs)), row % (plan.groups * plan.inputs)
                 for parity in range(len(plan.origins)):
-                    base = (c * len(plan.origins) + parity) * self.plane
+                    base = (row * len(plan.origins) + parity) * self.plane
                     fill(plan, parity, self.source, base, lambda y, x_: x[n, c, y, x_], const(0, "float32"))
-            with loop(0, plan.groups * blocks) as index:
+            with loop(0, plan.groups * blocks) as index, T.serial(0, self.images) as inner:
                 for part in plan.parts:
                     if min(part.count) > 0:
-                        self._part(n, index // blocks, index % blocks, part)
+                        self._part(self._image(outer, inner), inner, index // blocks, index % blocks, part)
 
-    def _part(self, n: Any, g: Any, cb: Any, part: Part) -> None:
+    def _image(self, outer: Any, inner: Any) -> Any:
+        return inner if self.images_within else outer
+
+    def _part(self, n: Any, image: Any, g: Any, cb: Any, part: Part) -> None:
         """Emit one part of a block of channels: its sums into a scratch plane each, and from there what is kept."""
         plan, lanes = self.plan, self.by.lanes
         sums = None
@@ -188,7 +196,7 @@ class _Loops:
             sums = T.alloc_buffer((self.channels, count * lanes), "float32")
 
             def tile(start: Any, number: int) -> None:
-                acc = self._sums(g, cb, start, number, part.taps)
+                acc = self._sums(image, g, cb, start, number, part.taps)
                 for i in range(number):
                     for j in range(self.channels):
                         vstore(T, sums, acc[i, j], [j, start + i * lanes], lanes)
@@ -211,13 +219,13 @@ class _Loops:
         """Whether all blocks of channels are full."""
         return self.plan.outputs % self.channels == 0
 
-    def _sums(self, g: Any, cb: Any, start: Any, vectors: int, taps: Sequence[Tap]) -> Registers:
+    def _sums(self, image: Any, g: Any, cb: Any, start: Any, vectors: int, taps: Sequence[Tap]) -> Registers:
         """Emit the sums of one block of positions and channels."""
         plan, lanes = self.plan, self.by.lanes
         acc = Registers([(i, j) for i in range(vectors) for j in range(self.channels)], "float32", lanes)
 
         def add(c: Any, tap: Any, offset: Any) -> None:
-            base = (g * plan.inputs + c) * (len(plan.origins) * self.plane) + offset + start
+            base = ((image * plan.groups + g) * plan.inputs + c) * (len(plan.origins) * self.plane) + offset + start
             xs = Registers([(i, 0) for i in range(vectors)], "float32", lanes, clear=False)
             for i in range(vectors):
                 xs[i, 0] = vload(self.source, [base + i * lanes], lanes)

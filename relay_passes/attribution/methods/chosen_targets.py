@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tvm import relax
+
 from relay_passes.attribution.model import Forward, Model, chosen_output
 from relay_passes.attribution.steps import Extra
 from relay_passes.attribution.targets import Target
@@ -30,10 +32,11 @@ def with_outputs(forward: Forward, targets: Sequence[Target], results: Sequence[
     return [*results, *dict.fromkeys(forward.output(target) for target in targets)]
 
 
-def arguments(targets: Sequence[Target], choices: Sequence[Any]) -> list[Any]:
-    """What they are in ``main``, of targets as `Method.at_run_time` gives them."""
+def arguments(forward: Forward, targets: Sequence[Target], choices: Sequence[Any], points: int = 1) -> list[Any]:
+    """What they are in ``main``, of targets as `Method.at_run_time` gives them, for each point of a step."""
     pairs = zip(targets, choices, strict=True)
-    return [part for target, choice in pairs for part in (choice, *target.given())]
+    each = [part for target, choice in pairs for part in (choice, *target.given())]
+    return each if points == 1 else [forward.emit(relax.op.concat([part] * points, 0), "choices") for part in each]
 
 
 def taken(targets: Sequence[Target], variables: Iterator[Any]) -> list[tuple[Target, Any]]:

@@ -1,0 +1,149 @@
+"""``several``: a model that takes more items in a call, so that one run of a step takes several points of a path.
+
+Weights are then read, and unpacked where they are low-bit, once for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from relay_passes import dataflow
+from relay_passes.attribution.derivatives import DERIVATIVES
+from relay_passes.attribution.model import Model
+from relay_passes.ops import op_name, shape_of
+
+# The most points that a step takes at once. What a call holds grows with them; of what is read, two save half.
+AT_ONCE = 2
+
+_SHAPED = ("relax.reshape", "relax.broadcast_to")
+
+
+def points_at_once(steps: int) -> int:
+    """As many as `AT_ONCE`, or as few as it takes for so many points to come out even."""
+    return max(count for count in range(1, AT_ONCE + 1) if steps % count == 0)
+
+
+def several(model: Model, count: int) -> Model | None:
+    """The model with ``count`` times as many items along the first axis; its variables are new.
+
+    None if not every value on the way from the inputs has the items along its first axis, or one of the operators is
+    not known to compute each item from that item alone.
+    """
+    active, batch = model.layers.active, (shape_of(model.params[0]) or (0,))[0]
+    taken = [(var, value) for var, value in model.values if var in active and op_name(value)]
+    if not all(_by_item(var, value, active) for var, value in taken):
+        return None
+    if any(shape_of(var)[:1] != (batch,) for var in [*model.params, *(var for var, _ in taken)]):
+        return None
+
+    def shape(var: Any) -> list[int]:
+        return [count * batch, *shape_of(var)[1:]]
+
+    params = [relax.Var(param.name, relax.TensorType(shape(param), str(param.ty.dtype))) for param in model.params]
+    function = model.mod["main"]
+    builder = relax.BlockBuilder(tvm.IRModule({}, attrs=model.mod.attrs))
+    scope = dataflow.Scope(builder)
+    scope.env.update(zip(model.params, params, strict=True))
+    with dataflow.closed(builder), builder.function("main", params, attrs=dict(function.attrs or {})):
+        with builder.dataflow():
+            for var, value in model.values:
+                again = scope.new(value)
+                if var in active and op_name(value) in _SHAPED:
+                    again = type(again)(again.op, [again.args[0], relax.ShapeExpr(shape(var))], attrs=again.attrs)
+                scope.env[var] = dataflow.keep(var, again, scope)
+                if var in active and op_name(value) and list(shape_of(scope.env[var])) != shape(var):
+                    return None
+            output = builder.emit_output(scope.new(function.body.body))
+        builder.emit_func_output(output)
+    return dataclasses.replace(model, mod=builder.get())
+
+
+def _by_item(var: Any, call: Any, active: frozenset[Any]) -> bool:
+    """Whether an operator is known to compute each item from that item alone."""
+    check = _BY_ITEM.get(op_name(call))
+    return check is not None and check(var, call, active)
+
+
+def _elementwise(var: Any, call: Any, active: frozenset[Any]) -> bool:
+    """Each operand is of the result's rank and has the items, or is the same for all of them."""
+    rank = len(shape_of(var))
+    for argument in call.args:
+        if isinstance(argument, tvm.ir.Expr) and isinstance(argument.ty, relax.TensorType):
+            shape = shape_of(argument)
+            if len(shape) != rank if argument in active else len(shape) == rank and shape[0] != 1:
+                return False
+    return True
+
+
+def _quantiser(var: Any, call: Any, active: frozenset[Any]) -> bool:
+    return int(call.attrs["axis"]) != 0
+
+
+def _weighted(var: Any, call: Any, active: frozenset[Any]) -> bool:
+    """The first operand has the items, along its first axis; the second is weights."""
+    layout = str(getattr(call.attrs, "data_layout", "NC"))
+    return call.args[0] in active and layout.startswith("NC") and not any(a in active for a in call.args[1:])
+
+
+def _pooling(var: Any, call: Any, active: frozenset[Any]) -> bool:
+    return str(call.attrs.layout).startswith("NC")
+
+
+def _matmul(var: Any, call: Any, active: frozenset[Any]) -> bool:
+    return _weighted(var, call, active) and len(shape_of(call.args[1])) == 2 <= len(shape_of(call.args[0]))
+
+
+def _along_others(var: Any, call: Any, active: frozenset[Any]) -> bool:
+    """Its axes are given, and the first is none of them."""
+    axes = getattr(call.attrs, "axis", None)
+    if axes is None:
+        return False
+    rank = len(shape_of(call.args[0]))
+    return 0 not in [int(a) % rank for a in (axes if hasattr(axes, "__len__") else [axes])]
+
+
+def _concat(var: Any, call: Any, active: frozenset[Any]) -> bool:
+    axis = call.attrs.axis
+    return axis is not None and int(axis) % len(shape_of(var)) != 0 and all(f in active for f in call.args[0].fields)
+
+
+def _permuted(var: Any, call: Any, active: frozenset[Any]) -> bool:
+    return bool(call.attrs.axes) and int(call.attrs.axes[0]) % len(shape_of(var)) == 0
+
+
+def _broadcast(var: Any, call: Any, active: frozenset[Any]) -> bool:
+    return len(shape_of(var)) == len(shape_of(call.args[0]))
+
+
+def _always(var: Any, call: Any, active: frozenset[Any]) -> bool:
+    return True
+
+
+_ARITHMETIC = ("relax.add", "relax.subtract", "relax.multiply", "relax.divide", "relax.negative")
+_REDUCTIONS = ("relax.mean", "relax.sum", "relax.max", "relax.min", "relax.variance", "relax.std")
+_POOLS = ("max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d")
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv1d_transpose", "conv2d_transpose")
+_BY_ITEM: Mapping[str, Callable[[Any, Any, frozenset[Any]], bool]] = MappingProxyType(
+    {
+        **dict.fromkeys([*DERIVATIVES, *_ARITHMETIC], _elementwise),
+        "tvm_lowbit.fake_quant": _quantiser,
+        **{f"relax.nn.{name}": _weighted for name in _CONVOLUTIONS},
+        **{f"relax.nn.{name}": _pooling for name in _POOLS},
+        "relax.matmul": _matmul,
+        **dict.fromkeys([*_REDUCTIONS, "relax.nn.softmax", "relax.nn.log_softmax"], _along_others),
+        "relax.concat": _concat,
+        "relax.permute_dims": _permuted,
+        "relax.broadcast_to": _broadcast,
+        # Rows of the first axis lie one after another before and after it.
+        "relax.reshape": _always,
+        "relax.nn.pad": _always,
+        "relax.squeeze": _always,
+        "relax.expand_dims": _always,
+    }
+)
