@@ -6,20 +6,20 @@ Weights are then read, and unpacked where they are low-bit, once for all of them
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import tvm
 from tvm import relax
 
-from relay_passes import dataflow
+from relay_passes import dataflow, notes
 from relay_passes.attribution.derivatives import DERIVATIVES
 from relay_passes.attribution.model import Model
 from relay_passes.ops import op_name, shape_of
 
-# The most points that a step takes at once. What a call holds grows with them; of what is read, two save half.
-AT_ONCE = 2
+# The most points that a step takes at once: what a call holds grows with them, and less and less is saved.
+AT_ONCE = 5
 
 _SHAPED = ("relax.reshape", "relax.broadcast_to")
 
@@ -45,23 +45,51 @@ def several(model: Model, count: int) -> Model | None:
     def shape(var: Any) -> list[int]:
         return [count * batch, *shape_of(var)[1:]]
 
+    def again(var: Any, value: Any, scope: dataflow.Scope) -> Any:
+        call = scope.new(value)
+        if var in active and op_name(value) in _SHAPED:
+            call = type(call)(call.op, [call.args[0], relax.ShapeExpr(shape(var))], attrs=call.attrs)
+        return dataflow.keep(var, call, scope)
+
     params = [relax.Var(param.name, relax.TensorType(shape(param), str(param.ty.dtype))) for param in model.params]
+    found = rewritten(model, params, lambda scope: zip(model.params, params, strict=True), again)
+    after = {dataflow.name_of(var): var for var, _ in found.values}
+    if any(list(shape_of(after.get(dataflow.name_of(var), var))) != shape(var) for var, _ in taken):
+        return None
+    return dataclasses.replace(found, mod=notes.add(found.mod, "items", {"times": count}))
+
+
+def rewritten(
+    model: Model,
+    params: Sequence[Any],
+    begin: Callable[[dataflow.Scope], Iterable[tuple[Any, Any]]],
+    visit: dataflow.Visit,
+) -> Model:
+    """The model with other parameters.
+
+    Parameters
+    ----------
+    model : Model
+        What is written anew; functions that were compiled apart belong to both.
+    params : sequence of Var
+        The new ones.
+    begin : callable
+        ``begin(scope)`` gives pairs of variables and what stands for them; these are not computed.
+    visit : callable
+        As `dataflow.rebuild` takes it, but of values whose variables are not replaced yet.
+    """
     function = model.mod["main"]
     builder = relax.BlockBuilder(tvm.IRModule({}, attrs=model.mod.attrs))
     scope = dataflow.Scope(builder)
-    scope.env.update(zip(model.params, params, strict=True))
-    with dataflow.closed(builder), builder.function("main", params, attrs=dict(function.attrs or {})):
+    with dataflow.closed(builder), builder.function("main", list(params), attrs=dict(function.attrs or {})):
         with builder.dataflow():
+            scope.env.update(begin(scope))
             for var, value in model.values:
-                again = scope.new(value)
-                if var in active and op_name(value) in _SHAPED:
-                    again = type(again)(again.op, [again.args[0], relax.ShapeExpr(shape(var))], attrs=again.attrs)
-                scope.env[var] = dataflow.keep(var, again, scope)
-                if var in active and op_name(value) and list(shape_of(scope.env[var])) != shape(var):
-                    return None
+                if var not in scope.env:
+                    scope.env[var] = visit(var, value, scope)
             output = builder.emit_output(scope.new(function.body.body))
         builder.emit_func_output(output)
-    return dataclasses.replace(model, mod=builder.get())
+    return dataclasses.replace(model, mod=relax.transform.DeadCodeElimination(["main"])(builder.get()))
 
 
 def _by_item(var: Any, call: Any, active: frozenset[Any]) -> bool:
