@@ -105,8 +105,7 @@ class _Lowering:
         codes, times = shape_of(call.args[0]), self.times
         problem = dot_problem(codes, weights.shape, call.attrs).knowing(weights, offset)
         # What takes several items at once keeps its weights as what takes one does: the library holds them once.
-        codes = (codes[0] // times, *codes[1:]) if codes[0] % times == 0 else codes
-        one = dot_problem(codes, weights.shape, call.attrs).knowing(weights, offset)
+        one = dot_problem((-(-codes[0] // times), *codes[1:]), weights.shape, call.attrs).knowing(weights, offset)
         choice = tuned_rows.choose(one, self.core, technique)
         only = self.readers[var]
         fused = len(only) == 1 and only[0] is not None and op_name(self.values[only[0]]) == ops.REQUANTIZE

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import numpy.typing as npt
 import tvm
 from tvm import relax
 
 from relay_passes import dataflow, notes
 from relay_passes.attribution.derivatives import DERIVATIVES
 from relay_passes.attribution.model import Model
-from relay_passes.ops import op_name, shape_of
+from relay_passes.ops import collapsed, literal, op_name, shape_of
+from relay_passes.rewrite import EXPLANATION
 
 # The most points that a step takes at once: what a call holds grows with them, and less and less is saved.
 AT_ONCE = 5
@@ -90,6 +92,50 @@ def rewritten(
             output = builder.emit_output(scope.new(function.body.body))
         builder.emit_func_output(output)
     return dataclasses.replace(model, mod=relax.transform.DeadCodeElimination(["main"])(builder.get()))
+
+
+def along_path(model: Model, starts: Sequence[npt.NDArray[Any]], points: int) -> Model:
+    """The model at points of the straight path from references.
+
+    Parameters
+    ----------
+    model : Model
+        It takes ``points`` times as many items.
+    starts : sequence of arrays
+        The references of its inputs, with batch 1.
+    points : int
+        How many.
+
+    Returns
+    -------
+    Model
+        Its inputs are the path's ends, with the items of one point, and the points' shares of the way, ``(points,)``.
+    """
+    shapes = [[shape_of(param)[0] // points, *shape_of(param)[1:]] for param in model.params]
+    ends = [relax.Var(f"{EXPLANATION}end{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(shapes)]
+    shares = relax.Var(f"{EXPLANATION}shares", relax.TensorType([points], "float32"))
+
+    def begin(scope: dataflow.Scope) -> Any:
+        for param, end, start in zip(model.params, ends, starts, strict=True):
+            yield param, _between(scope, end, start, shares, dataflow.name_of(param))
+
+    def again(var: Any, value: Any, scope: dataflow.Scope) -> Any:
+        return dataflow.keep(var, scope.new(value), scope)
+
+    return rewritten(model, [*ends, shares], begin, again)
+
+
+def _between(scope: dataflow.Scope, end: Any, start: npt.NDArray[Any], shares: Any, name: str) -> Any:
+    """The values at shares of the way from one to another, one after another along the first axis."""
+    shape, points, at = shape_of(end), shape_of(shares)[0], literal(collapsed(start))
+
+    def emit(expr: Any) -> Any:
+        return scope.emit(expr, f"{EXPLANATION}point")
+
+    change = emit(relax.op.expand_dims(emit(relax.op.subtract(end, at)), 0))
+    along = emit(relax.op.reshape(shares, relax.ShapeExpr([points, *[1] * len(shape)])))
+    value = emit(relax.op.add(at, emit(relax.op.multiply(along, change))))
+    return scope.emit(relax.op.reshape(value, relax.ShapeExpr([points * shape[0], *shape[1:]])), name)
 
 
 def _by_item(var: Any, call: Any, active: frozenset[Any]) -> bool:

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
-from relay_passes.attribution.affine import affine_border, along_border
 from relay_passes.attribution.carriers.base import Real
 from relay_passes.attribution.methods import chosen_targets
 from relay_passes.attribution.methods.base import (
@@ -26,11 +25,11 @@ from relay_passes.attribution.methods.base import (
 )
 from relay_passes.attribution.model import Forward, Model, Part, chosen_output
 from relay_passes.attribution.rules.base import Context
-from relay_passes.attribution.several import points_at_once, several
+from relay_passes.attribution.several import along_path, points_at_once, several
 from relay_passes.attribution.slopes import GRADIENT
 from relay_passes.attribution.steps import Extra, Step, make_step
 from relay_passes.attribution.targets import Target
-from relay_passes.ops import constant, literal, shape_of
+from relay_passes.ops import literal, shape_of
 
 # What a piece of the path multiplies a neuron's change by: shares of the gradients at its beginning and at its end.
 RULES: Mapping[str, tuple[float, float]] = MappingProxyType(
@@ -41,7 +40,6 @@ RULES: Mapping[str, tuple[float, float]] = MappingProxyType(
 @dataclass(frozen=True)
 class _Prepared:
     run: dict[int, Any]
-    ends: list[int]
     layers: list[str]
     step: Step
     points: int
@@ -103,19 +101,8 @@ class Conductance(Method):
         more = several(model, points)
         if more is None:
             more, points = model, 1
-        border, run = affine_border(model, list(layers)), {-1 - i: literal(x) for i, x in enumerate(starts)}
-        if border:
-            run = model.reference_run(starts, self.targets)
-        bound = [*model.params, *(var for var, _ in model.values)]
-        at = [
-            i if (i := bound.index(var) - len(model.params)) >= 0 else -1 - bound.index(var)
-            for var in border or model.params
-        ]
-        more = along_border(
-            more, affine_border(more, list(layers)) or more.params, [constant(run[i]) for i in at], points
-        )
-        step = self._step(model, list(layers), points, more)
-        return _Prepared(model.reference_outputs(starts, self.targets), at, list(layers), step, points)
+        step = self._step(model, list(layers), points, along_path(more, starts, points))
+        return _Prepared(model.reference_outputs(starts, self.targets), list(layers), step, points)
 
     def _step(self, model: Model, layers: Sequence[str], points: int, more: Model) -> Step:
         """A function of points, the targets' choices, and of the point after them, layer by layer: see `_state`.
@@ -206,11 +193,10 @@ class Conductance(Method):
         cuts = {name: forward.layer(name) for name in prepared.layers}
         keys = [(name, *key) for name in cuts for key in self._state()]
         state = self._at_input(forward, context, list(zip(targets, choices, strict=True)), cuts)
-        ends = [forward.params[-1 - i] if i < 0 else forward.at[i] for i in prepared.ends]
         for number in range(int(self.steps) - 1, -1, -prepared.points):
             shares = [(number - point) / self.steps for point in range(prepared.points)]
             along = literal(np.array(shares, np.float32))
-            state = prepared.step.call(forward, [*ends, along, *chosen, *state])[: len(state)]
+            state = prepared.step.call(forward, [*forward.params, along, *chosen, *state])[: len(state)]
         sums = dict(zip(keys, state, strict=True))
         at_reference = forward.references(prepared.run)
         each = []
