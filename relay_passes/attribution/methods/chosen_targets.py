@@ -10,7 +10,7 @@ from tvm import relax
 from relay_passes.attribution.model import Forward, Model, chosen_output
 from relay_passes.attribution.steps import Extra
 from relay_passes.attribution.targets import Target
-from relay_passes.ops import shape_of
+from relay_passes.ops import FAKE_QUANT, op_name, shape_of
 
 
 def extras(model: Model, targets: Sequence[Target]) -> list[Extra]:
@@ -25,11 +25,12 @@ def extras(model: Model, targets: Sequence[Target]) -> list[Extra]:
 
 
 def with_outputs(forward: Forward, targets: Sequence[Target], results: Sequence[Any]) -> list[Any]:
-    """A step's results, and behind them the outputs, which nobody reads.
+    """A step's results, and behind them, if the network is quantised, the outputs, which nobody reads.
 
-    Gradients need no output, but the weights on the way back are read from what the kernels on the way there read.
+    Gradients need no output, but low-bit weights on the way back are read from what the kernels on the way there read.
     """
-    return [*results, *dict.fromkeys(forward.output(target) for target in targets)]
+    quantised = any(op_name(value) == FAKE_QUANT for _, value in forward.values)
+    return [*results, *(dict.fromkeys(forward.output(target) for target in targets) if quantised else ())]
 
 
 def arguments(forward: Forward, targets: Sequence[Target], choices: Sequence[Any], points: int = 1) -> list[Any]:

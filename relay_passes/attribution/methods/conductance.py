@@ -59,7 +59,8 @@ class Conductance(Method):
     layer : str or sequence of str
         Names of layers; an input's name gives integrated gradients. ``"all"``: every convolution and dense layer.
     steps : int
-        How many pieces; there is one prediction more than that.
+        How many pieces: as many predictions, the model's own aside. Up to five are computed at once where that comes
+        out even and the network computes each item of a batch by itself: 50 cost less than 49.
     rule : str
         ``"trapezoid"`` (the default) takes the mean of the gradients at both ends of a piece, ``"left"`` (Captum's
         LayerConductance) that at its beginning, ``"right"`` that at its end.
