@@ -85,6 +85,7 @@ class _Lowering:
     def __init__(self, mod: Any, core: CoreSpec, technique: str | None, each: dataflow.Each) -> None:
         self.core, self.each, self.kernels = core, each, 0
         self.layers: dict[str, dict[str, Any]] = notes.read(mod).get("layers", {})
+        self.times: int = notes.read(mod).get("items", {}).get("times", 1)
         self.readers = dataflow.readers(mod["main"])
         self.values = {b.var: b.value for b in dataflow.bindings(mod["main"])}
         dots = [(var, value) for var, value in self.values.items() if op_name(value) == ops.DOT]
@@ -101,12 +102,16 @@ class _Lowering:
 
     def _product(self, var: Any, call: Any, technique: str | None) -> Product:
         weights, offset = constant(call.args[1]), constant(call.args[2])
-        problem = dot_problem(shape_of(call.args[0]), weights.shape, call.attrs).knowing(weights, offset)
-        choice = tuned_rows.choose(problem, self.core, technique)
+        codes, times = shape_of(call.args[0]), self.times
+        problem = dot_problem(codes, weights.shape, call.attrs).knowing(weights, offset)
+        # What takes several items at once keeps its weights as what takes one does: the library holds them once.
+        one = dot_problem((-(-codes[0] // times), *codes[1:]), weights.shape, call.attrs).knowing(weights, offset)
+        choice = tuned_rows.choose(one, self.core, technique)
         only = self.readers[var]
         fused = len(only) == 1 and only[0] is not None and op_name(self.values[only[0]]) == ops.REQUANTIZE
         fused = fused and self.values[only[0]].args[0].same_as(var)
-        return Product(problem, choice, techniques(problem, self.core, choice), only[0] if fused else None)
+        costs = [(t, cycles * times) for t, cycles in techniques(one, self.core, choice)]
+        return Product(problem, choice, costs, only[0] if fused else None)
 
     def _plan(self, var: Any, call: Any, product: Product) -> _Plan:
         weights, offset = constant(call.args[1]), constant(call.args[2])

@@ -8,7 +8,7 @@ the core's vectors and the blocks are: the bits are the same on every core that 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
@@ -23,6 +23,8 @@ from schedules.techniques.base import PARALLEL_MACS
 
 # Up to so many taps the machine code has them in a row; kernels of more look up where the next one lies.
 UNROLLED = 16
+# The most images of a batch side by side in a plane: more would take the planes out of the caches.
+MOST_BESIDE = 8
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ def fma(a: Any, b: Any, c: Any, lanes: int) -> Any:
     return tirx.call_llvm_pure_intrin(kind, "llvm.fma", a, b, c)
 
 
-def block(plan: TapPlan, by: Width) -> tuple[int, int]:
-    """The vectors and channels of a block that compute the plan in the fewest steps."""
+def block(plan: TapPlan, by: Width, channels: int | None = None) -> tuple[int, int]:
+    """The vectors and channels of a block that compute the plan in the fewest steps; of those with so many channels."""
 
     def steps(shape: tuple[int, int]) -> float:
         vectors, channels = shape
@@ -69,7 +71,14 @@ def block(plan: TapPlan, by: Width) -> tuple[int, int]:
                 total += n * len(part.taps) * max(each * channels / 2, (each + channels) / 2, 4)
         return total * -(-plan.outputs // channels)
 
-    return min(by.blocks, key=steps)
+    return min((shape for shape in by.blocks if channels in (None, shape[1])), key=steps)
+
+
+def images_beside(plan: TapPlan) -> int:
+    """How many images are computed at once: several where their planes are less than the weights, read once for all."""
+    weights = plan.outputs * len(plan.taps)
+    most = min(plan.batch, MOST_BESIDE) if weights > len(plan.origins) * plan.rows * plan.pitch else 1
+    return max(n for n in range(1, most + 1) if plan.batch % n == 0)
 
 
 def conv_kernel(
@@ -100,11 +109,13 @@ def conv_kernel(
     by = width(core)
     if by is None:
         raise ValueError(f"{core.name} has no fused multiply-add")
-    stored = stored or plan
-    shape = packed_shape(stored, block(stored, by)[1])
+    shape = packed_shape(stored or plan, block(stored or plan, by)[1])
+    wide = replace(plan, beside=images_beside(plan))
+    # The weights' own layout gives the channels.
+    chosen = block(wide, by, shape[-1] if stored is None else None)
 
     def body(x: Any, weights: Any, out: Any) -> None:
-        _Loops(plan, by, (stored, function), x, weights, out).emit()
+        _Loops(wide, by, chosen, (stored, function), x, weights, out).emit()
 
     read, written = (plan.groups * plan.inputs, *plan.size), (plan.groups * plan.outputs, *plan.out_size)
     return frame([("x", (plan.batch, *read)), ("weights", shape), ("out", (plan.batch, *written))], body)
@@ -120,8 +131,11 @@ def frame(parameters: Sequence[tuple[Any, ...]], body: Callable[..., None]) -> A
     return builder.get()
 
 
-def fill(plan: TapPlan, parity: int, source: Any, base: Any, read: Callable[[Any, Any], Any], outside: Any) -> None:
-    """Emit the copy of one channel's positions of a parity into its plane at ``base``; ``read(row, column)`` reads."""
+def fill(plan: TapPlan, parity: int, source: Any, base: Any, read: Callable[..., Any], outside: Any) -> None:
+    """Emit the copy of one channel's positions of a parity into its plane at ``base``.
+
+    ``read(image, row, column)`` reads of the images that lie side by side.
+    """
     (y0, y1, from_y), (x0, x1, from_x) = (plan.inside(parity, axis) for axis in (0, 1))
 
     def clear(start: Any, length: int) -> None:
@@ -133,12 +147,12 @@ def fill(plan: TapPlan, parity: int, source: Any, base: Any, read: Callable[[Any
     if y1 > y0:
         with T.serial(0, y1 - y0) as y:
             row = base + (y + y0) * plan.pitch
-            clear(row, x0)
+            clear(row, plan.pitch if plan.beside > 1 else x0)
             if x1 > x0:
-                with T.serial(0, x1 - x0) as i:
-                    value = read(y * plan.step[0] + from_y, i * plan.step[1] + from_x)
-                    T.buffer_store(source, value, [row + x0 + i])
-            clear(row + x1, plan.pitch - x1)
+                with T.grid(plan.beside, x1 - x0) as (n, i):
+                    value = read(n, y * plan.step[0] + from_y, i * plan.step[1] + from_x)
+                    T.buffer_store(source, value, [row + n * plan.apart + x0 + i])
+            clear(row + x1, plan.pitch - x1 if plan.beside == 1 else 0)
     clear(base + y1 * plan.pitch, (plan.rows - y1) * plan.pitch)
 
 
@@ -149,37 +163,40 @@ class _Loops:
         self,
         plan: TapPlan,
         by: Width,
-        weighing: tuple[TapPlan, Callable[[Any], Any] | None],
+        shape: tuple[int, int],
+        weighing: tuple[TapPlan | None, Callable[[Any], Any] | None],
         x: Any,
         weights: Any,
         out: Any,
     ) -> None:
         self.plan, self.by, (self.stored, self.function) = plan, by, weighing
         self.x, self.weights, self.out = x, weights, out
-        self.vectors, self.channels = block(plan, by)
+        self.vectors, self.channels = shape
         self.plane = plan.rows * plan.pitch
         count = plan.groups * plan.inputs * len(plan.origins)
         # The last block of the last plane reads past it.
         self.source = T.alloc_buffer((count * self.plane + plan.farthest + self.vectors * by.lanes,), "float32")
-        self.index_of = {tap.at: i for i, tap in enumerate(self.stored.taps)}
+        self.index_of = {tap.at: i for i, tap in enumerate((self.stored or plan).taps)}
 
     def emit(self) -> None:
-        """Emit all: for each image, first the planes, then block by block of channels what they give."""
+        """Emit all: for images side by side, first the planes, then block by block of channels what they give."""
         plan, x = self.plan, self.x
         products = sum(p.count[0] * p.count[1] * len(p.taps) for p in plan.computed) * plan.inputs * plan.outputs
         loop = T.parallel if plan.batch * plan.groups * products >= PARALLEL_MACS else T.serial
         blocks = -(-plan.outputs // self.channels)
-        with T.serial(0, plan.batch) as n:
+        with T.serial(0, plan.batch // plan.beside) as several:
+            first = several * plan.beside
             with loop(0, plan.groups * plan.inputs) as c:
                 for parity in range(len(plan.origins)):
                     base = (c * len(plan.origins) + parity) * self.plane
-                    fill(plan, parity, self.source, base, lambda y, x_: x[n, c, y, x_], const(0, "float32"))
+                    read = lambda n, y, x_: x[first + n, c, y, x_]  # noqa: E731
+                    fill(plan, parity, self.source, base, read, const(0, "float32"))
             with loop(0, plan.groups * blocks) as index:
                 for part in plan.parts:
                     if min(part.count) > 0:
-                        self._part(n, index // blocks, index % blocks, part)
+                        self._part(first, index // blocks, index % blocks, part)
 
-    def _part(self, n: Any, g: Any, cb: Any, part: Part) -> None:
+    def _part(self, image: Any, g: Any, cb: Any, part: Part) -> None:
         """Emit one part of a block of channels: its sums into a scratch plane each, and from there what is kept."""
         plan, lanes = self.plan, self.by.lanes
         sums = None
@@ -201,10 +218,10 @@ class _Loops:
                 tile(const(whole * self.vectors * lanes), rest)
         first = cb * self.channels
         kept = self.channels if self._whole else tirx.min(const(self.channels), plan.outputs - first)
-        with T.serial(0, kept) as j, T.serial(0, part.count[0]) as y, T.serial(0, part.count[1]) as x:
-            value = const(0, "float32") if sums is None else sums[j, y * plan.pitch + x]
+        with T.grid(kept, plan.beside, *part.count) as (j, n, y, x):
+            value = const(0, "float32") if sums is None else sums[j, y * plan.pitch + n * plan.apart + x]
             at = (y * part.step[0] + part.start[0], x * part.step[1] + part.start[1])
-            T.buffer_store(self.out, value, [n, g * plan.outputs + first + j, *at])
+            T.buffer_store(self.out, value, [image + n, g * plan.outputs + first + j, *at])
 
     @property
     def _whole(self) -> bool:
@@ -246,10 +263,10 @@ class _Loops:
     def _weight(self, g: Any, cb: Any, c: Any, tap: Any, j: int) -> Any:
         """One weight in all lanes."""
         lanes = self.by.lanes
-        if self.stored is self.plan and self.by.by_lane and self.channels % lanes == 0:
+        if self.stored is None and self.by.by_lane and self.channels % lanes == 0:
             four = vload(self.weights, [g, cb, c, tap, const(j // lanes * lanes)], lanes)
             return splat(self._applied(tirx.Shuffle([four], [j % lanes])), lanes)
-        if self.stored is self.plan:
+        if self.stored is None:
             return splat(self._applied(self.weights[g, cb, c, tap, j]), lanes)
         per = int(self.weights.shape[-1])
         output = cb * self.channels + j

@@ -82,7 +82,7 @@ def max_pool_kernel(plan: TapPlan, reference: tuple[int, ...] | None, core: Core
 
 
 def _reader(image: Any, n: Any, c: Any) -> Any:
-    def read(y: Any, x: Any) -> Any:
+    def read(_: Any, y: Any, x: Any) -> Any:
         place = zip((n, c, y, x), image.shape, strict=True)
         return image[tuple(const(0) if int(extent) == 1 else index for index, extent in place)]
 

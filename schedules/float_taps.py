@@ -105,8 +105,12 @@ class TapPlan:
         What is written.
     transposed : bool
         Whether weights are read with their two channel axes exchanged.
-    rows, pitch : int
-        Size of a plane: all that positions which are kept read.
+    beside : int
+        How many images of the batch lie side by side in a plane, so that fewer lanes are lost at the ends of rows.
+    rows, across : int
+        What positions of an image that are kept read of a plane.
+    pitch : int
+        From one row of a plane to the next.
     """
 
     batch: int
@@ -119,7 +123,9 @@ class TapPlan:
     origins: tuple[Pair, ...]
     parts: tuple[Part, ...]
     transposed: bool
+    beside: int = 1
     rows: int = field(init=False)
+    across: int = field(init=False)
     pitch: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -127,7 +133,8 @@ class TapPlan:
             [part.count[axis] + max((t.dy, t.dx)[axis] for t in part.taps) for part in self.computed] for axis in (0, 1)
         ]
         object.__setattr__(self, "rows", max(reach[0], default=1))
-        object.__setattr__(self, "pitch", max(reach[1], default=1))
+        object.__setattr__(self, "across", max(reach[1], default=1))
+        object.__setattr__(self, "pitch", (self.beside - 1) * self.apart + self.across)
 
     @property
     def computed(self) -> tuple[Part, ...]:
@@ -146,11 +153,18 @@ class TapPlan:
 
     def positions(self, part: Part) -> int:
         """How many neighbouring plane positions hold all of a part's."""
-        return (part.count[0] - 1) * self.pitch + part.count[1]
+        return (part.count[0] - 1) * self.pitch + (self.beside - 1) * self.apart + part.count[1]
+
+    @property
+    def apart(self) -> int:
+        """Columns from one image of a plane to the next: one's zeros may be the other's, what is read of it may not."""
+        inside = [self.inside(parity, 1)[:2] for parity in range(len(self.origins))]
+        kept = [part.count[1] for part in self.computed]
+        return max([*kept, *(max(self.across - first, end) for first, end in inside)], default=1)
 
     def inside(self, parity: int, axis: int) -> tuple[int, int, int]:
         """Rows (columns) of a plane that lie in the image: the first, the end, and the image's at the first."""
-        extent = (self.rows, self.pitch)[axis]
+        extent = (self.rows, self.across)[axis]
         origin, step, size = self.origins[parity][axis], self.step[axis], self.size[axis]
         first = min(max(0, -(origin // step)), extent)
         end = min(max(first, -(-(size - origin) // step)), extent)

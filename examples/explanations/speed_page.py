@@ -23,8 +23,10 @@ that it holds at most while it runs, weights aside) are of prediction alone > wi
 
 ResNet has one dense layer, its last, so `deeplift_genomics` meets no operator to reveal and costs what Rescale does;
 `deeplift_reveal_cancel` reveals behind every convolution. `layer3` and `layer4` are these stages' last joins of
-branches. A path of 50 pieces has 51 points, and each takes a prediction and the way back from the output to the layer:
-little to `layer4`; to `layer3` it is the transposes of all convolutions between, 23 % of the network's products."""
+branches. A path of 50 pieces has 51 points. The last is the input, which is predicted anyway; each other one takes a
+prediction and the way back from the output to the layer: little to `layer4`; to `layer3` it is the transposes of all
+convolutions between, 23 % of the network's products. A call of the compiled step takes five points, which read their
+weights, and unpack them, once: that is why it is less than five times as much, and what the larger peak is for."""
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:

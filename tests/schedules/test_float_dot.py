@@ -42,6 +42,12 @@ CONVS = (
     FloatConv(2, 6, 9, 8, 9, (3, 3), (2, 1), padding=(1, 1, 1, 1), groups=3),
     FloatConv(1, 10, 13, 13, 10, (5, 5), (2, 2), padding=(2, 2, 2, 2), groups=10),
     FloatConv(1, 4, 9, 9, 8, (3, 3), padding=(1, 1, 1, 1), groups=4),
+    # Images side by side: small ones with many weights, eight at most.
+    FloatConv(5, 6, 4, 4, 40, (3, 3), padding=(1, 1, 1, 1)),
+    FloatConv(6, 5, 5, 4, 64, (3, 3), (2, 2), padding=(1, 0, 1, 2)),
+    FloatConv(4, 6, 3, 5, 48, (3, 2), (1, 2), (2, 1), (2, 1, 0, 3), groups=2),
+    FloatConv(9, 4, 6, 6, 50, (3, 3), (1, 1), (1, 1), (-1, 0, 1, -2)),
+    FloatConv(2, 3, 4, 5, 33, (2, 2), (3, 3), padding=(0, 3, 0, 4)),
     # More taps than are unrolled, and a row only.
     FloatConv(1, 2, 20, 20, 3, (9, 9), padding=(4, 4, 4, 4)),
     FloatConv(1, 3, 1, 33, 4, (1, 5), (1, 2), padding=(0, 2, 0, 2)),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tvm import relax
+
 from relay_passes.attribution.model import Forward, Model, chosen_output
 from relay_passes.attribution.steps import Extra
 from relay_passes.attribution.targets import Target
-from relay_passes.ops import shape_of
+from relay_passes.ops import FAKE_QUANT, op_name, shape_of
 
 
 def extras(model: Model, targets: Sequence[Target]) -> list[Extra]:
@@ -23,17 +25,19 @@ def extras(model: Model, targets: Sequence[Target]) -> list[Extra]:
 
 
 def with_outputs(forward: Forward, targets: Sequence[Target], results: Sequence[Any]) -> list[Any]:
-    """A step's results, and behind them the outputs, which nobody reads.
+    """A step's results, and behind them, if the network is quantised, the outputs, which nobody reads.
 
-    Gradients need no output, but the weights on the way back are read from what the kernels on the way there read.
+    Gradients need no output, but low-bit weights on the way back are read from what the kernels on the way there read.
     """
-    return [*results, *dict.fromkeys(forward.output(target) for target in targets)]
+    quantised = any(op_name(value) == FAKE_QUANT for _, value in forward.values)
+    return [*results, *(dict.fromkeys(forward.output(target) for target in targets) if quantised else ())]
 
 
-def arguments(targets: Sequence[Target], choices: Sequence[Any]) -> list[Any]:
-    """What they are in ``main``, of targets as `Method.at_run_time` gives them."""
+def arguments(forward: Forward, targets: Sequence[Target], choices: Sequence[Any], points: int = 1) -> list[Any]:
+    """What they are in ``main``, of targets as `Method.at_run_time` gives them, for each point of a step."""
     pairs = zip(targets, choices, strict=True)
-    return [part for target, choice in pairs for part in (choice, *target.given())]
+    each = [part for target, choice in pairs for part in (choice, *target.given())]
+    return each if points == 1 else [forward.emit(relax.op.concat([part] * points, 0), "choices") for part in each]
 
 
 def taken(targets: Sequence[Target], variables: Iterator[Any]) -> list[tuple[Target, Any]]:
