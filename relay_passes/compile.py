@@ -11,6 +11,9 @@ from tvm import relax
 from relay_passes.inline_chains import inline_chains
 from relay_passes.memory import MemoryPlan, plan_of
 from relay_passes.pin_rounding import pin_rounding
+from relay_passes.repeats import share_columns
+from relay_passes.storage import plan_storage
+from relay_passes.workspaces import lift_workspaces
 
 
 def compile_module(
@@ -44,6 +47,7 @@ def compile_module(
     passes = [
         relax.backend.DispatchSampling(),
         relax.backend.DispatchSortScan(),
+        _changed("ShareColumns", share_columns),
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FuseOps(),
@@ -54,7 +58,8 @@ def compile_module(
         relax.transform.ToNonDataflow(),
         relax.transform.RemovePurityChecking(),
         relax.transform.CallTIRRewrite(),
-        relax.transform.StaticPlanBlockMemory(),
+        _changed("LiftWorkspaces", lift_workspaces),
+        _changed("PlanStorage", plan_storage),
         relax.transform.LowerAllocTensor(),
         relax.transform.KillAfterLastUse(),
         _seen("Planned", lambda module: planned(plan_of(module))),

@@ -22,7 +22,7 @@ from schedules import float_block, float_dense
 from schedules.cores import CoreSpec
 from schedules.float_block import conv_kernel, width
 from schedules.float_dense import dense_kernel, pack_dense
-from schedules.float_pack import pack_dense_kernel, pack_kernel
+from schedules.float_pack import named_sources, pack_block, pack_dense_kernel, pack_kernel
 from schedules.float_pool import max_pool_kernel, pool_plan
 from schedules.float_taps import FloatConv, TapPlan, forward, pack, packed_shape, transpose
 
@@ -171,17 +171,19 @@ class FloatKernels:
         assert self.width is not None
         packed = stored or plan
         channels = float_block.block(packed, self.width)[1]
-        panel: Any
+        applied, unpacked = None, None
         if weights.array is not None:
-            panel = literal(pack(packed, weights.array, channels))
-        else:
+            panels, applied = [literal(pack(packed, weights.array, channels))], weights.function
+        elif plan.batch == 1:
+            unpacked = named_sources(_named(weights)), pack_block(plan, channels, weights.read)
+            panels = _sources(weights)
+        else:  # every image reads all of them
             kernel = pack_kernel(packed, channels, _named(weights), weights.read)
-            panel = _panel(kernel, weights, packed_shape(packed, channels), name, scope)
+            panels = [_panel(kernel, weights, packed_shape(packed, channels), name, scope)]
         shape = (plan.batch, plan.groups * plan.outputs, *plan.out_size)
-        applied = None if weights.array is None else weights.function
-        kernel = conv_kernel(plan, self.core, stored, applied)
+        kernel = conv_kernel(plan, self.core, stored, applied, unpacked)
         hint = "float_conv_transposed" if plan.transposed else "float_conv"
-        return call_kernel(scope, kernel, hint, [x, panel], shape, "float32", name)
+        return call_kernel(scope, kernel, hint, [x, *panels], shape, "float32", name)
 
     def weights(self, expr: Any) -> _Weights | None:
         """What is known of a product's weights; ``expr`` is of the old program."""
@@ -239,8 +241,11 @@ def _named(weights: _Weights) -> list[tuple[tuple[int, ...], str]]:
 
 def _panel(kernel: Any, weights: _Weights, shape: tuple[int, ...], name: str, scope: Scope) -> Any:
     """Emit the packing of weights into a scratch panel."""
-    args = [literal(a) if isinstance(a, np.ndarray) else a for a in weights.sources]
-    return call_kernel(scope, kernel, "float_weights", args, shape, "float32", f"{name}/weights")
+    return call_kernel(scope, kernel, "float_weights", _sources(weights), shape, "float32", f"{name}/weights")
+
+
+def _sources(weights: _Weights) -> list[Any]:
+    return [literal(a) if isinstance(a, np.ndarray) else a for a in weights.sources]
 
 
 def _conv(shape: tuple[int, ...], weights: _Weights, at: Geometry) -> FloatConv:

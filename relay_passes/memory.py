@@ -1,8 +1,8 @@
 """``MemoryPlan``: what a compiled program holds, read from the plan that TVM made of it at compile time.
 
-TVM gives every tensor between kernels a place in a few storages whose sizes are constants (StaticPlanBlockMemory); the
-program allocates and frees them at fixed points. Kernels take their larger buffers from a pool of the runtime, smaller
-ones from the stack.
+Every tensor between kernels has a place in a storage whose size is a constant (`storage`), and so has the work space of
+kernels (`workspaces`), but for what each thread has of its own, which comes from a pool of the runtime, and for small
+buffers, which are on the stack. The program allocates and frees storages at fixed points.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class MemoryPlan:
     activations : int
         All storages together, which is what the runtime's pool keeps once a call has run.
     workspaces : int
-        The largest work space of a kernel on one thread; an upper bound, as buffers may come to share memory.
+        The largest work space of a kernel on one thread that is in no storage; an upper bound, as buffers may come to
+        share memory.
     each_thread : int
         What every further thread adds to it at most.
     peak : int
@@ -131,6 +132,8 @@ def _run(mod: Any, function: Any, spaces: Mapping[Any, int], pool: _Pool) -> lis
             mine.update(number for places in held[var] for number in places)
         elif isinstance(value, tvm.ir.Call):
             pool.seen(spaces.get(value.op, 0))
+            # A reshape, or another pointer to the same: where its operand is.
+            held[var] = [frozenset().union(*(places for a in value.args for places in of(a)))]
         else:
             held[var] = of(value)
     results = of(function.body.body)
@@ -164,7 +167,7 @@ def _workspace(statement: Any) -> tuple[int, int]:
     """Bytes of work space at most: on one thread, and what each further thread adds in parallel loops."""
     kind = type(statement).__name__
     if kind == "SeqStmt":
-        allocated = [_heap(part.buffer) for part in statement.seq if type(part).__name__ == "AllocBuffer"]
+        allocated = [buffer_bytes(part.buffer) for part in statement.seq if type(part).__name__ == "AllocBuffer"]
         one, further = _larger([_workspace(part) for part in statement.seq])
         return sum(allocated) + one, further
     if kind == "For":
@@ -176,7 +179,7 @@ def _workspace(statement: Any) -> tuple[int, int]:
         return _workspace(statement.block)
     if kind == "SBlock":
         one, further = _workspace(statement.body)
-        return one + sum(_heap(buffer) for buffer in statement.alloc_buffers), further
+        return one + sum(buffer_bytes(buffer) for buffer in statement.alloc_buffers), further
     return _workspace(statement.body) if hasattr(statement, "body") else (0, 0)
 
 
@@ -184,7 +187,7 @@ def _larger(spaces: list[tuple[int, int]]) -> tuple[int, int]:
     return max((one for one, _ in spaces), default=0), max((further for _, further in spaces), default=0)
 
 
-def _heap(buffer: Any) -> int:
-    """Bytes of a buffer that the runtime's pool gives; 0 for what is on the stack."""
+def buffer_bytes(buffer: Any) -> int:
+    """Bytes of a kernel's buffer that a pool of the runtime would give; 0 for what is on the stack."""
     size = prod(int(extent) for extent in buffer.shape) * np.dtype(str(buffer.dtype)).itemsize
     return int(size) if size >= STACK_BYTES else 0

@@ -21,6 +21,8 @@ from schedules.intrinsics import const, splat, vload, vstore
 from schedules.registers import Registers
 from schedules.techniques.base import PARALLEL_MACS
 
+# Parameters, and what emits the packing of one block of weights from these.
+Unpacked = tuple[Sequence[tuple[Any, ...]], Callable[..., None]]
 # Up to so many taps the machine code has them in a row; kernels of more look up where the next one lies.
 UNROLLED = 16
 # The most images of a batch side by side in a plane: more would take the planes out of the caches.
@@ -86,8 +88,9 @@ def conv_kernel(
     core: CoreSpec,
     stored: TapPlan | None = None,
     function: Callable[[Any], Any] | None = None,
+    unpacked: Unpacked | None = None,
 ) -> Any:
-    """A PrimFunc of (what is read ``(N, C, H, W)``, packed weights, what is written).
+    """A PrimFunc of (what is read ``(N, C, H, W)``, packed weights or what they are made from, what is written).
 
     Parameters
     ----------
@@ -100,6 +103,9 @@ def conv_kernel(
         convolution.
     function : callable, optional
         Applied to each weight as it is read.
+    unpacked : tuple, optional
+        What weights are made from, block by block, where they are not packed: the parameters, and what emits it
+        (`float_pack.pack_block`).
 
     Raises
     ------
@@ -114,11 +120,14 @@ def conv_kernel(
     # The weights' own layout gives the channels.
     chosen = block(wide, by, shape[-1] if stored is None else None)
 
-    def body(x: Any, weights: Any, out: Any) -> None:
-        _Loops(wide, by, chosen, (stored, function), x, weights, out).emit()
+    sources, pack = unpacked or ([("weights", shape)], None)
+
+    def body(x: Any, *buffers: Any) -> None:
+        *weights, out = buffers
+        _Loops(wide, by, chosen, (stored, function, pack), x, weights, out).emit()
 
     read, written = (plan.groups * plan.inputs, *plan.size), (plan.groups * plan.outputs, *plan.out_size)
-    return frame([("x", (plan.batch, *read)), ("weights", shape), ("out", (plan.batch, *written))], body)
+    return frame([("x", (plan.batch, *read)), *sources, ("out", (plan.batch, *written))], body)
 
 
 def frame(parameters: Sequence[tuple[Any, ...]], body: Callable[..., None]) -> Any:
@@ -164,13 +173,14 @@ class _Loops:
         plan: TapPlan,
         by: Width,
         shape: tuple[int, int],
-        weighing: tuple[TapPlan | None, Callable[[Any], Any] | None],
+        weighing: tuple[TapPlan | None, Callable[[Any], Any] | None, Callable[..., None] | None],
         x: Any,
-        weights: Any,
+        weights: Sequence[Any],
         out: Any,
     ) -> None:
-        self.plan, self.by, (self.stored, self.function) = plan, by, weighing
-        self.x, self.weights, self.out = x, weights, out
+        self.plan, self.by, (self.stored, self.function, self.pack) = plan, by, weighing
+        self.x, self.given, self.out = x, weights, out
+        self.weights = weights[0]
         self.vectors, self.channels = shape
         self.plane = plan.rows * plan.pitch
         count = plan.groups * plan.inputs * len(plan.origins)
@@ -192,9 +202,13 @@ class _Loops:
                     read = lambda n, y, x_: x[first + n, c, y, x_]  # noqa: E731
                     fill(plan, parity, self.source, base, read, const(0, "float32"))
             with loop(0, plan.groups * blocks) as index:
+                g, cb = index // blocks, index % blocks
+                if self.pack is not None:
+                    self.weights = T.alloc_buffer((1, 1, *packed_shape(plan, self.channels)[2:]), "float32")
+                    self.pack(self.given, self.weights, g, cb, (const(0), const(0)))
                 for part in plan.parts:
                     if min(part.count) > 0:
-                        self._part(first, index // blocks, index % blocks, part)
+                        self._part(first, g, cb, part)
 
     def _part(self, image: Any, g: Any, cb: Any, part: Part) -> None:
         """Emit one part of a block of channels: its sums into a scratch plane each, and from there what is kept."""
@@ -263,6 +277,8 @@ class _Loops:
     def _weight(self, g: Any, cb: Any, c: Any, tap: Any, j: int) -> Any:
         """One weight in all lanes."""
         lanes = self.by.lanes
+        if self.pack is not None:
+            g, cb = const(0), const(0)
         if self.stored is None and self.by.by_lane and self.channels % lanes == 0:
             four = vload(self.weights, [g, cb, c, tap, const(j // lanes * lanes)], lanes)
             return splat(self._applied(tirx.Shuffle([four], [j % lanes])), lanes)

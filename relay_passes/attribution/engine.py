@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tvm import relax
 
-from relay_passes.attribution.rules import RULES, STOPS, Context
+from relay_passes.attribution.rules import RULES, STOPS, UNARY, Context
 from relay_passes.dataflow import name_of, variables
 from relay_passes.ops import op_name
 from schedules.errors import LowbitError
@@ -91,6 +92,7 @@ def walk(
 def back(g: Any, output: Any, values: list[tuple[Any, Any]], context: Context, cuts: Sequence[Any]) -> dict[Any, Any]:
     """`walk` from what the carrier has at the output already."""
     needed = reaching(cuts, values)
+    context = replace(context, skipped=_skipped(output, values, context, cuts))
     parts: dict[Any, list[tuple[Any, Any]]] = {output: [(None, g)]}
     found: dict[Any, Any] = {}
 
@@ -116,6 +118,24 @@ def back(g: Any, output: Any, values: list[tuple[Any, Any]], context: Context, c
             if partial is not None and argument in needed:
                 parts.setdefault(argument, []).append((var, partial))
     return {cut: met(cut) for cut in cuts if cut in parts}
+
+
+def _skipped(output: Any, values: list[tuple[Any, Any]], context: Context, cuts: Sequence[Any]) -> frozenset[Any]:
+    """What only a unary operator reads of a unary operator, and nobody asks for: see `Context.skipped`."""
+    if not context.carrier.telescopes:
+        return frozenset()
+    readers: dict[Any, list[Any]] = {}
+    for _, value in values:
+        for argument in variables(value):
+            readers.setdefault(argument, []).append(value)
+    wanted = {output, *cuts}
+    return frozenset(
+        var
+        for var, value in values
+        if var not in wanted and op_name(value) in UNARY and len(readers.get(var, ())) == 1
+        for (reader,) in [readers[var]]
+        if op_name(reader) in UNARY and context.slope.telescopes(reader)
+    )
 
 
 def _pairs(arguments: Any, partials: list[Any]) -> Iterator[tuple[Any, Any]]:

@@ -22,6 +22,10 @@ from relay_passes.ops import collapsed, constant, literal, op_name, shape_of
 class Slope(abc.ABC):
     """Local slopes of a walk."""
 
+    def telescopes(self, call: Any) -> bool:
+        """Whether the slope of an operator may be taken over the unary operator before it, too."""
+        return False
+
     @abc.abstractmethod
     def unary(self, context: Context, call: Any, var: Any) -> Any:
         """The slope of ``var = call(x)``, an expression of x's shape."""
@@ -46,9 +50,15 @@ class Slope(abc.ABC):
 class Secant(Slope):
     """Differences over differences to the reference run: DeepLIFT's Rescale (1704.02685, section 3.5.2)."""
 
+    def telescopes(self, call: Any) -> bool:
+        """Secants do: ``(z - z0) / (y - y0)`` times ``(y - y0) / (x - x0)``; one from a closed form is of that form."""
+        return op_name(call) not in CLOSED
+
     def unary(self, context: Context, call: Any, var: Any) -> Any:
         """``(y - y0) / (x - x0)``, 0 where ``x == x0`` exactly: a tiny difference may carry a whole step."""
         x = call.args[0]
+        while x in context.skipped:
+            x = context.values[x].args[0]
         dx = context.difference(x)
         if op_name(call) in CLOSED:
             closed = CLOSED[op_name(call)](x, self.other(context, x), var, self.other(context, var), dx)

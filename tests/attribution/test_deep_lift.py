@@ -325,3 +325,30 @@ def test_output_that_does_not_depend_on_the_input() -> None:
     mod = module(lambda emit, x, y: emit(relax.op.nn.relu(y), "r"), (1, 2), (1, 2))
     with pytest.raises(LowbitError, match="an output that depends on the first input"):
         tvm_lowbit.build(mod, "host", explain=[DeepLift()])
+
+
+def test_unary_operators_after_each_other_take_one_slope() -> None:
+    """Unless what lies between is asked for, read twice, or has a slope of its own form: the same shares either way."""
+    random = np.random.default_rng(5)
+    first, last = random.normal(size=(6, 40)), random.normal(size=(80, 3))
+
+    def body(emit: Any, x: Any) -> Any:
+        h = emit(relax.op.matmul(x, const(first)), "h")
+        r = emit(relax.op.nn.relu(h), "r")
+        q = quantised(emit, r, "q", scale=0.4, qmin=0, qmax=3)
+        s = emit(relax.op.sigmoid(emit(relax.op.negative(emit(relax.op.abs(h), "a")), "n")), "s")
+        return emit(relax.op.matmul(emit(relax.op.concat([q, s], axis=1), "both"), const(last)), "logits")
+
+    x = random.normal(size=(4, 6)).astype(np.float32)
+    methods = [DeepLift(target=1, reference=0.1), DeepLift(target=1, reference=0.1, layers=["r"], name="asked")]
+    artifact = tvm_lowbit.build(module(body, (4, 6)), "host", explain=methods)
+    whole, asked = artifact.run(x).explanations.values()
+    for name in ("contributions", "multipliers"):
+        np.testing.assert_allclose(whole.values[name], asked.values[name], rtol=0, atol=1e-5)
+    # What is asked for is the quantiser's own slope times its weights.
+    h, h0 = x @ first.astype(np.float32), np.float32(0.1) * first.astype(np.float32).sum(0)
+    r, r0 = np.maximum(h, 0), np.maximum(h0, 0)
+    steps = [np.clip(np.rint(v / np.float32(0.4)), 0, 3) * 0.4 for v in (r, r0)]
+    np.testing.assert_allclose(
+        asked.layers["r"]["contributions"], (steps[0] - steps[1]) * last[:40, 1], rtol=0, atol=1e-5
+    )

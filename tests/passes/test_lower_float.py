@@ -59,6 +59,11 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[int, ...], tuple[str, ...]]] = 
     "weights that are computed": (
         lambda e, x: e(relax.op.nn.conv2d(const(RNG.normal(size=(1, 7, 9, 8))), e(relax.op.tanh(x)))),
         (3, 7, 2, 2),
+        ("float_conv",),
+    ),
+    "weights that are computed, for several images": (
+        lambda e, x: e(relax.op.nn.conv2d(const(RNG.normal(size=(2, 7, 9, 8))), e(relax.op.tanh(x)))),
+        (3, 7, 2, 2),
         ("float_conv", "float_weights"),
     ),
     "transpose": (lambda e, x: both_ways(e, x, const(WEIGHTS)), IMAGE, ("float_conv", "float_conv_transposed")),

@@ -19,7 +19,7 @@ from relay_passes.attribution.rules.shape import SHAPE
 from relay_passes.attribution.rules.stops import STOPS
 from relay_passes.attribution.rules.unary import UNARY
 
-__all__ = ["RULES", "RULES_VERSION", "STOPS", "Context", "RuleFunction", "register"]
+__all__ = ["RULES", "RULES_VERSION", "STOPS", "UNARY", "Context", "RuleFunction", "register"]
 
 # Raised whenever a rule changes what it computes; recorded with every compiled explanation.
 RULES_VERSION = 2

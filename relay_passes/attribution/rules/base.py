@@ -56,6 +56,8 @@ class Context:
         What is propagated.
     prefix : str
         Names of bound expressions start with it.
+    skipped : frozenset
+        Variables at which nothing is wanted between two unary operators: the later one takes the slope over both.
     differences : dict
         Differences emitted so far, so that a value's is the same wherever it is used.
     """
@@ -67,6 +69,7 @@ class Context:
     slope: Slope
     carrier: Carrier
     prefix: str
+    skipped: frozenset[Any] = frozenset()
     differences: dict[Any, Any] = field(default_factory=dict)
 
     def emit(self, expr: Any, name: str = "step") -> Any:

@@ -14,10 +14,11 @@ from relay_passes.ops import FAKE_QUANT
 
 
 def unary(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
-    """G times the slope of the operator, unless the carrier knows better."""
+    """G times the slope of the operator, unless the carrier knows better, or g has its slope in it already."""
     if any(a in context.active for a in call.args[1:]):
         raise NotImplementedError("its second operand depends on the input")
-    return [context.carrier.unary(context, call, var, g), *[None] * (len(call.args) - 1)]
+    partial = g if var in context.skipped else context.carrier.unary(context, call, var, g)
+    return [partial, *[None] * (len(call.args) - 1)]
 
 
 _PIECEWISE = ("nn.relu", "nn.leakyrelu", "nn.prelu", "clip", "round", "floor", "ceil", "trunc", "sign", "abs")
