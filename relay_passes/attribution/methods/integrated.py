@@ -167,21 +167,18 @@ class IntegratedGradients(MeanGradient):
     def points(self, forward: Forward, starts: Sequence[Any]) -> Iterable[tuple[float, list[Any]]]:
         """Those of the quadrature."""
         for share, weight in zip(*RULES[self.rule](int(self.steps)), strict=True):
-            yield weight, on_path(forward, starts, [share])
+            yield weight, on_path(forward, starts, share)
 
 
-def on_path(forward: Forward, starts: Sequence[Any], shares: Sequence[float]) -> list[Any]:
-    """The inputs' points at shares of the way from their references, one after another along the first axis."""
+def on_path(forward: Forward, starts: Sequence[Any], share: float) -> list[Any]:
+    """The inputs' points at a share of the way from their references."""
     points = []
+    # A tensor rather than a number: a number would be built into the kernel, which then were another for each point.
+    along = literal(np.full(1, share, np.float32))
     for param, start in zip(forward.params, starts, strict=True):
-        shape, at = shape_of(param), literal(collapsed(start))
-        # A tensor rather than numbers: these would be built into the kernel, which then were another for each point.
-        along = literal(np.array(shares, np.float32).reshape(-1, *[1] * len(shape)))
-        change = forward.emit(relax.op.subtract(param, at))
-        part = forward.emit(relax.op.multiply(along, forward.emit(relax.op.expand_dims(change, 0))))
-        point = forward.emit(relax.op.add(at, part))
-        whole = relax.ShapeExpr([len(shares) * shape[0], *shape[1:]])
-        points.append(forward.emit(relax.op.reshape(point, whole), "point"))
+        at = literal(collapsed(start))
+        part = forward.emit(relax.op.multiply(along, forward.emit(relax.op.subtract(param, at))))
+        points.append(forward.emit(relax.op.add(at, part), "point"))
     return points
 
 
