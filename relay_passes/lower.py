@@ -14,6 +14,7 @@ from relay_passes import dataflow, layouts, notes, ops
 from relay_passes.assign import PLAIN
 from relay_passes.chosen import Chosen
 from relay_passes.compose import compose_requantize
+from relay_passes.epilogues import lines_of, tables_of, thresholds_of
 from relay_passes.forms import Forms, call_kernel, joined, pooled
 from relay_passes.lower_float import FloatKernels
 from relay_passes.network import CONCAT, Product, Survey, techniques
@@ -21,7 +22,6 @@ from relay_passes.ops import constant, literal, op_name, quant_spec, shape_of
 from relay_passes.problem import dot_problem
 from schedules import tuned_rows
 from schedules.cores import CoreSpec
-from schedules.counting import LINEAR_LEVELS
 from schedules.dot_problem import DotProblem, Thresholds
 from schedules.layout import Layout
 from schedules.limits import limit_cycles
@@ -29,7 +29,6 @@ from schedules.moving import requantize_pixels
 from schedules.problem_key import problem_key
 from schedules.requantize import requantize_kernel
 from schedules.techniques import Choice
-from schedules.threshold_lines import fit_lines
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ class _Lowering:
                 source = self.values[var].args[0]
                 return self._kernel(self.plans[source], value.args[0], value, var, name, scope)
             if self.values[var].args[0] in self.plans:
-                self._count(self.plans[self.values[var].args[0]].layer, _tables(value))
+                self._count(self.plans[self.values[var].args[0]].layer, tables_of(value))
             if var in self.survey.physical:
                 return self._requantize_pixels(var, value, name, scope)
             return self._requantize(value, name, scope)
@@ -178,9 +177,9 @@ class _Lowering:
         layout, dtype, size, why = Layout(), "int32", sum(c.nbytes for c in plan.constants), ""
         if requantize is not None:
             layout, dtype = self._written(var), "uint8"
-            tables = _tables(requantize)
-            epilogue, side = self._side(var, requantize, _thresholds(requantize, layout))
-            lines = _lines(epilogue, tables, problem)
+            tables = tables_of(requantize)
+            epilogue, side = self._side(var, requantize, thresholds_of(requantize, layout))
+            lines = lines_of(epilogue, tables, problem)
             if isinstance(lines, str):
                 why = f"; each code is searched among {epilogue.levels} thresholds: {lines}"
             elif lines is not None:
@@ -205,10 +204,10 @@ class _Lowering:
         """Codes or accumulators that a kernel wrote, where they lie."""
         assert self.forms is not None
         layout, shape = self._written(var), layouts.nhwc_shape(shape_of(call))
-        epilogue, side = self._side(var, call, _thresholds(call, layout))
+        epilogue, side = self._side(var, call, thresholds_of(call, layout))
         values = self.forms.get(call.args[0], PLAIN, name)
         kernel = requantize_pixels(shape, str(call.args[0].ty.dtype), epilogue, str(call.args[1].ty.dtype))
-        args = [values, *_tables(call), *side]
+        args = [values, *tables_of(call), *side]
         packed = call_kernel(scope, kernel, "requantize", args, layout.shape(*shape), "uint8", f"{name}/physical")
         return self.forms.produced(packed, layout, shape_of(call), name)
 
@@ -233,7 +232,7 @@ class _Lowering:
 
     def _requantize(self, call: Any, name: str, scope: dataflow.Scope) -> Any:
         shape = shape_of(call)
-        spec = _thresholds(call, Layout())
+        spec = thresholds_of(call, Layout())
         tables = str(call.args[1].ty.dtype)
         kernel = requantize_kernel(shape, str(call.args[0].ty.dtype), int(call.attrs["axis"]), spec, tables)
         return call_kernel(scope, kernel, "requantize", list(call.args), shape, "uint8", name)
@@ -283,20 +282,3 @@ def _as_kernels_see(shape: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple
     if len(shape) not in (3, 4):
         return []
     return [(tuple(range(len(shape))), (*shape[:2], *(1,) * (4 - len(shape)), *shape[2:]))]
-
-
-def _thresholds(call: Any, layout: Layout) -> Thresholds:
-    counts = [shape_of(table)[1] for table in _tables(call)[::2]]  # rises and, if there are any, falls
-    return Thresholds(int(call.attrs["bits"]), counts[0], int(call.attrs["side_bits"]), layout, falls=sum(counts[1:]))
-
-
-def _lines(epilogue: Thresholds, tables: list[Any], problem: DotProblem) -> npt.NDArray[np.float32] | str | None:
-    """Lines by which codes are guessed where a search would take long, or why not; None where it would not."""
-    if epilogue.levels <= LINEAR_LEVELS or epilogue.falls or epilogue.side_bits:
-        return None
-    return fit_lines(constant(tables[0]), problem.accumulator_bound())
-
-
-def _tables(call: Any) -> list[Any]:
-    """The constants of a ``requantize``: rises, flip and, if there are any, falls."""
-    return list(call.args[1 : 1 + int(call.attrs["tables"])])
