@@ -41,7 +41,14 @@ class ArmVectors(Vectors):
 
 
 class X86Vectors(Vectors):
-    """PMADDWD, which adds products of neighbouring 16-bit lanes, by ones."""
+    """PHADDW, PHADDD, and PMADDWD, which adds products of neighbouring 16-bit lanes, by ones."""
+
+    def add_pairs(self, a: Any, b: Any, dtype: str, lanes: int) -> Any:
+        """See `Vectors.add_pairs`."""
+        letter = {("int16", 8): "w", ("int32", 4): "d"}.get((dtype, lanes))
+        if letter is None:
+            return super().add_pairs(a, b, dtype, lanes)
+        return tirx.call_llvm_pure_intrin(f"{dtype}x{lanes}", f"llvm.x86.ssse3.phadd.{letter}.128", a, b)
 
     def widen_pairs(self, vector: Any, dtype: str, lanes: int) -> Any:
         """See `Vectors.widen_pairs`."""
