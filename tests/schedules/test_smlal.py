@@ -35,13 +35,14 @@ PROBLEMS = (
     DotProblem(1, 7, 6, 10, 15, Operand(2), weights(1), (5, 5), padding=(2,) * 4, groups=5),
     DotProblem(1, 7, 6, 11, 11, Operand(2), weights(3), (3, 3), padding=(1,) * 4, groups=11),
     DotProblem(1, 1, 40, 33, 5, Operand(2), weights(2), (1, 3)),
-    # Bytes, widened each step; the last has 3 to 9 products, some of them being the first; then each product widened.
+    # Bytes, widened each step; the last has 1 to 9 products, some of them being the first; then each product widened.
     *(
         DotProblem(1, 5, 6, k, 6, Operand(8, 1, -128), replace(weights(8), span=(1, 255)))
-        for k in (3, 8, 9, 24, 40, 213)
+        for k in (1, 2, 3, 8, 9, 24, 40, 213)
     ),
     DotProblem(1, 9, 9, 3, 6, Operand(8), replace(weights(8), span=(1, 255)), (7, 7), (2, 2), padding=(3,) * 4),
     *(DotProblem(1, 5, 6, k, 6, Operand(8, 1, -128), weights(8)) for k in (7, 17, 25)),
+    DotProblem(1, 5, 7, 1, 6, Operand(8), weights(8)),
 )
 
 
