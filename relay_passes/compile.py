@@ -8,9 +8,11 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from relay_passes.early import call_early
 from relay_passes.inline_chains import inline_chains
 from relay_passes.memory import MemoryPlan, plan_of
 from relay_passes.pin_rounding import pin_rounding
+from relay_passes.recompute import recompute
 from relay_passes.repeats import share_columns
 from relay_passes.storage import plan_storage
 from relay_passes.workspaces import lift_workspaces
@@ -50,10 +52,12 @@ def compile_module(
         _changed("ShareColumns", share_columns),
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
+        _changed("Recompute", recompute),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         chains,
         pin,
+        _changed("CallEarly", call_early),
         relax.transform.RewriteDataflowReshape(),
         relax.transform.ToNonDataflow(),
         relax.transform.RemovePurityChecking(),

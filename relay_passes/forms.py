@@ -28,11 +28,17 @@ class Forms:
             forms[form] = self._made(codes, forms, form, name)
         return forms[form]
 
-    def produced(self, packed: Any, layout: Layout, shape: tuple[int, ...], name: str) -> Any:
-        """The logical variable of what a kernel wrote; conversions that nobody reads are dead code."""
+    def produced(self, packed: Any, layout: Layout, shape: tuple[int, ...], name: str, kept: int = 0) -> Any:
+        """The logical variable of what a kernel wrote; conversions that nobody reads are dead code.
+
+        Where explanations read it, ``kept`` says in how many bits it is kept for them (`layouts.kept`).
+        """
         forms: dict[Form, Any] = {layout: packed}
         plain = packed if layout == PLAIN else self._repacked(packed, shape, layout, PLAIN, f"{name}/plain")
-        result = layouts.unpack(self.scope, plain, shape, name)
+        if kept:
+            result = layouts.kept(self.scope, plain, shape, name, kept)
+        else:
+            result = layouts.unpack(self.scope, plain, shape, name)
         self.found[result] = {None: result, PLAIN: plain, **forms}
         return result
 

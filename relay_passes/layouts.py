@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm import relax, te
+from tvm import relax, te, tirx
 
 from relay_passes.dataflow import Scope
+from relay_passes.early import EARLY
 from relay_passes.ops import shape_of
 
 # Opaque to fusion: what it is fused with would else be computed in the order of what is written here.
@@ -40,6 +41,46 @@ def pack(scope: Scope, codes: Any, name: str) -> Any:
 
     call = scope.builder.call_te(compute, codes, primfunc_name_hint="pack", primfunc_attrs=_OPAQUE)
     return scope.emit(call, name)
+
+
+def kept(scope: Scope, plain: Any, shape: tuple[int, ...], name: str, bits: int) -> Any:
+    """Emit the logical tensor of a plain one from a copy that takes fewer bytes, which is all that is kept until then.
+
+    Parameters
+    ----------
+    plain : expression
+        Codes of 1, 2 or 4 ``bits``, of which neighbouring channels share a byte; or int32 accumulators that int16
+        holds: ``bits`` is 16.
+    """
+    per, channel = 8 // min(bits, 8), 1
+    packed = tuple(-(-extent // per) if axis == channel else extent for axis, extent in enumerate(shape))
+
+    def narrow(x: Any) -> Any:
+        def element(*i: Any) -> Any:
+            if bits == 16:
+                return x(*_physical(*i)).astype("int16")
+            result: Any = tirx.const(0, "uint8")
+            for k in range(per):
+                c = i[channel] * per + k
+                code = x(*_physical(i[0], tirx.min(c, shape[channel] - 1), *i[2:]))
+                result = result | (code << tirx.const(bits * k, "uint8"))
+            return result
+
+        return te.compute(packed, element, name="keep")
+
+    def widen(x: Any) -> Any:
+        def element(*i: Any) -> Any:
+            if bits == 16:
+                return x(*i).astype("int32")
+            shift = (i[channel] % per * bits).astype("uint8")
+            return (x(i[0], i[channel] // per, *i[2:]) >> shift) & tirx.const(2**bits - 1, "uint8")
+
+        return te.compute(shape, element, name="widen")
+
+    attrs = {**_OPAQUE, EARLY: True}
+    call = scope.builder.call_te(narrow, plain, primfunc_name_hint="keep", primfunc_attrs=attrs)
+    result = scope.builder.call_te(widen, scope.emit(call, f"{name}/kept"), primfunc_name_hint="widen")
+    return scope.emit(result, name)
 
 
 def unpack(scope: Scope, plain: Any, shape: tuple[int, ...], name: str) -> Any:

@@ -191,7 +191,7 @@ class _Lowering:
         kernel = technique.build(problem, knobs, self.core)
         out = layout.shape(*layouts.nhwc_shape(shape))
         packed = call_kernel(scope, kernel, f"{technique.name}_{plan.layer}", args, out, dtype, f"{name}/physical")
-        result = self.forms.produced(packed, layout, shape, name)
+        result = self.forms.produced(packed, layout, shape, name, self.survey.kept(var))
         symbol = str(scope.builder.lookup_binding(packed).args[0].name_hint)
         limit = limit_cycles(plan.problem, technique.name, self.core)
         work = {"bits": problem.name, "technique": technique.name, "macs": problem.macs, "limit": limit}
@@ -209,7 +209,7 @@ class _Lowering:
         kernel = requantize_pixels(shape, str(call.args[0].ty.dtype), epilogue, str(call.args[1].ty.dtype))
         args = [values, *tables_of(call), *side]
         packed = call_kernel(scope, kernel, "requantize", args, layout.shape(*shape), "uint8", f"{name}/physical")
-        return self.forms.produced(packed, layout, shape_of(call), name)
+        return self.forms.produced(packed, layout, shape_of(call), name, self.survey.kept(var))
 
     def _report(self, plan: _Plan, size: int, written: Layout | None, why: str) -> None:
         """Add a kernel to its layer's row: a transposed convolution has one for each phase of its stride."""

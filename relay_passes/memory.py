@@ -130,11 +130,12 @@ def _run(mod: Any, function: Any, spaces: Mapping[Any, int], pool: _Pool) -> lis
         elif isinstance(value, tvm.ir.Call) and isinstance(mod.functions.get(value.op), relax.Function):
             held[var] = _run(mod, mod[value.op], spaces, pool)
             mine.update(number for places in held[var] for number in places)
-        elif isinstance(value, tvm.ir.Call):
-            pool.seen(spaces.get(value.op, 0))
+        elif isinstance(value, tvm.ir.Call) and value.op in spaces:
+            pool.seen(spaces[value.op])
+        elif isinstance(value, tvm.ir.Call) and isinstance(var.ty, relax.TensorType):
             # A reshape, or another pointer to the same: where its operand is.
             held[var] = [frozenset().union(*(places for a in value.args for places in of(a)))]
-        else:
+        elif not isinstance(value, tvm.ir.Call):
             held[var] = of(value)
     results = of(function.body.body)
     held.clear()

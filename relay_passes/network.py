@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm import relax
 
-from relay_passes import dataflow, ops
+from relay_passes import dataflow, notes, ops
 from relay_passes.assign import PLAIN, Form, Network, Node, Option, Tensor
 from relay_passes.layouts import nhwc_shape
 from relay_passes.ops import op_name, shape_of
@@ -61,6 +62,7 @@ class Survey:
 
     def __init__(self, mod: Any, products: Mapping[Any, Product], core: CoreSpec) -> None:
         self.products, self.core = products, core
+        self.explained = bool(notes.read(mod).get("explanation"))
         self.values = {b.var: b.value for b in dataflow.bindings(mod["main"])}
         self.readers = dataflow.readers(mod["main"])
         self.codes = {p.codes: dot for dot, p in products.items() if p.codes is not None}
@@ -91,6 +93,20 @@ class Survey:
         """The second operand of a quantiser of codes or accumulators."""
         value = self.values[var]
         return value.args[-1] if op_name(value) == ops.REQUANTIZE and int(value.attrs["side_bits"]) else None
+
+    def kept(self, var: Any) -> int:
+        """In how many bits an explanation finds what a kernel wrote and other kernels read before; 0 if as it is."""
+        operators = [op_name(self.values[r]) if r is not None else "" for r in self.readers[var]]
+        early = sum(operator in (ops.DOT, ops.REQUANTIZE, POOL) for operator in operators)
+        if not self.explained or not 0 < early < len(operators) or len(shape_of(var)) < 3:
+            return 0
+        if op_name(self.values[var]) == ops.REQUANTIZE:
+            bits = int(self.values[var].attrs["bits"])
+            return bits if bits in (1, 2, 4) else 0
+        codes, offset = (ops.constant(argument).astype(np.int64) for argument in self.values[var].args[1:3])
+        problem = self.products[var].problem
+        weights = problem.w.multiplier * codes.reshape(len(codes), -1) + offset[:, None]
+        return 16 if np.abs(weights).sum(1).max() * max(map(abs, problem.a.values)) < 2**15 else 0
 
     def sources(self, var: Any) -> list[Any]:
         """The tensors of codes that a moving kernel reads, second operands aside."""

@@ -28,15 +28,15 @@ SMALLEST = 8192
 
 def _typed(call_: Any, ctx: Any) -> Any:
     table, numbers = (argument.ty for argument in call_.args)
-    return relax.TensorType([1, *table.shape[1:], *numbers.shape], str(table.dtype))
+    return relax.TensorType([1, table.shape[0], *numbers.shape], str(table.dtype))
 
 
 def _legalize(bb: Any, call_: Any) -> Any:
     def compute(table: Any, numbers: Any) -> Any:
         def element(_: Any, channel: Any, *position: Any) -> Any:
-            return table[numbers[position].astype("int32"), channel]
+            return table[channel, numbers[position].astype("int32")]
 
-        return te.compute([1, table.shape[1], *numbers.shape], element, name="columns")
+        return te.compute([1, table.shape[0], *numbers.shape], element, name="columns")
 
     # 2 is "injective": TVM takes every lookup for opaque, which would be a kernel of its own.
     return bb.call_te(compute, *call_.args, primfunc_name_hint="columns", primfunc_attrs={"op_pattern": 2})
@@ -52,7 +52,7 @@ def share_columns(mod: Any) -> Any:
     ----------
     mod : IRModule
         Before operators become kernels. Constants ``(1, C, ...)`` of which at least half are repetitions become
-        ``columns(table (K, C), numbers (...))``, the same bit for bit.
+        ``columns(table (C, K), numbers (...))``, the same bit for bit.
     """
     for gv, function in list(mod.functions.items()):
         if isinstance(function, relax.Function):
@@ -102,9 +102,9 @@ def _repeating(value: Any) -> Iterator[tuple[int, tuple[npt.NDArray[Any], npt.ND
 
 
 def columns_of(array: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Different columns ``(K, C)`` of an array ``(1, C, ...)``, equal bit for bit or not, and the number of each."""
+    """Different columns ``(C, K)`` of an array ``(1, C, ...)``, equal bit for bit or not, and the number of each."""
     columns = np.ascontiguousarray(array.reshape(array.shape[1], -1).T)
     bits = columns.view(f"u{array.dtype.itemsize}")
     _, first, numbers = np.unique(bits, axis=0, return_index=True, return_inverse=True)
     kind = np.uint8 if len(first) <= 256 else np.int32
-    return columns[first], numbers.reshape(array.shape[2:]).astype(kind)
+    return np.ascontiguousarray(columns[first].T), numbers.reshape(array.shape[2:]).astype(kind)

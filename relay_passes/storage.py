@@ -1,12 +1,13 @@
 """``PlanStorage``: all tensors between kernels lie in one storage, those that are needed at the same time side by side.
 
 TVM's plan shares whole storages, each as large as the largest tensor in it, which a small tensor may hold for the rest
-of the program. Here every tensor gets an offset, the largest ones first, each where it leaves the least room unused
-among those that are needed while it is (Pisarchyk and Lee 2020, 2001.03288, "greedy by size for offset calculation").
+of the program. Here every tensor gets an offset, those that are large or needed long first, each where it leaves the
+least room unused among those that are needed while it is (Pisarchyk and Lee 2020, 2001.03288).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -98,9 +99,21 @@ def _tensors(bindings: list[Any], result: Any) -> list[Tensor]:
 
 def offsets(tensors: list[Tensor]) -> dict[Any, int]:
     """Where each begins, by variable."""
+    # What is best differs from program to program; all are quick.
+    orders: list[Callable[[Tensor], Any]] = [
+        lambda t: (-t.size, t.first),
+        lambda t: (-t.size * (t.last - t.first + 1), t.first),
+        lambda t: (t.first - t.last, -t.size),
+    ]
+    found = [_placed(sorted(tensors, key=order)) for order in orders]
+    return min(found, key=lambda places: max((places[t.var] + t.size for t in tensors), default=0))
+
+
+def _placed(tensors: list[Tensor]) -> dict[Any, int]:
+    """One after another, each where it leaves the least room unused."""
     placed: list[tuple[int, Tensor]] = []
-    for tensor in sorted(tensors, key=lambda t: (-t.size, t.first)):
-        taken = sorted(((at, at + other.size) for at, other in placed if other.meets(tensor)))
+    for tensor in tensors:
+        taken = sorted((at, at + other.size) for at, other in placed if other.meets(tensor))
         end, best, room = 0, None, 0
         for low, high in taken:
             if low - end >= tensor.size and (best is None or low - end < room):
