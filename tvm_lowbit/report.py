@@ -75,9 +75,9 @@ class Report:
             )
         if p is not None:
             lines.append(
-                f"memory: {p.weights:,} bytes of weights; {p.activations:,} of activations and at most "
-                f"{p.workspaces:,} of work space, {p.each_thread:,} more for each further thread; {p.peak:,} at once "
-                "on one thread, weights aside"
+                f"memory: {p.weights:,} bytes of weights; {p.activations:,} of activations and work space; at most "
+                f"{p.workspaces:,} that a thread has of its own, {p.each_thread:,} for each further one; {p.peak:,} at "
+                "once on one thread, weights aside"
             )
         if self.kernels:
             split = sum(row.parallel for row in self.kernels)
