@@ -41,14 +41,16 @@ class ArmVectors(Vectors):
 
 
 class X86Vectors(Vectors):
-    """PHADDW, PHADDD, and PMADDWD, which adds products of neighbouring 16-bit lanes, by ones."""
+    """PMADDWD by ones adds neighbouring 16-bit lanes; others are the halves of a lane twice as wide."""
 
     def add_pairs(self, a: Any, b: Any, dtype: str, lanes: int) -> Any:
         """See `Vectors.add_pairs`."""
-        letter = {("int16", 8): "w", ("int32", 4): "d"}.get((dtype, lanes))
-        if letter is None:
-            return super().add_pairs(a, b, dtype, lanes)
-        return tirx.call_llvm_pure_intrin(f"{dtype}x{lanes}", f"llvm.x86.ssse3.phadd.{letter}.128", a, b)
+        bits, half = bits_of(dtype), lanes // 2
+        shift = splat(const(bits, f"uint{2 * bits}"), half)
+        wide = [tirx.reinterpret(f"uint{2 * bits}x{half}", vector) for vector in (a, b)]
+        # The lower half of each holds both, modulo what it can hold.
+        sums = [tirx.reinterpret(f"{dtype}x{lanes}", vector + (vector >> shift)) for vector in wide]
+        return _every(2, 0, sums, lanes)
 
     def widen_pairs(self, vector: Any, dtype: str, lanes: int) -> Any:
         """See `Vectors.widen_pairs`."""

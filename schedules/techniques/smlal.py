@@ -33,6 +33,9 @@ from schedules.panel import Panel, Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
 from schedules.vectors import assembly, in_order, shared_loads, vectors
 
+# LLVM 22 moves shuffles of vectors that are all but zero before what they shuffle.
+FEW_PRODUCTS = 4
+
 
 class Smlal(Technique):
     """Blocks of ``mr`` pixels x ``nr`` channels held in registers, 16 products of each output a step."""
@@ -45,6 +48,8 @@ class Smlal(Technique):
         reason = super().declines(problem, core)
         if reason is None and 3 * problem.accumulator_bound() > INT32_MAX:
             reason = "three terms of the correction, each as large as the sum can be, would need more than 32 bits"
+        if reason is None and not core.is_arm and problem.k < FEW_PRODUCTS:
+            reason = f"sums of fewer than {FEW_PRODUCTS} products, whose shuffles LLVM gets wrong for x86"
         return reason
 
     def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
