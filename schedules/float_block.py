@@ -199,8 +199,7 @@ class _Loops:
             with loop(0, plan.groups * plan.inputs) as c:
                 for parity in range(len(plan.origins)):
                     base = (c * len(plan.origins) + parity) * self.plane
-                    read = lambda n, y, x_: x[first + n, c, y, x_]  # noqa: E731
-                    fill(plan, parity, self.source, base, read, const(0, "float32"))
+                    fill(plan, parity, self.source, base, lambda n, y, x_: x[first + n, c, y, x_], const(0, "float32"))
             with loop(0, plan.groups * blocks) as index:
                 g, cb = index // blocks, index % blocks
                 if self.pack is not None:

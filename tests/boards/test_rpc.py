@@ -15,6 +15,7 @@ from tvm.rpc.server import Server
 from tvm.rpc.tracker import Tracker
 
 from schedules.errors import LowbitError
+from tvm_lowbit.boards import connection
 from tvm_lowbit.boards.rpc import RpcBoard
 from tvm_lowbit.linker import find_linker, host_machine
 
@@ -42,6 +43,21 @@ def test_an_unreachable_board_is_an_error_within_seconds(silent: int) -> None:
         with pytest.raises(LowbitError, match="hint: "):
             board.open()
     assert time.monotonic() - began < 10
+
+
+def test_a_board_in_use_is_named_so_though_the_wait_ends_with_an_error(
+    silent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = connection._sockets_to
+
+    def slowly(address: tuple[str, int]) -> Iterator[tuple[int, socket.socket]]:
+        for number, duplicate in listed(address):
+            yield number, duplicate
+            time.sleep(0.2)  # TVM's error of the connection shut down arrives meanwhile
+
+    monkeypatch.setattr(connection, "_sockets_to", slowly)
+    with pytest.raises(LowbitError, match="another client"):
+        RpcBoard(LOOPBACK, silent, connect_timeout=0.3).open()
 
 
 @pytest.mark.parametrize("tracked", [False, True], ids=["direct", "tracker"])

@@ -65,14 +65,16 @@ def _attempt(address: tuple[str, int], key: str, patience: float, call_timeout: 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         thread.join(max(0.0, deadline - time.monotonic()))
+        # Asked once: a connection that is shut down below ends the thread with an error of its own, at any moment.
+        answered = bool(outcome)
         for number, connection in _sockets_to(address):
-            if number not in before and outcome:
+            if number not in before and answered:
                 _limit(connection, call_timeout)
             elif number not in before:
                 connection.shutdown(socket.SHUT_RDWR)  # ends TVM's wait, and with it the thread
     finally:
         lock.release()
-    if not outcome:
+    if not answered:
         raise busy
     if isinstance(outcome[0], Exception):
         raise outcome[0]
