@@ -47,9 +47,9 @@ class X86Vectors(Vectors):
         """See `Vectors.add_pairs`."""
         bits, half = bits_of(dtype), lanes // 2
         shift = splat(const(bits, f"uint{2 * bits}"), half)
-        wide = [tirx.reinterpret(f"uint{2 * bits}x{half}", vector) for vector in (a, b)]
-        # The lower half of each holds both, modulo what it can hold.
-        sums = [tirx.reinterpret(f"{dtype}x{lanes}", vector + (vector >> shift)) for vector in wide]
+        # Added in lanes of their own width: TVM has LLVM take additions of wider ones for free of overflow.
+        upper = [tirx.reinterpret(f"uint{2 * bits}x{half}", vector) >> shift for vector in (a, b)]
+        sums = [vector + tirx.reinterpret(f"{dtype}x{lanes}", odd) for vector, odd in zip((a, b), upper, strict=True)]
         return _every(2, 0, sums, lanes)
 
     def widen_pairs(self, vector: Any, dtype: str, lanes: int) -> Any:
