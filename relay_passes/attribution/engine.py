@@ -107,7 +107,7 @@ def back(g: Any, output: Any, values: list[tuple[Any, Any]], context: Context, c
         if not any(argument in needed for argument in variables(value)):
             met(var)
             continue
-        g = context.carrier.enter(context, var, met(var))
+        g = met(var) if var in context.skipped else context.carrier.enter(context, var, met(var))
         try:
             partials = rule_of(var, value)(var, value, g, context)
         except NotImplementedError as error:
@@ -122,19 +122,20 @@ def back(g: Any, output: Any, values: list[tuple[Any, Any]], context: Context, c
 
 def _skipped(output: Any, values: list[tuple[Any, Any]], context: Context, cuts: Sequence[Any]) -> frozenset[Any]:
     """What only a unary operator reads of a unary operator, and nobody asks for: see `Context.skipped`."""
-    if not context.carrier.telescopes:
-        return frozenset()
     readers: dict[Any, list[Any]] = {}
-    for _, value in values:
-        for argument in variables(value):
-            readers.setdefault(argument, []).append(value)
+    for pair in values:
+        for argument in variables(pair[1]):
+            readers.setdefault(argument, []).append(pair)
     wanted = {output, *cuts}
     return frozenset(
         var
         for var, value in values
         if var not in wanted and op_name(value) in UNARY and len(readers.get(var, ())) == 1
-        for (reader,) in [readers[var]]
-        if op_name(reader) in UNARY and context.slope.telescopes(reader)
+        for ((reader, call),) in [readers[var]]
+        if op_name(call) in UNARY
+        and context.slope.telescopes(call)
+        and context.carrier.telescopes(context, var)
+        and context.carrier.telescopes(context, reader)
     )
 
 

@@ -109,17 +109,44 @@ def convolutions(emit: Any, x: Any) -> Any:
 
 
 def test_one_multiplier_where_two_are_the_same() -> None:
-    """Pairs cost no product where no function lies behind a dense layer: those are the very ones of Rescale."""
+    """Pairs cost nothing where no function lies behind a dense layer: the very operators of Rescale."""
     mod = module(convolutions, (1, 2, 4, 4))
     core = resolve("host").core
     found = {}
     for rule in ("rescale", "genomics", "reveal_cancel"):
         options = Options(core, (DeepLift(rule=rule),))
         found[rule] = operators(run_phases(import_model(mod, None, 1), options, stop_after="instrument"))
-    # TODO: the very operators, once pairs that are one multiplier join secants that follow each other, as Rescale does.
-    products_of = {rule: [n for n in names if "conv2d" in n or "matmul" in n] for rule, names in found.items()}
-    assert products_of["genomics"] == products_of["rescale"] and products_of["rescale"]
+    assert found["genomics"] == found["rescale"]
     assert len(found["reveal_cancel"]) > len(found["rescale"])
     products = [name for name in found["reveal_cancel"] if "conv2d" in name]
     # Two of the model, |W| |dx| of each, and two back through each.
     assert len(products) == 2 + 2 + 4
+
+
+def mixed(emit: Any, x: Any) -> Any:
+    """Functions in a row behind a convolution and before what is revealed, whose split goes through them."""
+    v = emit(relax.op.nn.conv2d(x, weights(3, 2, 3, 3), padding=1), "c")
+    v = emit(relax.op.abs(emit(relax.op.nn.leakyrelu(v, -0.5), "apart0")), "apart1")
+    v = quantised(emit, v, "q", scale=0.4, qmax=7)
+    v = emit(relax.op.matmul(emit(relax.op.reshape(v, (2, 48)), "flat"), weights(48, 5)), "fc")
+    v = emit(relax.op.sin(emit(relax.op.nn.prelu(v, const([0.3]), 1), "apart2")), "between")
+    v = quantised(emit, emit(relax.op.nn.relu(v), "revealed"), "q4", scale=0.1, qmax=15)
+    return emit(relax.op.matmul(v, weights(5, 2)), "logits")
+
+
+def test_joined_secants() -> None:
+    """The multipliers of both parts are the same whether functions in a row count as one or, being asked for, apart."""
+    x, x0 = RNG.normal(size=(2, 2, 4, 4)), RNG.normal(size=(2, 4, 4))
+    methods = [
+        DeepLift(rule="genomics", name=name, target=0, reference=x0, layers=("c", "q", *layers))
+        for name, layers in (("one", ()), ("apart", ("apart0", "apart1", "apart2")))
+    ]
+    mod = module(mixed, (2, 2, 4, 4))
+    found = tvm_lowbit.build(mod, "host", explain=methods).run(x.astype(np.float32)).explanations
+    np.testing.assert_allclose(found["one"].gap, 0, atol=1e-5)
+    for field in ("contributions", "multipliers"):
+        here, there = ([f.values[field], *(f.layers[c][field] for c in "cq")] for f in (found["one"], found["apart"]))
+        for a, b in zip(here, there, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * np.abs(b).max())
+    rescaled = explain(mod, x, rule="rescale", reference=x0)
+    assert np.abs(found["one"].contributions - rescaled.contributions).max() > 0.01

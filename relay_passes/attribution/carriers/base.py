@@ -10,7 +10,7 @@ import abc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tvm import relax
@@ -75,12 +75,11 @@ class LinearMap:
 
 
 class Carrier(abc.ABC):
-    """What is propagated. ``g`` is whatever the carrier likes; rules pass it on and never look inside.
+    """What is propagated. ``g`` is whatever the carrier likes; rules pass it on and never look inside."""
 
-    ``telescopes``: whether two slopes after each other are as good as one over both.
-    """
-
-    telescopes: ClassVar[bool] = False
+    def telescopes(self, context: Context, var: Any) -> bool:
+        """Whether the slope of a unary operator may be joined with that of another: both are factors of ``g``."""
+        return False
 
     @abc.abstractmethod
     def seed(self, context: Context, expr: Any) -> Any:
@@ -134,7 +133,9 @@ class Carrier(abc.ABC):
 class Real(Carrier):
     """Real numbers with sum and product: gradients and DeepLIFT's multipliers."""
 
-    telescopes = True
+    def telescopes(self, context: Context, var: Any) -> bool:
+        """Products are."""
+        return True
 
     def seed(self, context: Context, expr: Any) -> Any:
         """Itself."""

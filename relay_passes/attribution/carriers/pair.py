@@ -85,6 +85,10 @@ class RevealCancel(Carrier):
             todo += new
         return bool(found) and found <= set(self.behind)
 
+    def telescopes(self, context: Context, var: Any) -> bool:
+        """Rescale's multiplier is one for both parts, and the size of a product is the product of sizes."""
+        return not self.reveals(context, var)
+
     def seed(self, context: Context, expr: Any) -> Any:
         """The same for both parts."""
         return Pair(expr)

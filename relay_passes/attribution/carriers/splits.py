@@ -215,7 +215,11 @@ def _unary(splits: Splits, context: Context, var: Any, call: Any) -> Any:
     branches = splits.branches(context, var)
     if branches is not None:
         return context.emit(relax.op.subtract(*branches), "spread")
-    spread = splits.spread(context, call.args[0])
+    x = call.args[0]
+    # The slope is over these too.
+    while x in context.skipped:
+        x = context.values[x].args[0]
+    spread = splits.spread(context, x)
     if spread is None:
         return None
     size = _absolute(context, context.slope.unary(context, call, var))
