@@ -221,11 +221,11 @@ class Loops:
         first = reached(-x)
         with T.serial(0, p.kernel[0]) as ky:
             y = top + ky * p.dilation[0]
-            with _where(tirx.all(y >= 0, y < p.height) if guarded else None):
-                with T.serial(0, tirx.max(reached(p.width - x) - first, 0)) as index:
-                    kx = first + index
-                    value = channels.load(y, x + kx * apart)
-                    registers[0, 0] = registers[0, 0] + self._product(value, channels.weight(ky, kx), channels.lanes)
+            inside = tirx.all(y >= 0, y < p.height) if guarded else None
+            with _where(inside), T.serial(0, tirx.max(reached(p.width - x) - first, 0)) as index:
+                kx = first + index
+                value = channels.load(y, x + kx * apart)
+                registers[0, 0] = registers[0, 0] + self._product(value, channels.weight(ky, kx), channels.lanes)
         channels.store(pixel, registers[0, 0])
 
     def _tap_rows(self) -> Iterator[Any]:
