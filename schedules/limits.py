@@ -77,7 +77,9 @@ def _winograd_mla(p: DotProblem) -> list[Step]:
 
 def _depthwise(p: DotProblem) -> list[Step]:
     # Bytes where all taps' products fit one, else 16 bits, else each product is widened again.
-    largest = p.k * (min(p.a.max_code, 128) << p.w.bits - 1)
+    # Weights around the middle of the codes that occur.
+    least, most = p.w.span or (0, p.w.max_code)
+    largest = p.k * min(p.a.max_code, 128) * ((most - least + 1) // 2)
     if largest < 1 << 7:
         return [(16, {"mul": 1})]
     return [(8, {"mul_long": 1} if largest < 1 << 15 else {"mul_long": 1, "simple": 2})]

@@ -49,6 +49,20 @@ def test_depthwise_macs_per_cycle(bits, core, macs_per_cycle):
     assert p.macs / limit_cycles(p, "depthwise", CORES[core]) == pytest.approx(macs_per_cycle, rel=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("bits", "kernel", "span", "core", "macs_per_cycle"),
+    [
+        # 25 products of 3 and 1 fit a byte, as 9 of 128 and 28 fit 16 bits.
+        (2, 5, (1, 3), "cortex-a53", 16),
+        (8, 3, (100, 156), "cortex-a53", 8),
+        (8, 3, (100, 158), "cortex-a53", 8 / 3),
+    ],
+)
+def test_depthwise_of_weights_that_are_known(bits, kernel, span, core, macs_per_cycle):
+    p = replace(problem(bits, bits), groups=64, kernel=(kernel, kernel), w=Operand(bits, span=span))
+    assert p.macs / limit_cycles(p, "depthwise", CORES[core]) == pytest.approx(macs_per_cycle, rel=1e-2)
+
+
 def problem(weights: int, activations: int) -> DotProblem:
     return DotProblem(1, 14, 14, 64, 64, Operand(activations), Operand(weights), (3, 3), padding=(1, 1, 1, 1))
 
