@@ -18,7 +18,6 @@ from tvm_lowbit.cli.options import (
     input_option,
     method_of,
     method_options,
-    takes,
     there,
 )
 from tvm_lowbit.cli.running import artifact_of, run_on
@@ -30,6 +29,10 @@ _EXAMPLES = (
     "explain net.onnx --input photo.jpg --reference 0.485,0.456,0.406 --out report.html",
     "explain net.onnx --input dna.npy --reference dinucleotide:20 --rule genomics --class 3 --out maps/",
 )
+
+
+# Methods that a page asks for all layers where none is named; the others take no word for all.
+_ALL_LAYERS = ("deeplift", "semiring_path", "semiring_entropy")
 
 
 @click.command("explain", epilog=REFERENCES + examples(*_EXAMPLES))
@@ -49,7 +52,7 @@ def explain_command(model: Path, source: Path, method: str, settings: Any, out: 
     page = out.suffix.lower() in (".html", ".htm")
     if model.is_dir() and settings:
         raise click.UsageError("a bundle's explanation was fixed when it was built: leave out --reference and the like")
-    if page and not model.is_dir() and "layers" not in settings and takes(method, "layers") == "layers":
+    if page and not model.is_dir() and "layers" not in settings and method in _ALL_LAYERS:
         settings = settings | {"layers": ("all",)}
     artifact = artifact_of(model, board, [] if model.is_dir() else [method_of(method, settings, model)])
     name = next((row.name for row in artifact.manifest.explanations if row.method == method), None)
