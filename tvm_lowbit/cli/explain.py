@@ -55,9 +55,15 @@ def explain_command(model: Path, source: Path, method: str, settings: Any, out: 
     if page and not model.is_dir() and "layers" not in settings and method in _ALL_LAYERS:
         settings = settings | {"layers": ("all",)}
     artifact = artifact_of(model, board, [] if model.is_dir() else [method_of(method, settings, model)])
-    name = next((row.name for row in artifact.manifest.explanations if row.method == method), None)
-    if name is None:
+    row = next((row for row in artifact.manifest.explanations if row.method == method), None)
+    if row is None:
         raise LowbitError(f"bundle {model}", f"an explanation by {method}", "none", f"build it with --explain {method}")
+    name, given = row.name, {result.field for result in row.results if not result.layer}
+    if not page and ("contributions" not in given or isinstance(row.target, list)):
+        several = " of several targets" if isinstance(row.target, list) else ""
+        got = f"{method}, which gives {', '.join(sorted(given))}{several}"
+        hint = "a page shows them: --out report.html"
+        raise LowbitError(f"--out {out}", "a method that gives contributions to one target, for pictures", got, hint)
     inputs, result = run_on(artifact, source, board)
     if page:
         from tvm_lowbit.page.render import write_page  # matplotlib takes a second that other commands need not wait
