@@ -103,6 +103,21 @@ def test_batch_below_one() -> None:
     rejected(lambda: tvm_lowbit.build(dense(), "host", batch=0), "batch", "at least 1")
 
 
+@pytest.mark.parametrize("batch", ["2", 1.5, None, True])
+def test_batch_that_is_no_whole_number(batch: Any) -> None:
+    rejected(lambda: tvm_lowbit.inspect(dense(), "host", batch=batch), "batch", repr(batch))
+
+
+@pytest.mark.parametrize("explain", [None, "deeplift", ["deeplift"], [tvm_lowbit.DeepLift], 3])
+def test_explanations_that_are_no_methods(explain: Any) -> None:
+    rejected(lambda: tvm_lowbit.build(dense(), "host", explain=explain), "explain", "DeepLift()")
+
+
+@pytest.mark.parametrize("exclude", [None, 5, [5]])
+def test_excluded_layers_that_are_no_names(exclude: Any) -> None:
+    rejected(lambda: tvm_lowbit.inspect(dense(), "host", exclude=exclude), "exclude", "names of layers")
+
+
 def test_unknown_technique() -> None:
     rejected(lambda: tvm_lowbit.build(dense(), "host", technique="magic"), "technique", "bit_serial")
 
