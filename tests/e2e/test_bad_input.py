@@ -99,6 +99,22 @@ def test_torch_module_without_example_inputs() -> None:
     rejected(lambda: tvm_lowbit.build(torch.nn.ReLU(), "host"), "example_inputs")
 
 
+def test_torch_module_with_a_tensor_for_a_tuple() -> None:
+    """Its rows would be taken for inputs."""
+    rejected(
+        lambda: tvm_lowbit.build(torch.nn.ReLU(), "host", example_inputs=torch.zeros(1, 3)),
+        "a tuple of tensors",
+        "Tensor",
+    )
+
+
+def test_torch_module_stays_as_it_was() -> None:
+    """A build in the midst of training does not end it."""
+    net = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.ReLU().eval())
+    tvm_lowbit.inspect(net, "host", example_inputs=(torch.zeros(1, 3),))
+    assert [part.training for part in net.modules()] == [True, True, False]
+
+
 def test_batch_below_one() -> None:
     rejected(lambda: tvm_lowbit.build(dense(), "host", batch=0), "batch", "at least 1")
 
