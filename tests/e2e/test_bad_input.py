@@ -136,6 +136,9 @@ def test_excluded_layers_that_are_no_names(exclude: Any) -> None:
 
 def test_unknown_technique() -> None:
     rejected(lambda: tvm_lowbit.build(dense(), "host", technique="magic"), "technique", "bit_serial")
+    # Where no layer takes one, too.
+    net, x = torch.nn.ReLU(), (torch.zeros(1, 3),)
+    rejected(lambda: tvm_lowbit.build(net, "host", example_inputs=x, technique="magic"), "technique", "bit_serial")
 
 
 @pytest.fixture(scope="module")
