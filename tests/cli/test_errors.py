@@ -198,3 +198,13 @@ def test_pictures_are_of_contributions_to_one_target(run, vector, tmp_path):
         assert words in said and "report.html" in said
         run(*asked, method, "--out", tmp_path / "report.html")
     assert not (tmp_path / "maps").exists()
+
+
+def test_arrays_beside_a_page_do_not_replace_what_was_given(run, vector, tmp_path):
+    np.savez(tmp_path / "x.npz", image=np.zeros((1, 8), np.float32))
+    np.savez(tmp_path / "means.npz", a=np.zeros(8, np.float32))
+    before = [(tmp_path / name).read_bytes() for name in ("x.npz", "means.npz")]
+    asked = ("explain", vector, "--input", tmp_path / "x.npz", "--reference", tmp_path / "means.npz", "--out")
+    for page in ("x.html", "means.html"):
+        assert "to be written" in refused(run, *asked, tmp_path / page, hint=False)
+    assert [(tmp_path / name).read_bytes() for name in ("x.npz", "means.npz")] == before

@@ -52,6 +52,12 @@ def explain_command(model: Path, source: Path, method: str, settings: Any, out: 
     page = out.suffix.lower() in (".html", ".htm")
     if model.is_dir() and settings:
         raise click.UsageError("a bundle's explanation was fixed when it was built: leave out --reference and the like")
+    given_files = {path.resolve() for path in (source, Path(settings.get("reference", source)))}
+    arrays = out.with_suffix(".npz") if page else out / "contributions.npz"
+    if arrays.resolve() in given_files:
+        raise LowbitError(
+            f"--out {out}", "another place than the input's or the reference's", f"{arrays}, to be written"
+        )
     if page and not model.is_dir() and "layers" not in settings and method in _ALL_LAYERS:
         settings = settings | {"layers": ("all",)}
     artifact = artifact_of(model, board, [] if model.is_dir() else [method_of(method, settings, model)])
@@ -68,7 +74,7 @@ def explain_command(model: Path, source: Path, method: str, settings: Any, out: 
     if page:
         from tvm_lowbit.page.render import write_page  # matplotlib takes a second that other commands need not wait
 
-        arrays = write_arrays(out.with_suffix(".npz"), arrays_of(result))
+        write_arrays(arrays, arrays_of(result))
         write_page(out, f"{model.name}, {source.name}", inputs, result, name, artifact.manifest)
         show(predictions(result))
         click.echo(f"{out} and {arrays.name}")
@@ -76,6 +82,6 @@ def explain_command(model: Path, source: Path, method: str, settings: Any, out: 
     from tvm_lowbit.heatmap import write_heatmaps
 
     written = write_heatmaps(out, inputs, result, name)
-    write_arrays(out / "contributions.npz", arrays_of(result))
+    write_arrays(arrays, arrays_of(result))
     show(predictions(result))
     click.echo(f"in {out}: {', '.join(path.name for path in written)}, contributions.npz")
