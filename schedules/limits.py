@@ -68,7 +68,11 @@ def _sdot(p: DotProblem) -> list[Step]:
 
 
 def _winograd(p: DotProblem) -> list[Step]:
-    return [(WINOGRAD_GAIN * macs, counts) for macs, counts in ((16.0, {"dot": 1}), (8.0, {"mul_long": 1}))]
+    return [(WINOGRAD_GAIN * 8, {"mul_long": 1})]
+
+
+def _winograd_sdot(p: DotProblem) -> list[Step]:
+    return [(WINOGRAD_GAIN * 16, {"dot": 1})]
 
 
 def _winograd_mla(p: DotProblem) -> list[Step]:
@@ -92,6 +96,7 @@ _STEPS: Mapping[str, Callable[[DotProblem], list[Step]]] = MappingProxyType(
         "tbl_lookup": _tbl_lookup,
         "sdot": _sdot,
         "winograd": _winograd,
+        "winograd_sdot": _winograd_sdot,
         "winograd_mla": _winograd_mla,
         "depthwise": _depthwise,
     }

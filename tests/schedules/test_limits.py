@@ -9,6 +9,7 @@ import pytest
 from schedules.cores import CORES
 from schedules.dot_problem import DotProblem, Operand
 from schedules.limits import limit_cycles
+from schedules.techniques import TECHNIQUES
 
 CASES = (
     # W1A1 on A53: AND, CNT, ADD at one a cycle and UADALP, at half, every 31: 128 / (3 + 2 / 31).
@@ -30,7 +31,7 @@ CASES = (
     ("tbl_lookup", 3, 3, "cortex-a72", 64 / 3 / ((3 + 1.25 + 2 / 9) / 2)),
     ("sdot", 4, 4, "cortex-a76", 32),
     ("winograd", 4, 4, "cortex-a53", 18),
-    ("winograd", 4, 4, "cortex-a76", 72),
+    ("winograd_sdot", 4, 4, "cortex-a76", 72),
 )
 
 
@@ -59,11 +60,17 @@ def test_macs_per_cycle(technique, weights, activations, core, macs_per_cycle):
     assert p.macs / limit_cycles(p, technique, CORES[core]) == pytest.approx(macs_per_cycle, rel=1e-2)
 
 
+def test_every_technique_has_a_limit():
+    for name in TECHNIQUES.keys() - {"portable", "reference"}:
+        assert limit_cycles(problem(1, 1), name, CORES["cortex-a76"]) is not None, name
+
+
 @pytest.mark.parametrize(
     ("technique", "bits", "core"),
     [
         ("portable", 2, "cortex-a72"),
         ("sdot", 4, "cortex-a72"),  # without the instruction
+        ("winograd_sdot", 4, "cortex-a72"),
         ("u8_mla", 5, "cortex-a53"),  # a product may exceed a byte
         ("tbl_lookup", 8, "cortex-a53"),  # a sum of four may
         ("bit_serial", 2, "x86-64"),
