@@ -12,11 +12,11 @@ one. Of tails a byte counts once: 32 after ADDP, times the heaviest pair's 4. 16
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
-import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
@@ -29,29 +29,34 @@ from schedules.vectors import Vectors
 STEP = 16
 # Whole steps that are counted in bytes, all written out: of more LLVM spills what it should keep.
 MOST_STEPS = 2
-# Bytes of a plane that a tail handles as one.
-UNIT = 4
-UNITS = STEP // UNIT
+# Bytes of four neighbours that end as one; a byte of each unit of a tail does.
+FOUR = 4
 
-# A unit of a vector: plane of the activations, plane of the weights, first byte of the tail; None where it is empty.
-Unit = tuple[int, int, int] | None
+# A unit of a vector: plane of the activations, plane of the weights, first byte of the tail.
+Unit = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Tail:
-    """One vector of a patch's last bytes: four units of four bytes."""
+    """Vectors of a patch's last bytes: for one, two or four channels four units each, of ``size`` bytes."""
 
     units: tuple[Unit, ...]
+    size: int
 
     @property
-    def activations(self) -> tuple[tuple[int, int] | None, ...]:
-        """Plane and first byte of each unit: tails that agree share a vector."""
-        return tuple(None if unit is None else (unit[0], unit[2]) for unit in self.units)
+    def channels(self) -> int:
+        """Channels that share a vector."""
+        return FOUR // self.size
+
+    @property
+    def activations(self) -> tuple[tuple[int, int, int], ...]:
+        """Plane, first byte and size of each unit: tails that agree share a vector."""
+        return tuple((p, first, self.size) for p, _, first in self.units)
 
     @property
     def weights(self) -> tuple[int, ...]:
         """What the count of each unit is multiplied with."""
-        return tuple(0 if unit is None else 1 << (unit[0] + unit[1]) for unit in self.units)
+        return tuple(1 << (p + q) for p, q, _ in self.units)
 
 
 def split_row(used: int, a_bits: int, w_bits: int) -> tuple[int, tuple[Tail, ...]] | None:
@@ -60,25 +65,25 @@ def split_row(used: int, a_bits: int, w_bits: int) -> tuple[int, tuple[Tail, ...
         return None
     whole, rest = divmod(used, STEP)
     pairs = [(p, q) for q in range(w_bits) for p in range(a_bits)]
-    # A whole step takes a vector for each pair; a tail must take fewer.
     found: list[Tail] = []
-    for first, size in _parts(rest, len(pairs)):
-        units = [(p, q, first + byte) for p, q in pairs for byte in range(0, size, UNIT)]
-        found += [Tail(tuple(units[i : i + UNITS])) for i in range(0, len(units), UNITS)]
-    if rest and (not found or len(found) >= len(pairs)):
-        whole, found = whole + 1, []
+    for first, count in _parts(rest, len(pairs)):
+        size = min(FOUR, len(pairs) * count // FOUR)
+        units = [(p, q, first + byte) for p, q in pairs for byte in range(0, count, size)]
+        found += [Tail(tuple(units[i : i + FOUR]), size) for i in range(0, len(units), FOUR)]
+    whole += bool(rest and not found)
     return (whole, tuple(found)) if found or whole <= MOST_STEPS else None
 
 
 def _parts(rest: int, pairs: int) -> list[tuple[int, int]]:
-    """First byte and size of parts that fill vectors: eight bytes of two pairs, four of four."""
-    if pairs == 4 and 8 < rest <= 12:
-        return [(0, 8), (8, 4)]
-    if not rest:
-        return []
-    if pairs == 4 and rest <= 4:
-        return [(0, 4)]
-    return [(0, 8)] if pairs > 1 and rest <= 8 else []
+    """First byte and number of bytes of parts that fill vectors; none where a whole step of each pair takes no more."""
+    most = STEP // pairs
+    for before in (0, most, 2 * most) if pairs == FOUR else (0,):
+        last = next((most // n for n in (FOUR, 2, 1) if 0 < rest - before <= most // n), STEP)
+        if last < STEP:
+            two = before == last == most
+            parts = [(0, before + last)] if two else [(0, before), (before, last)]
+            return [part for part in parts if part[1]]
+    return []
 
 
 def fits(k: int, a_max: int, w_max: int) -> bool:
@@ -86,7 +91,7 @@ def fits(k: int, a_max: int, w_max: int) -> bool:
     return k * a_max * w_max <= 65535
 
 
-def operations(a_bits: int, w_bits: int, whole: int, tails: int) -> float:
+def operations(a_bits: int, w_bits: int, whole: int, tails: Sequence[Tail]) -> float:
     """Vector operations for one output."""
     pairs, classes = a_bits * w_bits, a_bits + w_bits - 1
     if whole > MOST_STEPS:
@@ -94,7 +99,7 @@ def operations(a_bits: int, w_bits: int, whole: int, tails: int) -> float:
     else:
         # A class that is there: three ADDP for four outputs, one more to widen their sum, one to double what was.
         steps = (3 * whole * pairs + 0.25 * classes - 0.25) * bool(whole)
-    return steps + 3.25 * tails + 0.125
+    return steps + sum((2 + 1) / tail.channels + 0.25 for tail in tails) + 0.125
 
 
 @dataclass
@@ -139,13 +144,13 @@ class ClassDot:
         return 8
 
     @property
-    def patterns(self) -> list[tuple[Any, ...]]:
+    def patterns(self) -> list[tuple[tuple[int, int, int], ...]]:
         """The vectors of activations that tails read."""
         return list(dict.fromkeys(tail.activations for tail in self.tails))
 
     def plain(self, panel: Panel) -> bool:
         """Whether all that tails read is 16 bytes of the patch as it lies there."""
-        row = tuple((plane, byte) for plane in range(self.a_bits) for byte in range(0, panel.row_bytes, UNIT))
+        row = tuple((plane, byte, FOUR) for plane in range(self.a_bits) for byte in range(0, panel.row_bytes, FOUR))
         return not self.whole and self.patterns == [row]
 
     def expand(self, loop: Any) -> None:
@@ -157,12 +162,11 @@ class ClassDot:
         with loop(0, groups * blocks) as index:
             g, block = index // blocks, index % blocks
             for t, tail in enumerate(self.tails):
-                for j in range(CHANNEL_BLOCK):
-                    for u, unit in enumerate(tail.units):
-                        value = splat(const(0, "uint8"), UNIT)
-                        if unit is not None:
-                            value = vload(self.weights, [g, block, unit[1], self.whole, j, unit[2]], UNIT)
-                        vstore(T, self.written, value, [g, block, t, j, u * UNIT], UNIT)
+                for j, (u, (_, q, first)) in product(range(CHANNEL_BLOCK), enumerate(tail.units)):
+                    value = vload(self.weights, [g, block, q, self.whole, j, first], tail.size)
+                    place, channel = divmod(j, tail.channels)
+                    at = [g, block, t, place, (channel * FOUR + u) * tail.size]
+                    vstore(T, self.written, value, at, tail.size)
 
     def begin(self, pixels: int) -> None:
         """Declare, within the loop over rows, where a tile's tails are put together."""
@@ -174,20 +178,21 @@ class ClassDot:
         if not self.tails or self.plain(panel):
             return
         for number, pattern in enumerate(self.patterns):
-            for u, unit in enumerate(pattern):
-                value = splat(const(0, "uint8"), UNIT)
-                if unit is not None:
-                    value = panel.load(pixel, unit[0], self.whole * STEP + unit[1], UNIT)
-                vstore(T, self.beside, value, [pixel, number, u * UNIT], UNIT)
+            at = 0
+            for plane, first, size in _runs(pattern) * (FOUR // pattern[0][2]):
+                value = panel.load(pixel, plane, self.whole * STEP + first, size)
+                vstore(T, self.beside, value, [pixel, number, at], size)
+                at += size
 
     def multiply(self, panel: Panel, g: Any, channel: Any, pixel: Any, pixels: int) -> list[Any]:
         """See `blocked.Dots`."""
         outputs = [(i, j) for i in range(pixels) for j in range(self.nr)]
         total = Registers([(r, 0) for r in range(len(outputs) // 4)], "uint16", 8)
 
-        def weight(buffer: Any, j: int, *at: Any) -> Any:
+        def weight(buffer: Any, j: int, *at: Any, shared: int = 1) -> Any:
             block = channel // CHANNEL_BLOCK + j // CHANNEL_BLOCK
-            return held(vload(buffer, [g, block, *at, j % CHANNEL_BLOCK, 0], STEP), "uint8", STEP)
+            place = j % CHANNEL_BLOCK // shared
+            return held(vload(buffer, [g, block, *at, place, 0], STEP), "uint8", STEP)
 
         def counts(p: int, q: int, step: Any) -> Iterator[tuple[tuple[int, int], Any]]:
             a = [held(panel.load(pixel + i, p, step * STEP, STEP), "uint8", STEP) for i in range(pixels)]
@@ -211,8 +216,9 @@ class ClassDot:
         for t, tail in enumerate(self.tails):
             number = self.patterns.index(tail.activations)
             a = [held(self._tail(panel, pixel + i, number), "uint8", STEP) for i in range(pixels)]
-            w = [weight(self.written, j, t) for j in range(self.nr)]
-            fours = self._four([self._count(a[i], w[j]) for i, j in outputs], "uint8")
+            w = [weight(self.written, j, t, shared=tail.channels) for j in range(0, self.nr, tail.channels)]
+            counts_ = [self._count(a[i], vector) for i in range(pixels) for vector in w]
+            fours = self._four(counts_, "uint8", {1: 2, 2: 1, 4: 0}[tail.channels])
             add([held(four * _every_lane(tail.weights), "uint8", STEP) for four in fours], "uint8")
         level = total.vectors()
         level += [level[-1]] * (len(level) % 2)
@@ -252,17 +258,28 @@ class ClassDot:
                             sums[ij] = sums[ij] + self.v.widen_pairs(count, "uint16", 8)
         return sums.vectors()
 
-    def _four(self, sums: list[Any], dtype: str) -> list[Any]:
+    def _four(self, sums: list[Any], dtype: str, levels: int = 2) -> list[Any]:
         """Vectors of four outputs, neighbours added up: of each, four bytes or two lanes of 16 bits."""
         lanes = STEP if dtype == "uint8" else STEP // 2
         level = sums
-        for _ in range(2):
+        for _ in range(levels):
             added = [self.v.add_pairs(x, y, dtype, lanes) for x, y in zip(level[::2], level[1::2], strict=True)]
             level = [held(vector, dtype, lanes) for vector in added]
         return level
 
 
+def _runs(pattern: tuple[tuple[int, int, int], ...]) -> list[tuple[int, int, int]]:
+    """Units that follow one another in a plane as one."""
+    found: list[tuple[int, int, int]] = []
+    for plane, first, size in pattern:
+        if found and (found[-1][0], found[-1][1] + found[-1][2]) == (plane, first):
+            found[-1] = (plane, found[-1][1], found[-1][2] + size)
+        else:
+            found.append((plane, first, size))
+    return found
+
+
 def _every_lane(weights: tuple[int, ...]) -> Any:
     """Bytes of four outputs: the weights of their four bytes each."""
     four = sum(weight << 8 * place for place, weight in enumerate(weights))
-    return tirx.reinterpret("uint8x16", splat(const(int(np.uint32(four)), "uint32"), UNITS))
+    return tirx.reinterpret("uint8x16", splat(const(four, "uint32"), STEP // FOUR))

@@ -63,7 +63,7 @@ class BitSerial(Technique):
             return outputs * (pairs * (steps(p) * step + 3 * (pairs > 1)) + 5) + copies
         fixed = 4 / core.vector_issue
         if knobs["short"] and parts is not None:
-            vectors_ = operations(p.a.bits, p.w.bits, parts[0], len(parts[1]))
+            vectors_ = operations(p.a.bits, p.w.bits, *parts)
             return outputs * (vectors_ / core.vector_issue + fixed) + copies
         flush = core.cycles({"uadalp": 1, "and": 1}) if pairs > MAX_PAIRS else 0.5
         return outputs * (pairs * (steps(p) * core.cycles(self.step) + flush) + fixed) + copies
