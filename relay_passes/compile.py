@@ -53,6 +53,8 @@ def compile_module(
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
         _changed("Recompute", recompute),
+        # What is computed again need not be computed before, too, where nobody else reads it.
+        relax.transform.DeadCodeElimination(["main"]),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         chains,

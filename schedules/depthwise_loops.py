@@ -22,15 +22,19 @@ from schedules.registers import Registers, held
 WIDTHS = (LANES, 8, 1)
 # Weights of more taps than this would fill the registers.
 HELD_TAPS = 9
+# Written out, kernels of more taps, or of more columns at the border or anywhere, would take LLVM minutes: they loop.
+# Weights that are held are not looked up, so fewer columns than those have taps do not.
+WRITTEN_TAPS = 25
+BORDER_COLUMNS, WRITTEN_COLUMNS = 9, 31
 
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbouring pixels of a tile that meet the same columns of taps."""
+    """Neighbouring pixels of a tile that meet the same columns of taps; ``columns`` None: each looks for its own."""
 
     first: int
     count: int
-    columns: tuple[int, ...]
+    columns: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Channels:
     first: Any
     lanes: int
     load: Callable[[Any, Any], Any]
-    weight: Callable[[int, int], Any]
+    weight: Callable[[Any, Any], Any]
     store: Callable[[Any, Any], None]
 
 
@@ -112,10 +116,11 @@ class Loops:
                 at += count
             yield first, pixels, tuple(found)
 
-    def _columns(self, ox: int) -> tuple[int, ...]:
+    def _columns(self, ox: int) -> tuple[int, ...] | None:
         p = self.problem
         at = [ox * p.stride[1] - p.padding[1] + kx * p.dilation[1] for kx in range(p.kernel[1])]
-        return tuple(kx for kx, ix in enumerate(at) if 0 <= ix < p.width)
+        found = tuple(kx for kx, ix in enumerate(at) if 0 <= ix < p.width)
+        return found if len(at) <= (WRITTEN_COLUMNS if len(found) == len(at) else BORDER_COLUMNS) else None
 
     def _sum_tile(self, x: Any, weights: Any, sums: Any, where: Any, parts: tuple[Run, ...]) -> None:
         """Emit the sums of all channels of a tile; taps are asked for their row only where some may lie outside."""
@@ -155,12 +160,12 @@ class Loops:
                 code = code ^ splat(const(self.centre, "uint8"), lanes)
             return held(code.astype(kind), "int8", lanes)
 
-        def read(tap: int) -> Any:
+        def read(tap: Any) -> Any:
             return vload(weights, [tap * blocks + first // LANES, first % LANES], lanes).astype(kind)
 
         kept = [held(read(tap), "int8", lanes) for tap in range(p.k)] if p.k <= HELD_TAPS else None
 
-        def weight(ky: int, kx: int) -> Any:
+        def weight(ky: Any, kx: Any) -> Any:
             tap = ky * p.kernel[1] + kx
             return read(tap) if kept is None else kept[tap]
 
@@ -170,6 +175,10 @@ class Loops:
         return Channels(first, lanes, load, weight, store)
 
     def _sum_run(self, channels: Channels, top: Any, left: Any, part: Run, guarded: bool) -> None:
+        if part.columns is None:
+            with T.serial(0, part.count) as index:
+                self._sum_alone(channels, top, left, part.first + index, guarded)
+            return
         whole, rest = divmod(part.count, self.mr)
         if whole:
             with T.serial(0, whole) as index:
@@ -188,7 +197,7 @@ class Loops:
             for kx in columns:
                 meeting.setdefault(i * p.stride[1] + kx * p.dilation[1], []).append((i, kx))
         registers = Registers([(i, 0) for i in range(count)], self.dtype, channels.lanes)
-        for ky in range(p.kernel[0]) if meeting else ():
+        for ky in self._tap_rows() if meeting else ():
             y = top + ky * p.dilation[0]
             with _where(tirx.all(y >= 0, y < p.height) if guarded else None):
                 for shift in sorted(meeting):
@@ -198,6 +207,34 @@ class Loops:
                         registers[i, 0] = registers[i, 0] + product
         for i in range(count):
             channels.store(pixel + i, registers[i, 0])
+
+    def _sum_alone(self, channels: Channels, top: Any, left: Any, pixel: Any, guarded: bool) -> None:
+        """Emit the sums of a pixel in loops over the taps inside."""
+        p = self.problem
+        x, apart = left + pixel * p.stride[1], p.dilation[1]
+
+        def reached(distance: Any) -> Any:
+            """Taps before so many columns."""
+            return tirx.min((tirx.max(distance, 0) + (apart - 1)) // apart, p.kernel[1])
+
+        registers = Registers([(0, 0)], self.dtype, channels.lanes)
+        first = reached(-x)
+        with T.serial(0, p.kernel[0]) as ky:
+            y = top + ky * p.dilation[0]
+            inside = tirx.all(y >= 0, y < p.height) if guarded else None
+            with _where(inside), T.serial(0, tirx.max(reached(p.width - x) - first, 0)) as index:
+                kx = first + index
+                value = channels.load(y, x + kx * apart)
+                registers[0, 0] = registers[0, 0] + self._product(value, channels.weight(ky, kx), channels.lanes)
+        channels.store(pixel, registers[0, 0])
+
+    def _tap_rows(self) -> Iterator[Any]:
+        """The rows of taps, written out or as the loop that this emits."""
+        if self.problem.k <= WRITTEN_TAPS:
+            yield from range(self.problem.kernel[0])
+            return
+        with T.serial(0, self.problem.kernel[0]) as ky:
+            yield ky
 
     def _product(self, value: Any, weight: Any, lanes: int) -> Any:
         """A byte times a byte, in 16 bits, which hold it, or in 8 where all sums fit them."""

@@ -68,7 +68,11 @@ def _sdot(p: DotProblem) -> list[Step]:
 
 
 def _winograd(p: DotProblem) -> list[Step]:
-    return [(WINOGRAD_GAIN * macs, counts) for macs, counts in ((16.0, {"dot": 1}), (8.0, {"mul_long": 1}))]
+    return [(WINOGRAD_GAIN * 8, {"mul_long": 1})]
+
+
+def _winograd_sdot(p: DotProblem) -> list[Step]:
+    return [(WINOGRAD_GAIN * 16, {"dot": 1})]
 
 
 def _winograd_mla(p: DotProblem) -> list[Step]:
@@ -77,7 +81,9 @@ def _winograd_mla(p: DotProblem) -> list[Step]:
 
 def _depthwise(p: DotProblem) -> list[Step]:
     # Bytes where all taps' products fit one, else 16 bits, else each product is widened again.
-    largest = p.k * (min(p.a.max_code, 128) << p.w.bits - 1)
+    # Weights around the middle of the codes that occur.
+    least, most = p.w.span or (0, p.w.max_code)
+    largest = p.k * min(p.a.max_code, 128) * ((most - least + 1) // 2)
     if largest < 1 << 7:
         return [(16, {"mul": 1})]
     return [(8, {"mul_long": 1} if largest < 1 << 15 else {"mul_long": 1, "simple": 2})]
@@ -92,6 +98,7 @@ _STEPS: Mapping[str, Callable[[DotProblem], list[Step]]] = MappingProxyType(
         "tbl_lookup": _tbl_lookup,
         "sdot": _sdot,
         "winograd": _winograd,
+        "winograd_sdot": _winograd_sdot,
         "winograd_mla": _winograd_mla,
         "depthwise": _depthwise,
     }

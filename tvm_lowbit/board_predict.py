@@ -35,7 +35,10 @@ def main(arguments: list[str]) -> None:
     import tvm
     from tvm.runtime.vm import VirtualMachine
 
-    given = np.load(arguments[0], allow_pickle=False)
+    try:
+        given = np.load(arguments[0], allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        fail(f"{arguments[0]}: expected arrays in .npy or .npz format, got {error}")
     rows, batch = manifest["inputs"], manifest["batch"]
     if not hasattr(given, "files"):
         given = {rows[0]["name"]: given}
@@ -49,8 +52,10 @@ def main(arguments: list[str]) -> None:
     inputs = [given[row["name"]] for row in rows]
     for row, x in zip(rows, inputs, strict=True):
         fits = str(x.dtype) == row["dtype"] and list(x.shape[1:]) == row["shape"][1:]
-        if not fits or len(x) % batch or len(x) != len(inputs[0]):
+        if not fits or not len(x) or len(x) % batch or len(x) != len(inputs[0]):
             fail(f"expected {row['dtype']} {wanted}, got {row['name']} {x.dtype} {x.shape}")
+        if not np.all(np.isfinite(x)):
+            fail(f"expected finite numbers, got NaN or infinity in {row['name']}")
     count = len(inputs[0])
     # Loading writes a warning without content for every constant of the model.
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -75,7 +80,9 @@ def main(arguments: list[str]) -> None:
     best = arrays[names[0]].reshape(count, -1).argmax(axis=1)
     gaps = [name for name in names if name.endswith(".gap")]
     for i, index in enumerate(best):
-        print(f"{i}: {index}" + "".join(f"  {name} {arrays[name][i]:.2e}" for name in gaps))
+        # One, or one for each target.
+        said = {name: ", ".join(f"{gap:.2e}" for gap in np.ravel(arrays[name][i])) for name in gaps}
+        print(f"{i}: {index}" + "".join(f"  {name} {text}" for name, text in said.items()))
     if len(arguments) == 2:
         np.savez(arguments[1], allow_pickle=False, **arrays)
 

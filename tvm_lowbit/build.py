@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +16,7 @@ from relay_passes.compile import compile_module
 from relay_passes.dataflow import name_of
 from relay_passes.memory import MemoryPlan
 from relay_passes.probe import ATTRIBUTE as PROBES
+from schedules.errors import LowbitError
 from tvm_lowbit.artifact import Artifact
 from tvm_lowbit.boards.rows import BuildTarget, resolve
 from tvm_lowbit.frontend import import_model
@@ -46,7 +47,7 @@ def build(
     target : str, dict or tvm.target.Target
         ``"arm_cpu"`` (any Armv8-A), a board (``"rpi3"``, ``"rpi4"``, ``"rpi5"``), ``"host"``, or a target of TVM.
     explain : sequence of Method
-        Explanations compiled into the same library.
+        Explanations compiled into the same library; one may stand by itself.
     example_inputs : tuple of tensors, optional
         What a ``torch.nn.Module`` is traced with.
     batch : int
@@ -84,7 +85,7 @@ def build(
     with told(progress) as tell:
         step("import")
         imported = import_model(model, example_inputs, batch)
-        options = Options(destination.core, tuple(explain), probe, technique, _names(exclude), each)
+        options = Options(destination.core, _methods(explain), probe, technique, _names(exclude), each)
         lowered = run_phases(imported, options, before=lambda phase: step(phase.name))
         plans: list[MemoryPlan] = []
         executable = compile_module(lowered, destination.tvm_target(), step, plans.append)
@@ -107,8 +108,20 @@ def inspect(
     return Report(_layers(lowered), _assignment(lowered), kernels=_kernels(lowered))
 
 
-def _names(exclude: Sequence[str]) -> tuple[str, ...]:
-    return (exclude,) if isinstance(exclude, str) else tuple(exclude)
+def _methods(explain: Any) -> tuple[Method, ...]:
+    methods = tuple(explain) if isinstance(explain, Iterable) else (explain,)
+    for method in methods:
+        if not isinstance(method, Method):
+            hint = "as in explain=[tvm_lowbit.DeepLift()]"
+            raise LowbitError("explain", "a sequence of methods such as DeepLift()", repr(explain), hint)
+    return methods
+
+
+def _names(exclude: Any) -> tuple[str, ...]:
+    names = tuple(exclude) if isinstance(exclude, Iterable) and not isinstance(exclude, str) else (exclude,)
+    if not all(isinstance(name, str) for name in names):
+        raise LowbitError("exclude", "names of layers", repr(exclude))
+    return names
 
 
 def _layers(lowered: Any) -> tuple[LayerRow, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ def import_model(model: Any, example_inputs: tuple[Any, ...] | None = None, batc
     LowbitError
         If the model cannot be read or holds something that cannot be imported.
     """
-    if batch < 1:
-        raise LowbitError("batch", "at least 1", str(batch))
+    if isinstance(batch, bool) or not isinstance(batch, Integral) or batch < 1:
+        raise LowbitError("batch", "a whole number, at least 1", repr(batch))
     kind = f"{type(model).__module__}.{type(model).__name__}"
     if isinstance(model, str | os.PathLike):
         mod = import_onnx(read_onnx(Path(model)), batch)

@@ -20,6 +20,7 @@ from relay_passes.recover_grid import recover_grid
 from relay_passes.rewrite import rewrite_lowbit
 from schedules.cores import CoreSpec
 from schedules.errors import LowbitError
+from schedules.techniques import TECHNIQUES
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Options:
     technique: str | None = None
     exclude: tuple[str, ...] = ()
     each: Each = no_layers
+
+    def __post_init__(self) -> None:
+        # Here, as a network without low-bit layers never comes to choose one.
+        if self.technique is not None and self.technique not in TECHNIQUES:
+            raise LowbitError("technique", f"one of {', '.join(TECHNIQUES)}", repr(self.technique))
 
     def lowered(self, mod: Any) -> Any:
         """A module brought from the phase ``instrument`` to its end, for functions that are compiled apart."""

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 from tvm import tirx
+from tvm.script.ir_builder import tirx as T
 
+from schedules.bit_classes import ClassDot, fits, operations, split_row
 from schedules.bit_dot import STEP, BitDot
 from schedules.blocked import CHANNEL_BLOCK, Dots, blocked, even_blocks, padded_channels, tile
 from schedules.cores import CoreSpec
@@ -27,6 +29,8 @@ from schedules.vectors import assembly, in_order, shared_loads, vectors
 
 # A uint16 lane takes the bits of two bytes each step, 16 at the most: 4095 steps fill it with 65520.
 MAX_STEPS = 65535 // 16
+# Pixels for which weights of tails are written out.
+FEW = 8
 # More pairs of planes than this are run by a loop, not written out.
 MAX_PAIRS = 4
 
@@ -51,13 +55,17 @@ class BitSerial(Technique):
         pairs = p.a.bits * (1 if self.signs else p.w.bits)
         moves = copy_instructions(p, p.a.bits, plane_bytes(p.group_channels))
         copies = moves * core.cycles({"ldr": 1, "str": 1})
+        knobs, parts = self.knobs(p, core), short(p, self.signs)
         if in_order(core):
             # Each pair of planes is a loop of its own; beyond a few, all are widened each step.
             wide = pairs > MAX_PAIRS
-            step = 3.05 + 2.3 * self.signs + 2 * wide + shared_loads(self.knobs(p, core)["mr"])
+            step = 3.05 + 2.3 * self.signs + 2 * wide + shared_loads(knobs["mr"])
             return outputs * (pairs * (steps(p) * step + 3 * (pairs > 1)) + 5) + copies
-        flush = core.cycles({"uadalp": 1, "and": 1}) if pairs > MAX_PAIRS else 0.5
         fixed = 4 / core.vector_issue
+        if knobs["short"] and parts is not None:
+            vectors_ = operations(p.a.bits, p.w.bits, *parts)
+            return outputs * (vectors_ / core.vector_issue + fixed) + copies
+        flush = core.cycles({"uadalp": 1, "and": 1}) if pairs > MAX_PAIRS else 0.5
         return outputs * (pairs * (steps(p) * core.cycles(self.step) + flush) + fixed) + copies
 
     @property
@@ -66,16 +74,25 @@ class BitSerial(Technique):
         return {"and": 1 + self.signs, "cnt": 1, "uadalp": 1, "ldr": 0.5}
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
-        """``bytes`` is the vector width of byte accumulators, 0 for 16-bit ones; x86 has half the registers."""
+        """``bytes`` is the vector width of byte accumulators, 0 for 16-bit ones; x86 has half the registers.
+
+        ``short``: see `bit_classes`.
+        """
         slow, pixels = int(in_order(core)), tile(problem)
-        mr = even_blocks(pixels, 4 if self.signs else 5) if slow else 4 if core.is_arm else 2
+        parts = short(problem, self.signs)
+        # Weights of tails are written out first, which takes pixels to be worth it.
+        enough = parts is not None and (not parts[1] or problem.batch * problem.out_height * problem.out_width >= FEW)
+        brief = core.is_arm and not slow and enough
+        mr = even_blocks(pixels, 4 if self.signs else 5) if slow else 4 if core.is_arm and not brief else 2
         limits = {"mr": min(mr, problem.out_width), "nr": 4, "tile": pixels, "bytes": 16 * slow, "split": slow}
+        limits["short"] = int(brief)
         return {**super().knobs(problem, core), **limits}
 
     def space(self, problem: DotProblem, core: CoreSpec) -> Space:
         """Accumulators of all widths, both ways to load, blocks up to those that weights are packed for."""
         blocks = {"mr": block_pixels(problem), "nr": (CHANNEL_BLOCK, NR_LIMIT), "tile": row_tiles(problem)}
-        more = {**blocks, "bytes": (0, 8, 16), "split": range(1 + core.is_arm)}
+        sums = range(1 + (short(problem, self.signs) is not None))
+        more = {**blocks, "bytes": (0, 8, 16), "split": range(1 + core.is_arm), "short": sums}
         return around(self.knobs(problem, core), problem, more)
 
     def in_layout(self, problem: DotProblem) -> Layout:
@@ -138,6 +155,9 @@ class BitSerial(Technique):
             kind = form(p, planes, knobs["bytes"])
             # A written loop has no half steps; more than one whole step outweighs what stands in for half a one.
             unit = STEP if knobs["split"] and row_bytes(p) > STEP and p.kernel != (1, 1) else STEP // 2
+            parts = short(p, self.signs) if knobs["short"] else None
+            if parts is not None and not parts[1]:
+                unit = STEP
             row = -(-row_bytes(p) // unit) * unit
             block = (row, nr, kind, knobs["bytes"], weights, large(p, planes), self.signs, differ)
             dot = BitDot(vectors(core), p.a.bits, p.w.bits, *block, bool(knobs["split"]))
@@ -145,11 +165,20 @@ class BitSerial(Technique):
             sum_codes = dot.sum_codes if p.needs_code_sum and not constant else None
             scale = p.a.multiplier * (-1 if differ else 1 if self.signs else p.w.multiplier)
             column = dot.column if p.groups == p.out_height == p.out_width == 1 else None
-            loops = (dot.dtype(), dot.lanes(), dot.multiply)
-            dots = Dots(*loops, sum_codes, scale, centred=constant, column=column)
+            if parts is None:
+                loops = (dot.dtype(), dot.lanes(), dot.multiply)
+                dots = Dots(*loops, sum_codes, scale, centred=constant, column=column)
+            else:
+                classes = ClassDot(vectors(core), p.a.bits, p.w.bits, *parts, nr, weights, differ)
+                classes.expand(T.parallel if knobs["parallel"] else T.serial)
+                loops = (classes.dtype, classes.lanes, classes.multiply)
+                prepare = classes.prepare if parts[1] else None
+                dots = Dots(*loops, sum_codes, scale, centred=constant, prepare=prepare)
             args = (source(p, x), dots, (beta, gamma), epilogue, unit, dot.split)
             emit = blocked(p, knobs["mr"], nr, knobs["tile"], *args)
             with assembly(dot.split), rows(p, knobs) as index:
+                if parts is not None:
+                    classes.begin(min(knobs["tile"], p.out_width))
                 emit(index // p.out_height, index % p.out_height)
 
         return frame(p, self.in_layout(p), [(shape, "uint8"), *correction_shapes(p)], body)
@@ -162,6 +191,13 @@ NR_LIMIT = 8
 def large(problem: DotProblem, planes: int) -> bool:
     """Whether a sum of products of codes, of weights with this many planes, may exceed 16 bits."""
     return problem.k * problem.a.max_code * ((1 << planes) - 1) > 65535
+
+
+def short(problem: DotProblem, signs: bool) -> tuple[int, Any] | None:
+    """Whole steps and tails of a patch whose sums are short; None where they are not: see `bit_classes`."""
+    p = problem
+    parts = split_row(p.kernel[0] * p.kernel[1] * plane_bytes(p.group_channels), p.a.bits, p.w.bits)
+    return parts if not signs and fits(p.k, p.a.max_code, p.w.max_code) else None
 
 
 def bipolar(problem: DotProblem) -> bool:

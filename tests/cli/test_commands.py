@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import tvm_lowbit
+from relay_passes.attribution.methods import METHODS
 from tvm_lowbit.boards.rows import BOARDS, resolve
 from tvm_lowbit.cli import cli
 from tvm_lowbit.linker import available_linkers
@@ -215,3 +216,14 @@ def test_inspect_excludes_layers(run, grey):
 
 def test_inspect_refuses_to_exclude_what_is_not_there(run, grey):
     assert "near names: dense" in run("inspect", grey, "--exclude", "dens", code=2).stderr
+
+
+def test_a_page_for_each_method_that_needs_no_layer(run, vector, tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(3).random((1, 8), dtype=np.float32))
+    for method in METHODS:
+        if method in ("conductance", "grad_cam", "layer_cam", "gam", "neuron_importance"):
+            continue
+        steps = ("--steps", 2) if method in ("integrated_gradients", "smooth_grad") else ()
+        page = tmp_path / f"{method}.html"
+        run("explain", vector, "--input", tmp_path / "x.npy", "--method", method, *steps, "--out", page)
+        assert method.replace("_", " ") in page.read_text(encoding="utf-8")

@@ -9,6 +9,8 @@ import onnx
 import pytest
 from PIL import Image
 
+import tvm_lowbit
+
 
 def refused(run, *arguments, hint=True):
     """Exit code 2 and a message; gives the message. ``run`` itself looks for tracebacks."""
@@ -183,3 +185,26 @@ def test_a_bundle_cannot_be_asked_for_another_explanation(run, bundle, images, t
 
 def test_unreachable_board(run, bundle, images):
     refused(run, "run", bundle, "--input", images, "--board", "127.0.0.1:1")
+
+
+def test_pictures_are_of_contributions_to_one_target(run, vector, tmp_path):
+    """Said before anything runs; a page shows the others, too."""
+    np.save(tmp_path / "x.npy", np.zeros((1, 8), np.float32))
+    methods = [tvm_lowbit.DeepLift(target=[0, 1]), tvm_lowbit.Gradient()]
+    tvm_lowbit.build(vector, "host", explain=methods).save(tmp_path / "both")
+    asked = ("explain", tmp_path / "both", "--input", tmp_path / "x.npy", "--method")
+    for method, words in (("deeplift", "of several targets"), ("gradient", "which gives gap, multipliers")):
+        said = refused(run, *asked, method, "--out", tmp_path / "maps")
+        assert words in said and "report.html" in said
+        run(*asked, method, "--out", tmp_path / "report.html")
+    assert not (tmp_path / "maps").exists()
+
+
+def test_arrays_beside_a_page_do_not_replace_what_was_given(run, vector, tmp_path):
+    np.savez(tmp_path / "x.npz", image=np.zeros((1, 8), np.float32))
+    np.savez(tmp_path / "means.npz", a=np.zeros(8, np.float32))
+    before = [(tmp_path / name).read_bytes() for name in ("x.npz", "means.npz")]
+    asked = ("explain", vector, "--input", tmp_path / "x.npz", "--reference", tmp_path / "means.npz", "--out")
+    for page in ("x.html", "means.html"):
+        assert "to be written" in refused(run, *asked, tmp_path / page, hint=False)
+    assert [(tmp_path / name).read_bytes() for name in ("x.npz", "means.npz")] == before

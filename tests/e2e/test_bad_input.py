@@ -99,12 +99,46 @@ def test_torch_module_without_example_inputs() -> None:
     rejected(lambda: tvm_lowbit.build(torch.nn.ReLU(), "host"), "example_inputs")
 
 
+def test_torch_module_with_a_tensor_for_a_tuple() -> None:
+    """Its rows would be taken for inputs."""
+    rejected(
+        lambda: tvm_lowbit.build(torch.nn.ReLU(), "host", example_inputs=torch.zeros(1, 3)),
+        "a tuple of tensors",
+        "Tensor",
+    )
+
+
+def test_torch_module_stays_as_it_was() -> None:
+    """A build in the midst of training does not end it."""
+    net = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.ReLU().eval())
+    tvm_lowbit.inspect(net, "host", example_inputs=(torch.zeros(1, 3),))
+    assert [part.training for part in net.modules()] == [True, True, False]
+
+
 def test_batch_below_one() -> None:
     rejected(lambda: tvm_lowbit.build(dense(), "host", batch=0), "batch", "at least 1")
 
 
+@pytest.mark.parametrize("batch", ["2", 1.5, None, True])
+def test_batch_that_is_no_whole_number(batch: Any) -> None:
+    rejected(lambda: tvm_lowbit.inspect(dense(), "host", batch=batch), "batch", repr(batch))
+
+
+@pytest.mark.parametrize("explain", [None, "deeplift", ["deeplift"], [tvm_lowbit.DeepLift], 3])
+def test_explanations_that_are_no_methods(explain: Any) -> None:
+    rejected(lambda: tvm_lowbit.build(dense(), "host", explain=explain), "explain", "DeepLift()")
+
+
+@pytest.mark.parametrize("exclude", [None, 5, [5]])
+def test_excluded_layers_that_are_no_names(exclude: Any) -> None:
+    rejected(lambda: tvm_lowbit.inspect(dense(), "host", exclude=exclude), "exclude", "names of layers")
+
+
 def test_unknown_technique() -> None:
     rejected(lambda: tvm_lowbit.build(dense(), "host", technique="magic"), "technique", "bit_serial")
+    # Where no layer takes one, too.
+    net, x = torch.nn.ReLU(), (torch.zeros(1, 3),)
+    rejected(lambda: tvm_lowbit.build(net, "host", example_inputs=x, technique="magic"), "technique", "bit_serial")
 
 
 @pytest.fixture(scope="module")

@@ -203,3 +203,23 @@ def test_what_an_arm_host_has(
     monkeypatch.setattr(cores, "_CPU", tmp_path / "cpuinfo")
     monkeypatch.setattr(cores, "host_core", lambda: cores.CORES["cortex-a72"])
     assert cores.host_features() == features
+
+
+def test_board_script_says_the_gap_of_each_target_and_what_is_wrong_with_its_input(tmp_path: Path) -> None:
+    explain = [tvm_lowbit.DeepLift(target=[0, 2])]
+    tvm_lowbit.build(dense(), "host", explain=explain).save(tmp_path / "bundle")
+    (tmp_path / "text.npy").write_text("no array")
+    np.save(tmp_path / "nan.npy", X * np.nan)
+    np.save(tmp_path / "none.npy", X[:0])
+    np.save(tmp_path / "x.npy", X)
+    said = {}
+    for name in ("missing", "text", "nan", "none", "x"):
+        command = [sys.executable, str(tmp_path / "bundle" / "predict.py"), str(tmp_path / f"{name}.npy")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == (0 if name == "x" else 2), done.stderr
+        said[name] = done.stdout or done.stderr
+        assert "Traceback" not in done.stderr
+    assert "missing.npy" in said["missing"] and "text.npy: expected arrays" in said["text"]
+    assert "NaN" in said["nan"] and "(0, 6)" in said["none"]
+    lines = said["x"].splitlines()
+    assert len(lines) == 4 and all(len(line.split("deeplift.gap")[1].split(", ")) == 2 for line in lines)

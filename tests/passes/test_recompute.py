@@ -54,3 +54,17 @@ def test_less_is_kept_where_operands_are(with_operand: bool, monkeypatch: pytest
     np.testing.assert_array_equal(got, want)
     saved = without.activations - plan.activations
     assert saved >= x.nbytes if with_operand else saved == 0
+
+
+def test_what_is_only_read_again_is_not_computed_before(capfd: pytest.CaptureFixture[str]) -> None:
+    weights, shape = np.ones((2, 2, 3, 3)), (1, 2, 4, 4)
+
+    def body(emit: Any, x: Any) -> Any:
+        early = emit(relax.op.tanh(x), "early")
+        early = emit(relax.op.multiply(early, early), "square")
+        for _ in range(3):
+            x = emit(relax.op.nn.conv2d(x, const(weights), padding=1), "conv")
+        return emit(relax.op.nn.conv2d(emit(relax.op.add(x, early), "late"), const(weights), padding=1), "last")
+
+    run(module(body, shape), np.zeros(shape, np.float32))
+    assert "dead code" not in capfd.readouterr().err  # what TVM's fusion says on stderr to whoever builds

@@ -53,6 +53,15 @@ SHAPES = (
     depthwise(12, a=BIPOLAR, w=BIPOLAR),
     depthwise(16, a=Operand(3, 2, -7), w=Operand(2, 2, -3, uniform=True), stride=(2, 2)),
 )
+# Kernels whose taps are loops: rows of them, columns at the border, all columns.
+LARGE = (
+    depthwise(9, kernel=(8, 7), padding=(3, 4, 4, 2), height=6, width=8),
+    depthwise(25, kernel=(1, 13), padding=(0, 6, 0, 6), height=2, width=17, a=Operand(3, 1, -3)),
+    depthwise(17, kernel=(2, 12), padding=(1, 5, 0, 9), stride=(1, 3), height=3, width=20, a=Operand(8), w=signed(8)),
+    depthwise(8, kernel=(1, 13), padding=(0, 20, 0, 15), dilation=(1, 3), height=1, width=7, a=BIPOLAR, w=BIPOLAR),
+    depthwise(19, kernel=(33, 32), padding=(16, 15, 16, 16), stride=(2, 2), height=5, width=6, a=Operand(4)),
+    depthwise(16, kernel=(1, 34), padding=(0, -1, 0, 3), dilation=(1, 2), height=2, width=75),
+)
 EPILOGUES = (
     depthwise(24, epilogue=Thresholds(2, 3, out=Layout("planes", 2))),
     depthwise(33, epilogue=Thresholds(4, 15), a=Operand(4), w=signed(4)),
@@ -66,7 +75,20 @@ EPILOGUES = (
 @pytest.mark.parametrize("core", MACHINES)
 def test_every_shape(core: str, machines: Machines) -> None:
     machine = machines(core)
-    machine.check([build_kernel(DEPTHWISE, problem, machine.core) for problem in (*SHAPES, *EPILOGUES)])
+    machine.check([build_kernel(DEPTHWISE, problem, machine.core) for problem in (*SHAPES, *LARGE, *EPILOGUES)])
+
+
+@pytest.mark.parametrize("tall", [1, 9])
+def test_code_does_not_grow_with_the_kernel(tall: int) -> None:
+    """Straight code for each column of taps at each pixel of the border takes LLVM minutes."""
+
+    def size(columns: int) -> int:
+        padding = (tall // 2, columns // 2, tall // 2, columns // 2)
+        problem = depthwise(16, kernel=(tall, columns), padding=padding, height=tall, width=80)
+        return len(str(DEPTHWISE.build(problem, DEPTHWISE.knobs(problem, A72), A72)))
+
+    # The number of a pixel that meets all taps has a digit more.
+    assert max(size(columns) for columns in (13, 21, 33, 63)) <= size(9)
 
 
 @pytest.mark.parametrize("core", MACHINES)

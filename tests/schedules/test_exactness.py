@@ -136,9 +136,10 @@ def test_rows_in_parallel(core: str, technique: str, machines: Machines) -> None
 @pytest.mark.parametrize("core", GRID_CORES)
 def test_every_block_of_bit_serial(core: str, machines: Machines) -> None:
     machine, problem = machines(core), FAMILIES["groups"][1]
-    names = ("mr", "nr", "tile", "bytes")
+    names = ("mr", "nr", "tile", "bytes", "short")
     blocks = [
-        dict(zip(names, knobs, strict=True)) for knobs in ((1, 4, 5, 0), (3, 8, 4, 0), (2, 4, 5, 16), (5, 4, 3, 8))
+        dict(zip(names, knobs, strict=True))
+        for knobs in ((1, 4, 5, 0, 0), (3, 8, 4, 0, 0), (2, 4, 5, 16, 0), (5, 4, 3, 8, 0))
     ]
     machine.check([build_kernel(BitSerial(), problem, machine.core, knobs=block) for block in blocks])
 
@@ -155,8 +156,10 @@ BYTES = tuple(
 def test_sums_in_bytes(core: str, width: int, machines: Machines) -> None:
     machine = machines(core)
     full = [(p, constant_operands(p, p.a.max_code, p.w.max_code, 0)) for p in BYTES]
-    kernels = [build_kernel(BitSerial(), p, machine.core, o, {"bytes": width}) for p, o in full]
-    machine.check(kernels + [build_kernel(BitSerial(), p, machine.core, None, {"bytes": width}) for p in BYTES])
+    kernels = [build_kernel(BitSerial(), p, machine.core, o, {"bytes": width, "short": 0}) for p, o in full]
+    machine.check(
+        kernels + [build_kernel(BitSerial(), p, machine.core, None, {"bytes": width, "short": 0}) for p in BYTES]
+    )
 
 
 def largest(problem: DotProblem) -> DotProblem:

@@ -9,6 +9,7 @@ import pytest
 from schedules.cores import CORES
 from schedules.dot_problem import DotProblem, Operand
 from schedules.limits import limit_cycles
+from schedules.techniques import TECHNIQUES
 
 CASES = (
     # W1A1 on A53: AND, CNT, ADD at one a cycle and UADALP, at half, every 31: 128 / (3 + 2 / 31).
@@ -30,7 +31,7 @@ CASES = (
     ("tbl_lookup", 3, 3, "cortex-a72", 64 / 3 / ((3 + 1.25 + 2 / 9) / 2)),
     ("sdot", 4, 4, "cortex-a76", 32),
     ("winograd", 4, 4, "cortex-a53", 18),
-    ("winograd", 4, 4, "cortex-a76", 72),
+    ("winograd_sdot", 4, 4, "cortex-a76", 72),
 )
 
 
@@ -49,6 +50,20 @@ def test_depthwise_macs_per_cycle(bits, core, macs_per_cycle):
     assert p.macs / limit_cycles(p, "depthwise", CORES[core]) == pytest.approx(macs_per_cycle, rel=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("bits", "kernel", "span", "core", "macs_per_cycle"),
+    [
+        # 25 products of 3 and 1 fit a byte, as 9 of 128 and 28 fit 16 bits.
+        (2, 5, (1, 3), "cortex-a53", 16),
+        (8, 3, (100, 156), "cortex-a53", 8),
+        (8, 3, (100, 158), "cortex-a53", 8 / 3),
+    ],
+)
+def test_depthwise_of_weights_that_are_known(bits, kernel, span, core, macs_per_cycle):
+    p = replace(problem(bits, bits), groups=64, kernel=(kernel, kernel), w=Operand(bits, span=span))
+    assert p.macs / limit_cycles(p, "depthwise", CORES[core]) == pytest.approx(macs_per_cycle, rel=1e-2)
+
+
 def problem(weights: int, activations: int) -> DotProblem:
     return DotProblem(1, 14, 14, 64, 64, Operand(activations), Operand(weights), (3, 3), padding=(1, 1, 1, 1))
 
@@ -59,11 +74,17 @@ def test_macs_per_cycle(technique, weights, activations, core, macs_per_cycle):
     assert p.macs / limit_cycles(p, technique, CORES[core]) == pytest.approx(macs_per_cycle, rel=1e-2)
 
 
+def test_every_technique_has_a_limit():
+    for name in TECHNIQUES.keys() - {"portable", "reference"}:
+        assert limit_cycles(problem(1, 1), name, CORES["cortex-a76"]) is not None, name
+
+
 @pytest.mark.parametrize(
     ("technique", "bits", "core"),
     [
         ("portable", 2, "cortex-a72"),
         ("sdot", 4, "cortex-a72"),  # without the instruction
+        ("winograd_sdot", 4, "cortex-a72"),
         ("u8_mla", 5, "cortex-a53"),  # a product may exceed a byte
         ("tbl_lookup", 8, "cortex-a53"),  # a sum of four may
         ("bit_serial", 2, "x86-64"),

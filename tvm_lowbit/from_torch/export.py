@@ -24,14 +24,23 @@ def export_module(module: Any, example_inputs: tuple[Any, ...] | None) -> Any:
 
     if example_inputs is None:
         raise LowbitError("build", "example_inputs with a torch.nn.Module", "None", "pass example_inputs=(tensor, ...)")
-    module = frozen(module.eval())
+    if not isinstance(example_inputs, list | tuple):
+        got = type(example_inputs).__name__
+        raise LowbitError("example_inputs", "a tuple of tensors", got, "pass example_inputs=(tensor, ...)")
+    modes = [(part, part.training) for part in module.modules()]
     try:
-        return torch.export.export(module, tuple(example_inputs))
+        return torch.export.export(frozen(module.eval()), tuple(example_inputs))
+    except LowbitError:
+        raise
     except Exception as error:  # torch raises many types here
         first = str(error).strip().splitlines()[:1]
         raise LowbitError(
             type(module).__name__, "a module that torch.export takes", (first or [type(error).__name__])[0]
         ) from error
+    finally:
+        # The user's own module, perhaps in the midst of training: as it was.
+        for part, training in modes:
+            part.training = training
 
 
 def import_torch(program: Any) -> Any:
