@@ -94,7 +94,14 @@ def test_facts_are_those_of_the_result(tmp_path):
     shares = np.full((1, 1, 2, 2), 1.5, np.float32)
     text = page(tmp_path, np.zeros((1, 1, 2, 2), np.float32), explained(shares))
     # 4 x 1.5, of which 0.25 is the gap: 4.35 % of 5.75.
-    for words_ in ("+6", "2.5e-01 (4.3 % of the difference)", "2, the largest", "2 (2)", "2 (explained)"):
+    for words_ in (
+        "red adds to the explained output",
+        "+6",
+        "2.5e-01 (4.3 % of the difference)",
+        "2, the largest",
+        "2 (2)",
+        "2 (explained)",
+    ):
         assert words_ in text, words_
 
 
@@ -133,6 +140,15 @@ def test_a_map_of_pixels_is_drawn_as_it_is():
     (item,) = items_of(np.zeros((1, 1, 2, 2), np.float32), maps, "deeplift")
     np.testing.assert_array_equal(decoded(item.heat), map_pixels(shares[0], 1.0))
     assert item.gap is None and item.total is None
+
+
+def test_colours_say_what_the_method_gives(tmp_path):
+    """Only contributions add to the output; a gradient that is positive says what would."""
+    result = explained(np.ones((1, 4), np.float32))
+    row = result.explanations["deeplift"].method
+    gradient = {"multipliers": np.ones((1, 4), np.float32)}
+    text = page(tmp_path, np.ones((1, 4), np.float32), Result(result.outputs, {"deeplift": Explanation(row, gradient)}))
+    assert "rises with the input" in text and "dds to the explained output" not in text
 
 
 def test_names_are_text_and_nothing_else(tmp_path):

@@ -14,8 +14,14 @@ from tvm_lowbit.page.pixels import colour, data_uri, input_pixels, map_pixels, o
 from tvm_lowbit.result import Explanation, Result
 
 Array = npt.NDArray[Any]
-# What a map is drawn of, the first that the method gives.
-FIELDS = ("contributions", "map", "entropy", "multipliers", "weights")
+# What a map is drawn of, the first that the method gives, and what its colours say.
+FIELDS = {
+    "contributions": "red adds to the explained output, blue takes from it, white does nothing",
+    "map": "red speaks for the explained output, blue against it, white for nothing",
+    "entropy": "the redder, the more paths of like weight lead to the explained output",
+    "multipliers": "the explained output rises with the input where red, falls where blue, stays where white",
+    "weights": "the weight of the best path to the explained output: red above zero, blue below, white none",
+}
 MOST_ITEMS, MOST_OUTPUTS, MOST_BARS = 12, 6, 400
 
 

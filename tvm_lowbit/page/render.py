@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tvm_lowbit.heatmap import COLOURS
 from tvm_lowbit.images import writing
 from tvm_lowbit.manifest import Manifest
-from tvm_lowbit.page.contents import MOST_ITEMS, items_of
+from tvm_lowbit.page.contents import FIELDS, MOST_ITEMS, items_of
 from tvm_lowbit.result import Result
 
 # Colours along the scale bar.
@@ -55,6 +55,7 @@ def write_page(path: Path, title: str, inputs: npt.NDArray[Any], result: Result,
     text = environment.get_template("page.html").render(
         title=title,
         name=name,
+        says=FIELDS,
         row=row,
         settings={key.replace("_", " "): words(value) for key, value in row.settings.items()},
         manifest=manifest,
