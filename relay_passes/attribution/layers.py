@@ -63,23 +63,23 @@ class Layers:
         """
         layers = self.by_name
         if name not in layers:
-            near = difflib.get_close_matches(name, layers, n=5, cutoff=0.4)
+            near = difflib.get_close_matches(name, layers, n=5)
             hint = f"near names: {', '.join(near)}" if near else f"layers: {', '.join(list(layers)[:20])}"
             raise LowbitError("explain", "the name of a layer of the model", repr(name), hint)
         return layers[name]
 
     def named(self, names: Sequence[str], output: Any) -> dict[str, Any]:
-        """The variables of named layers; ``"all"`` stands for every convolution and dense layer the output depends on.
+        """The variables of named layers; ``"all"`` names each convolution and dense layer the output depends on.
 
         Raises
         ------
         LowbitError
             If there is no layer of such a name.
         """
-        if tuple(names) != (ALL,):
-            return {name: self.find(name) for name in names}
+        found = {name: self.find(name) for name in names if name != ALL}
+        if ALL not in names:
+            return found
         explained = ancestors(output, self.values)
-        found = {}
         for var, value in self.values:
             operator = op_name(value)
             if operator in MULTIPLYING and var in self.active and var in explained:

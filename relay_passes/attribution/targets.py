@@ -86,6 +86,10 @@ def _fixed(emit: Emit, output: Any, index: int) -> Any:
     return emit(relax.op.full(extent, literal(np.int64(index)), "int64"), "target")
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def _in_range(index: int, shape: Sequence[int]) -> None:
     if not 0 <= index < shape[1]:
         raise LowbitError("target", f"a class index in 0..{shape[1] - 1}", str(index))
@@ -167,6 +171,13 @@ class Difference(Target):
     plus: int
     minus: int
 
+    def __post_init__(self) -> None:
+        for name in ("plus", "minus"):
+            value = getattr(self, name)
+            if not _is_whole(value):
+                raise LowbitError(f"Difference {name}", "a class index", repr(value))
+            object.__setattr__(self, name, int(value))
+
     def choose(self, emit: Emit, output: Any) -> Any:
         """The first class."""
         return _fixed(emit, output, self.plus)
@@ -194,11 +205,22 @@ class Difference(Target):
 class Element(Target):
     """One element of an output of any shape, by its index without the batch; ``output`` names one but the first."""
 
-    index: tuple[int, ...]
+    index: tuple[int, ...] | int
     output: str | None = None
 
+    def __post_init__(self) -> None:
+        places = self.index if isinstance(self.index, tuple | list) else (self.index,)
+        if not all(_is_whole(place) for place in places):
+            raise LowbitError("Element", "an index such as (3, 0), without the batch", repr(self.index))
+        object.__setattr__(self, "index", tuple(int(place) for place in places))
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The index along each axis but the batch."""
+        return self.index  # type: ignore[return-value] # a tuple since it was made
+
     def _flat(self, shape: Sequence[int]) -> int:
-        return int(np.ravel_multi_index(self.index, tuple(shape[1:]))) if len(shape) > 1 else 0
+        return int(np.ravel_multi_index(self.places, tuple(shape[1:]))) if len(shape) > 1 else 0
 
     def choose(self, emit: Emit, output: Any) -> Any:
         """The element's place when the output is flattened."""
@@ -206,13 +228,13 @@ class Element(Target):
 
     def describe(self) -> Any:
         """The index, and the output where it is named."""
-        return {"index": list(self.index)} | ({"output": self.output} if self.output else {})
+        return {"index": list(self.places)} | ({"output": self.output} if self.output else {})
 
     def check(self, shape: Sequence[int]) -> None:
         """The index lies in the shape."""
         extents = tuple(shape[1:])
-        if len(self.index) != len(extents) or not all(0 <= i < e for i, e in zip(self.index, extents, strict=True)):
-            raise LowbitError("target", f"an index into {extents}", str(self.index))
+        if len(self.places) != len(extents) or not all(0 <= i < e for i, e in zip(self.places, extents, strict=True)):
+            raise LowbitError("target", f"an index into {extents}", str(self.places))
 
 
 def parse_one(value: Any) -> Target:
@@ -227,7 +249,7 @@ def parse_one(value: Any) -> Target:
         return value
     if value == "argmax":
         return Argmax()
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+    if _is_whole(value):
         return Class(int(value))
     raise LowbitError("target", 'a class index, "argmax", a target such as Difference(8, 3), or several', repr(value))
 

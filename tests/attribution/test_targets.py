@@ -10,7 +10,7 @@ from relax_models import const, module
 from tvm import relax
 
 import tvm_lowbit
-from tvm_lowbit import DeepLift, Difference, Element, GradientXInput, LowbitError, MinusMean
+from tvm_lowbit import DeepLift, Difference, Element, Gradient, GradientXInput, LowbitError, MinusMean, SemiringEntropy
 
 RNG = np.random.default_rng(5)
 FIRST, SECOND = (RNG.normal(size=shape).astype(np.float32) for shape in ((4, 6), (6, 5)))
@@ -49,7 +49,7 @@ def test_each_target() -> None:
         "nothing": (Difference(2, 2), np.zeros((3, 5), np.float32), [2] * 3),
         "mean": (MinusMean(2), one[[2] * 3] - 0.2, [2] * 3),
         "best_less_mean": (MinusMean(), one[best] - 0.2, best),
-        "element": (Element((1,)), one[[1] * 3], [1] * 3),
+        "element": (Element(1), one[[1] * 3], [1] * 3),
         "several": ([0, "argmax", Difference(4, 1)], None, None),
         "grid": (Element((1, 2), output="grid"), None, None),
     }
@@ -107,6 +107,25 @@ def test_what_is_no_target(target: Any) -> None:
         MinusMean(target)
 
 
+@pytest.mark.parametrize("value", ["a", 1.0, True, None])
+def test_classes_and_places_are_whole_numbers(value: Any) -> None:
+    for make, where in (
+        (lambda: Difference(1, value), "Difference minus"),
+        (lambda: Difference(value, 1), "Difference plus"),
+        (lambda: Element(value), "Element"),
+        (lambda: Element((0, value)), "Element"),
+    ):
+        with pytest.raises(LowbitError, match=f"{where}: expected"):
+            make()
+
+
+@pytest.mark.parametrize("method", [DeepLift, Gradient, SemiringEntropy])
+@pytest.mark.parametrize("layers", [5, None, [1]])
+def test_what_is_no_name_of_a_layer(method: Any, layers: Any) -> None:
+    with pytest.raises(LowbitError, match=f"{method.__name__} layers: expected the name of a layer"):
+        method(layers=layers)
+
+
 def test_layers_that_the_model_does_not_have() -> None:
     with pytest.raises(LowbitError, match="expected the name of a layer of the model, got 'fc3'") as caught:
         tvm_lowbit.build(network(1), "host", explain=[DeepLift(layers=["fc3"])])
@@ -115,9 +134,11 @@ def test_layers_that_the_model_does_not_have() -> None:
 
 def test_all_layers() -> None:
     """Every layer that multiplies, and no other; the sum at each is the output's difference."""
-    found = tvm_lowbit.build(network(1), "host", explain=[DeepLift(layers="all", target=1)]).run(X).explanations
+    methods = [DeepLift(layers="all", target=1), Gradient(layers=["relu", "all"], target=1)]
+    found = tvm_lowbit.build(network(1), "host", explain=methods).run(X).explanations
     layers = found["deeplift"].layers
     assert list(layers) == ["fc1", "fc2"]
+    assert list(found["gradient"].layers) == ["relu", "fc1", "fc2"]
     difference = (np.maximum(X @ FIRST, 0) @ SECOND)[:, 1]
     for values in layers.values():
         np.testing.assert_allclose(values["contributions"].sum(1), difference, rtol=1e-4)

@@ -23,7 +23,13 @@ COMPILERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 
 def include_folder() -> Path:
-    """The folder of the tvm-ffi headers."""
+    """The folder of the tvm-ffi headers.
+
+    Raises
+    ------
+    LowbitError
+        If apache-tvm-ffi is not installed.
+    """
     # Found without importing tvm_ffi, which would import torch where that is installed.
     spec = importlib.util.find_spec("tvm_ffi")
     if spec is None or spec.origin is None:

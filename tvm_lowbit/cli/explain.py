@@ -31,7 +31,7 @@ _EXAMPLES = (
 )
 
 
-# Methods that a page asks for all layers where none is named; the others take no word for all.
+# Methods whose parts at layers a page draws as bars: it asks for all layers where none is named.
 _ALL_LAYERS = ("deeplift", "semiring_path", "semiring_entropy")
 
 

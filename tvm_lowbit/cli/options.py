@@ -20,7 +20,13 @@ PATH = click.Path(path_type=Path)
 
 
 def there(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
-    """Callback of an argument that must exist: a file or a bundle's folder."""
+    """Callback of an argument that must exist: a file or a bundle's folder.
+
+    Raises
+    ------
+    LowbitError
+        If there is nothing.
+    """
     if not value.exists():
         raise LowbitError(str(value), "an ONNX file or a bundle", "nothing there", "is the path right?")
     return value

@@ -53,7 +53,13 @@ def reference_of(text: str, model: Path) -> Any:
 
 
 def input_shape(model: Path) -> tuple[int, ...]:
-    """The shape of an ONNX file's first input without its batch."""
+    """The shape of an ONNX file's first input without its batch.
+
+    Raises
+    ------
+    LowbitError
+        If there is no input, or its shape is not static.
+    """
     graph = read_onnx(model).graph
     stored = {tensor.name for tensor in graph.initializer}
     given = next((value for value in graph.input if value.name not in stored), None)

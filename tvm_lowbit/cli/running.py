@@ -16,7 +16,13 @@ from tvm_lowbit.result import Result
 
 
 def artifact_of(model: Path, board: Board | None, methods: Sequence[Method] = ()) -> Artifact:
-    """A bundle as it is, or a model built for where it will run."""
+    """A bundle as it is, or a model built for where it will run.
+
+    Raises
+    ------
+    LowbitError
+        If the model cannot be built, or the bundle is not for this machine and no board is given.
+    """
     if not model.is_dir():
         with display("build") as step:
             return build(model, "host" if board is None else "arm_cpu", explain=methods, progress=step)

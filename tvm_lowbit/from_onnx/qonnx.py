@@ -62,7 +62,13 @@ def _constant(node: str, what: str, value: Any, params: Any) -> npt.NDArray[np.f
 
 
 def code_range(node: str, bits: npt.NDArray[np.float32], signed: bool, narrow: bool) -> tuple[int, int]:
-    """Smallest and largest code of a width that must be one whole number."""
+    """Smallest and largest code of a width that must be one whole number.
+
+    Raises
+    ------
+    LowbitError
+        If it is not.
+    """
     if bits.size != 1 or bits.flat[0] != np.rint(bits.flat[0]) or not 1 <= bits.flat[0] <= MAX_BITS:
         got = ", ".join(f"{value:g}" for value in bits.reshape(-1)[:4])
         raise LowbitError(f"bit width of quantiser {node}", f"one whole number from 1 to {MAX_BITS}", got)

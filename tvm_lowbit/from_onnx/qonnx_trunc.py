@@ -82,7 +82,13 @@ def scaled(
 
 
 def digits_dropped(node: str, scale: Float32, out_scale: Float32) -> npt.NDArray[Any]:
-    """The exponents of the powers of two next to ``out_scale / scale``."""
+    """The exponents of the powers of two next to ``out_scale / scale``.
+
+    Raises
+    ------
+    LowbitError
+        If one is out of what codes can hold.
+    """
     with np.errstate(over="ignore"):
         digits = np.rint(np.log2(out_scale / scale))
     if np.any(np.abs(digits) > MAX_DIGITS):

@@ -146,16 +146,16 @@ def checked_count(where: str, value: Any) -> int:
     return int(value)
 
 
-def checked_layers(where: str, value: Any) -> tuple[str, ...]:
-    """One name of a layer, or several.
+def checked_layers(where: str, value: Any, fewest: int = 1) -> tuple[str, ...]:
+    """One name of a layer, or several; at least `fewest`.
 
     Raises
     ------
     LowbitError
-        If there is none, or it is no name.
+        If there are fewer, or one is no name.
     """
-    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
-    if not names or not all(isinstance(name, str) for name in names):
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else None
+    if names is None or len(names) < fewest or not all(isinstance(name, str) for name in names):
         raise LowbitError(where, "the name of a layer, or several", repr(value))
     return names
 

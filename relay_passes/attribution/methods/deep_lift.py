@@ -11,7 +11,7 @@ from tvm import relax
 
 from relay_passes.attribution.carriers.base import Carrier, Real
 from relay_passes.attribution.carriers.pair import RevealCancel
-from relay_passes.attribution.methods.base import Method, summed
+from relay_passes.attribution.methods.base import Method, checked_layers, summed
 from relay_passes.attribution.methods.each_reference import ForEachReference, extra_of
 from relay_passes.attribution.methods.references import Reference, parse_reference
 from relay_passes.attribution.model import Forward, Model, Part
@@ -61,7 +61,7 @@ class DeepLift(Method):
         object.__setattr__(self, "_source", parse_reference("DeepLift", self.reference))
         if self.rule not in RULES_OF:
             raise LowbitError("DeepLift rule", f"one of {', '.join(RULES_OF)}", repr(self.rule))
-        object.__setattr__(self, "layers", (self.layers,) if isinstance(self.layers, str) else tuple(self.layers))
+        object.__setattr__(self, "layers", checked_layers(f"{type(self).__name__} layers", self.layers, 0))
 
     @property
     def source(self) -> Reference:

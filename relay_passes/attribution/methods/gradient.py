@@ -14,6 +14,7 @@ from relay_passes.attribution.carriers.base import Real
 from relay_passes.attribution.methods.base import (
     Method,
     broadcast_reference,
+    checked_layers,
     checked_reference,
     described_reference,
     summed,
@@ -36,7 +37,7 @@ class Gradient(Method):
         The input from which the gap is measured: how far ``gradient * (input - reference)`` is from summing to the
         output's difference. Straight-through gradients leave a large one.
     layers : sequence of str
-        Names of layers at which gradients are given too.
+        Names of layers at which gradients are given too; ``"all"``: of every convolution and dense layer.
     target, name
         See `Method`.
     """
@@ -50,7 +51,7 @@ class Gradient(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         checked_reference(type(self).__name__, self.reference)
-        object.__setattr__(self, "layers", (self.layers,) if isinstance(self.layers, str) else tuple(self.layers))
+        object.__setattr__(self, "layers", checked_layers(f"{type(self).__name__} layers", self.layers, 0))
 
     def settings(self) -> dict[str, Any]:
         """Reference and layers."""
@@ -77,7 +78,7 @@ class Gradient(Method):
         output = forward.output(target)
         choice = target.choose(context.emit, output)
         seed = target.gradient(context.emit, output, choice)
-        named = {name: forward.layer(name) for name in self.layers}
+        named = forward.named(self.layers, output)
         found = forward.walk(context, output, seed, [*forward.params, *named.values()])
         gradients = [found.get(param) for param in forward.params]
         shares, gap = summing_up(forward, context, target, choice, gradients, starts, at_reference)

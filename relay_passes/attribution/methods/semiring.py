@@ -25,6 +25,7 @@ from relay_passes.attribution.engine import ancestors
 from relay_passes.attribution.methods.base import (
     Method,
     broadcast_reference,
+    checked_layers,
     checked_reference,
     described_reference,
     summed,
@@ -70,7 +71,7 @@ class Semiring(Method):
         if self.over == "gradient" and self.reference is not None:
             raise LowbitError(f"{where} reference", 'none: derivatives have no reference (over="deeplift" has)', "one")
         checked_reference(where, self._reference)
-        object.__setattr__(self, "layers", (self.layers,) if isinstance(self.layers, str) else tuple(self.layers))
+        object.__setattr__(self, "layers", checked_layers(f"{type(self).__name__} layers", self.layers, 0))
 
     @property
     def _reference(self) -> Any:
