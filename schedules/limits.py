@@ -48,9 +48,15 @@ def _u8_mla(p: DotProblem) -> list[Step]:
     return [(16, {"mul": 1, "adalp": 1 / products})] if products else []
 
 
+def _magnitude(p: DotProblem) -> int:
+    """The least that weights' magnitudes can be: those around the middle of the codes that occur."""
+    least, most = p.w.span or (0, p.w.max_code)
+    return max(1, (most - least + 1) // 2)
+
+
 def _smlal(p: DotProblem) -> list[Step]:
-    # Weights around zero, as large as half their range; 16 bits hold that many products.
-    products = 65535 // (p.a.max_code << p.w.bits - 1)
+    # 16 bits hold that many products.
+    products = 65535 // (p.a.max_code * _magnitude(p))
     if products < 4:  # bytes: a product of each half, then widened
         return [(16, {"mul_long": 2, "adalp": 1})]
     return [(8, {"mul_long": 1, "adalp": 1 / products})]
@@ -81,9 +87,7 @@ def _winograd_mla(p: DotProblem) -> list[Step]:
 
 def _depthwise(p: DotProblem) -> list[Step]:
     # Bytes where all taps' products fit one, else 16 bits, else each product is widened again.
-    # Weights around the middle of the codes that occur.
-    least, most = p.w.span or (0, p.w.max_code)
-    largest = p.k * min(p.a.max_code, 128) * ((most - least + 1) // 2)
+    largest = p.k * min(p.a.max_code, 128) * _magnitude(p)
     if largest < 1 << 7:
         return [(16, {"mul": 1})]
     return [(8, {"mul_long": 1} if largest < 1 << 15 else {"mul_long": 1, "simple": 2})]

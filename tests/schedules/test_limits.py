@@ -64,6 +64,14 @@ def test_depthwise_of_weights_that_are_known(bits, kernel, span, core, macs_per_
     assert p.macs / limit_cycles(p, "depthwise", CORES[core]) == pytest.approx(macs_per_cycle, rel=1e-2)
 
 
+def test_smlal_of_weights_that_are_known():
+    # 255 * 28 fits 65535 nine times; of a layer whose weights are all one code, products are 255 at most.
+    p = problem(8, 8)
+    for span, products in (((100, 156), 9), ((7, 7), 257)):
+        known = replace(p, w=Operand(8, span=span))
+        assert p.macs / limit_cycles(known, "smlal", CORES["cortex-a53"]) == pytest.approx(8 / (1 + 2 / products))
+
+
 def problem(weights: int, activations: int) -> DotProblem:
     return DotProblem(1, 14, 14, 64, 64, Operand(activations), Operand(weights), (3, 3), padding=(1, 1, 1, 1))
 
