@@ -230,6 +230,8 @@ def _record(candidate, cycles: float):
 
 
 def test_rows_of_kernels_that_changed_are_measured_again(model: Path, tmp_path: Path, rows_folder: Path) -> None:
+    with pytest.raises(LowbitError, match="refresh: expected tuned rows in .*json, got no such file"):
+        refresh(FakeBoard(), log_dir=tmp_path)
     found = tune(model, FakeBoard(), trials=12, log_dir=tmp_path).tuned
     content = json.loads(found.read_text())
     assert refresh(FakeBoard(), log_dir=tmp_path) == 0, "none has changed"

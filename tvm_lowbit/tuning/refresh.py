@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from schedules import tuned_rows
+from schedules.errors import LowbitError
 from schedules.problem_key import problem_of
 from schedules.techniques import TECHNIQUES
 from tvm_lowbit.boards.rows import BOARDS
@@ -42,13 +43,13 @@ def refresh(
     Returns
     -------
     int
-        How many rows were measured. One whose knobs are gone gets the technique's own; one that is wrong now, or
-        fails, is taken out, and its technique counts as never tried.
+        How many rows were measured again or taken out. One whose knobs are gone gets the technique's own; one that
+        is declined or wrong now, or fails, is taken out, and its technique counts as never tried.
 
     Raises
     ------
     LowbitError
-        If the board or the log cannot be used, or the board is lost on the way.
+        If the board or the log cannot be used, the board is lost on the way, or its core has no rows.
     """
     place = board_of(board, emulated)
     try:
@@ -56,13 +57,16 @@ def refresh(
         folder, core = log_folder(None if log_dir is None else Path(log_dir)), place.core
         session = Session(place, Log(folder / core.name / f"{file_name(place.name)}.jsonl"))
         path = rows_folder(folder) / f"{core.name}.json"
+        if not path.exists():
+            hint = f"search first: tvm-lowbit tune MODEL --board {board if isinstance(board, str) else 'BOARD'}"
+            raise LowbitError("refresh", f"tuned rows in {path}", "no such file", hint)
         content = json.loads(path.read_text())
-        measured = 0
+        changed = 0
         for key, entry in list(content["problems"].items()):
             rows = [again if (again := _again(session, key, row)) is not None else row for row in entry["rows"]]
             if rows == entry["rows"]:
                 continue
-            measured += sum(row is not old for row, old in zip(rows, entry["rows"], strict=True))
+            changed += sum(row is not old for row, old in zip(rows, entry["rows"], strict=True))
             for row, old in zip(rows, entry["rows"], strict=True):
                 now = f"{row['cycles']:,.0f}" if row else "none"
                 tell(f"{key} {old['technique']}: {old['cycles']:,.0f} cycles, now {now}")
@@ -73,7 +77,7 @@ def refresh(
             if not right:
                 del content["problems"][key]
             write(path, content)
-        return measured
+        return changed
     finally:
         place.close()
 
@@ -97,7 +101,7 @@ def main() -> None:
     parser.add_argument("boards", nargs="+", choices=[name for name, row in BOARDS.items() if row.clock])
     for board in parser.parse_args().boards:
         count = refresh(board, emulated=True, tell=lambda text: print(text, file=sys.stderr, flush=True))
-        print(f"{board}: {count} rows measured again")
+        print(f"{board}: {count} rows measured again or taken out")
 
 
 if __name__ == "__main__":
