@@ -24,7 +24,7 @@ from relay_passes.attribution.rules.volumes import VOLUMES
 __all__ = ["RULES", "RULES_VERSION", "STOPS", "UNARY", "Context", "RuleFunction", "register"]
 
 # Raised whenever a rule changes what it computes; recorded with every compiled explanation.
-RULES_VERSION = 2
+RULES_VERSION = 3
 
 _TABLE: dict[str, RuleFunction] = {}
 RULES: Mapping[str, RuleFunction] = MappingProxyType(_TABLE)
