@@ -12,9 +12,11 @@ from relay_passes import dataflow
 from relay_passes.broadcasts import without_broadcast
 from relay_passes.casts import without_casts
 from relay_passes.clips import simplified
+from relay_passes.einsums import multiplied_out
 from relay_passes.exponentials import bounded
-from relay_passes.norms import centred, is_norm, written_out
+from relay_passes.norms import centred, written_out
 from relay_passes.ops import constant, literal, op_name, shape_of
+from relay_passes.positions import taken
 from relay_passes.rearrange import rearranged
 
 # Operators that only rearrange a constant, or flip its sign. Other arithmetic on constants is left alone: it may be a
@@ -60,24 +62,29 @@ REWRITES: tuple[Callable[[Any, Callable[[Any], Any]], Any], ...] = (
     bounded,
 )
 
+# Each gives what an operator computes by others, of which it may bind parts, or None.
+WRITTEN_OUT: tuple[Callable[[Any, Callable[[Any, str], Any]], Any], ...] = (written_out, multiplied_out, taken)
+
 
 def canonicalize(mod: Any) -> Any:
     """Apply the pass.
 
     Batch normalisation (inference) becomes ``x * a + b`` with ``a = gamma / sqrt(var + eps)``, ``b = beta - mean a``,
     both in float32 as ONNX Runtime folds them; in training it stays, as it takes the batch's own statistics.
-    Other normalisations and variances are written out (`norms`). Rearranged constants become constants; minimum,
-    maximum and nested clips become one clip; entries of a split become slices. Broadcasts that nothing needs go, and so
-    does dead code.
+    Other normalisations and variances are written out (`norms`), einsum as products (`einsums`), what reads constant
+    positions as takes (`positions`). Rearranged constants become constants; minimum, maximum and nested clips become
+    one clip; entries of a split become slices. Broadcasts that nothing needs go, and so does dead code.
     """
 
     def visit(var: Any, value: Any, scope: dataflow.Scope) -> Any:
         name = op_name(value)
         if name == "relax.nn.batch_norm" and not value.attrs.training:
             return _affine(dataflow.name_of(var), value, scope)
-        if is_norm(value):
-            layer = dataflow.name_of(var)
-            return scope.emit(written_out(value, lambda part, of: scope.emit(part, f"{layer}/{of}")), layer)
+        layer = dataflow.name_of(var)
+        for write in WRITTEN_OUT:
+            whole = write(value, lambda part, of: scope.emit(part, f"{layer}/{of}"))
+            if whole is not None:
+                return dataflow.bind(whole, layer, scope)
         if name in CREATE and CREATE[name](value) is not None:
             return literal(np.full(shape_of(value), CREATE[name](value), str(value.ty.dtype)))
         if name in REARRANGE and constant(value.args[0]) is not None:

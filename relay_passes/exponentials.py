@@ -17,8 +17,6 @@ from relay_passes.ops import constant, op_name, shape_of
 Lookup = Callable[[Any], Any]
 
 EXP = "relax.exp"
-# Float32 ends at exp(88.7).
-LARGE = 80.0
 _ABOVE = ("relax.greater", "relax.greater_equal")
 _BELOW = ("relax.less", "relax.less_equal")
 _MONOTONE: Mapping[str, Callable[[Any, Any], Any]] = {
@@ -33,9 +31,9 @@ _CHAIN = (EXP, "relax.log", "relax.negative", "relax.add", "relax.subtract", "re
 def bounded(value: Any, lookup: Lookup) -> Any:
     """The same value with no exponential that overflows beside it. A row of `canonicalize.REWRITES`.
 
-    ``relu(1 - exp(x))``, ``clip(a exp(x) - a, ., 0)``, ``tanh(log(1 + exp(x)))`` and a branch of
-    ``where(x > c, ., f(exp(x)))`` keep every bit. ``1 / (1 + exp(-x))`` becomes sigmoid, which computes just that, and
-    ``y / (1 + exp(-x))`` y times it.
+    ``relu(1 - exp(x))``, ``clip(a exp(x) - a, ., 0)`` and a branch of ``where(x > c, ., f(exp(x)))`` keep every bit.
+    ``log(1 + exp(x))`` becomes softplus, which computes just that up to 20 and gives x beyond. ``1 / (1 + exp(-x))``
+    becomes sigmoid, which computes just that, and ``y / (1 + exp(-x))`` y times it.
     """
     rewrite = _ROWS.get(op_name(value))
     if rewrite is None or {str(a.ty.dtype) for a in value.args if isinstance(a, relax.Var)} - {"float32", "bool"}:
@@ -108,14 +106,10 @@ def _one_plus(expr: Any, bound: Lookup) -> Any | None:
     return None
 
 
-def _tanh(call: Any, bound: Lookup) -> Any:
-    """Mish's: 1 from far below ``LARGE`` on."""
-    logarithm = bound(call.args[0])
-    power = _one_plus(logarithm.args[0], bound) if op_name(logarithm) == "relax.log" else None
-    if power is None:
-        return None
-    total = relax.op.add(relax.op.exp(_up_to(power, LARGE)), relax.const(1.0, "float32"))
-    return _called(call, relax.op.log(total))
+def _log(call: Any, bound: Lookup) -> Any:
+    """From 17 on, x is what float32 leaves of it."""
+    power = _one_plus(call.args[0], bound)
+    return None if power is None else relax.op.nn.softplus(power)
 
 
 def _divide(call: Any, bound: Lookup) -> Any:
@@ -172,7 +166,7 @@ def _clipped(branch: Any, x: Any, ends: tuple[float, float], bound: Lookup) -> A
 _ROWS: Mapping[str, Callable[[Any, Lookup], Any]] = {
     "relax.nn.relu": _limited,
     "relax.clip": _limited,
-    "relax.tanh": _tanh,
+    "relax.log": _log,
     "relax.divide": _divide,
     "relax.where": _where,
 }

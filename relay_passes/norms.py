@@ -90,22 +90,22 @@ def centred(value: Any, lookup: Any) -> Any:
     return _less_mean(lambda expr, part: expr, x, _axes(mean.attrs.axis, x))
 
 
-def written_out(call: Any, emit: Emit) -> Any:
+def written_out(call: Any, emit: Emit) -> Any | None:
     """What a normalisation computes.
 
     Parameters
     ----------
     call : expression
-        Of a row of `NORMS`, float32.
+        Any call.
     emit : callable
         ``emit(expr, part)`` binds one of its parts.
 
     Returns
     -------
-    expression
-        Of the call's shape, not bound yet.
+    expression or None
+        Of the call's shape, not bound yet; None where it is no row of `NORMS`, or not float32.
     """
-    return NORMS[op_name(call)](emit, call, *call.args)
+    return NORMS[op_name(call)](emit, call, *call.args) if is_norm(call) else None
 
 
 def _axes(axes: Any, x: Any) -> list[int]:

@@ -15,9 +15,11 @@ from rich.text import Text
 from relay_passes import recover_grid
 from relay_passes.attribution.rules import RULES, STOPS
 from relay_passes.coverage import Spelling
+from relay_passes.einsums import EINSUM
 from relay_passes.integer_forms import INTEGER_FORMS
 from relay_passes.norms import NORMS
 from relay_passes.patterns import QUANT_PATTERNS
+from relay_passes.positions import TAKEN
 from relay_passes.quant_spec import QuantSpec
 from schedules.errors import LowbitError
 from tvm_lowbit.declines import reasons
@@ -132,7 +134,8 @@ def _operators() -> Listing:
                 STOPS.get(operator, "") if rule is None else SEVERAL.join(reasons(rule, NotImplementedError)),
             )
         )
-    rows += [(operator.removeprefix("relax."), WRITTEN_OUT, "", WRITTEN_OUT, "") for operator in NORMS]
+    written = [o for o in (*NORMS, EINSUM, *TAKEN) if o not in (*INTEGER_FORMS, *RULES)]
+    rows += [(operator.removeprefix("relax."), WRITTEN_OUT, "", WRITTEN_OUT, "") for operator in written]
     text = "An operator that is not listed, or declines, runs in float on the values of the codes: right, only slower."
     headings = ("operator", "on integers", "stays float where", "attribution rule", "no rule where")
     return Listing("Operators", text, headings, rows)

@@ -61,7 +61,7 @@ class Secant(Slope):
             x = context.values[x].args[0]
         dx = context.difference(x)
         if op_name(call) in CLOSED:
-            closed = CLOSED[op_name(call)](x, self.other(context, x), var, self.other(context, var), dx)
+            closed = CLOSED[op_name(call)](x, self.other(context, x), var, self.other(context, var), dx, call)
             same = context.emit(relax.op.equal(dx, literal(np.float32(0))))
             return context.emit(relax.op.where(same, literal(np.float32(0)), closed), "slope")
         return self._quotient(context, context.difference(var), dx)

@@ -18,8 +18,8 @@ from relay_passes.ops import literal
 
 # formula(x, y, call): the derivative.
 Formula = Callable[[Any, Any, Any], Any]
-# formula(x, x0, y, y0, dx): the secant; y less y0 is not known without loss, dx is.
-Closed = Callable[[Any, Any, Any, Any, Any], Any]
+# formula(x, x0, y, y0, dx, call): the secant; y less y0 is not known without loss, dx is.
+Closed = Callable[[Any, Any, Any, Any, Any, Any], Any]
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
@@ -107,11 +107,27 @@ def log_mean(a: Any, b: Any, d: Any) -> Any:
     return relax.op.where(small, near, (a - b) / relax.op.where(small, number(1), d))
 
 
+def _softplus(x: Any, x0: Any, y: Any, y0: Any, dx: Any, call: Any) -> Any:
+    """Of ``log(1 + a)`` with ``a = exp(x)``: the logarithmic mean of both a over that of both ``1 + a``.
+
+    Both are taken over the largest of 1 and a, so that nothing is infinite. From a difference of 1 on nothing cancels
+    in the quotient.
+    """
+    beta = number(call.attrs.beta)
+    u, u0, d, rise = x * beta, x0 * beta, dx * beta, (y - y0) * beta
+    top = relax.op.maximum(relax.op.maximum(u, u0), number(0))
+    a, b, one = (relax.op.exp(v) for v in (u - top, u0 - top, number(0) - top))
+    small = relax.op.less(relax.op.abs(d), number(1))
+    near = log_mean(a, b, d) / log_mean(one + a, one + b, rise)
+    return relax.op.where(small, near, rise / relax.op.where(small, number(1), d))
+
+
 CLOSED: Mapping[str, Closed] = {
-    "relax.exp": lambda x, x0, y, y0, dx: log_mean(_finite(y), _finite(y0), dx),
-    "relax.log": lambda x, x0, y, y0, dx: number(1) / log_mean(x, x0, y - y0),
-    "relax.sqrt": lambda x, x0, y, y0, dx: number(1) / (y + y0),
+    "relax.exp": lambda x, x0, y, y0, dx, call: log_mean(_finite(y), _finite(y0), dx),
+    "relax.log": lambda x, x0, y, y0, dx, call: number(1) / log_mean(x, x0, y - y0),
+    "relax.sqrt": lambda x, x0, y, y0, dx, call: number(1) / (y + y0),
     # 1/sqrt(a) - 1/sqrt(b) with v for either: -(v v0)^2 / (v + v0) times a - b.
-    "relax.rsqrt": lambda x, x0, y, y0, dx: -(y * y0 * (y * y0)) / (y + y0),
-    "relax.square": lambda x, x0, y, y0, dx: x + x0,
+    "relax.rsqrt": lambda x, x0, y, y0, dx, call: -(y * y0 * (y * y0)) / (y + y0),
+    "relax.square": lambda x, x0, y, y0, dx, call: x + x0,
+    "relax.nn.softplus": _softplus,
 }

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from relax_models import const, module, quantised
 from tvm import relax
 
+from relay_passes.ops import literal
+
 op = relax.op
 N, SHAPE = 2, (2, 4, 6, 6)
 WIDTHS = (None, 1, 2, 4, 8)
@@ -64,6 +66,11 @@ def transposed(net: Net, v: Any) -> Any:
 def rows(v: Any, net: Net) -> Any:
     """The image as sequences (N, 4, 36)."""
     return net.emit(op.reshape(v, (N, 4, 36)))
+
+
+def volume(v: Any, net: Net) -> Any:
+    """Codes of the image as a volume of two slices (N, 2, 2, 6, 6)."""
+    return net.emit(op.reshape(net.codes(v), (N, 2, 2, 6, 6)))
 
 
 def image(v: Any) -> Any:
@@ -173,7 +180,12 @@ _OPERATORS: dict[str, Callable[[Net, Any], Any]] = {
     "conv 1d transposed": lambda net, v: image(
         net.emit(op.nn.conv1d_transpose(net.codes(rows(v, net)), net.weights(4, 4, 3), padding=(1, 1)))
     ),
+    "conv 3d": lambda net, v: image(net.emit(op.nn.conv3d(volume(v, net), net.weights(2, 2, 3, 3, 3), padding=1))),
+    "conv 3d transposed": lambda net, v: image(
+        net.emit(op.nn.conv3d_transpose(volume(v, net), net.weights(2, 2, 3, 3, 3), padding=1))
+    ),
     "dense": lambda net, v: op.matmul(net.codes(v), net.weights(6, 6)),
+    "einsum": lambda net, v: op.einsum((net.codes(v), net.weights(6, 6)), "bchw,wk->bkch"),
     "attention": attention,
     "residual": residual,
     **unary("nn.relu", "nn.leakyrelu", "nn.gelu", "nn.gelu_tanh", "nn.silu", "nn.selu", "nn.softplus", "sigmoid"),
@@ -197,6 +209,7 @@ _OPERATORS: dict[str, Callable[[Net, Any], Any]] = {
     "divide": lambda net, v: op.divide(v, above(net, v)),
     "quotient": both(lambda a, b: op.divide(a, op.add(op.abs(b), const(0.5)))),
     "product": both(lambda a, b: op.multiply(op.clip(a, -2, 2), b)),
+    "product of channels": spread(lambda v: op.prod(op.clip(v, -1.5, 1.5), [1], keepdims=True)),
     "maximum": both(op.maximum),
     "minimum": both(op.minimum),
     "maximum with": lambda net, v: op.maximum(v, net.vector(4, 1, 1)),
@@ -233,6 +246,10 @@ _OPERATORS: dict[str, Callable[[Net, Any], Any]] = {
     "pad": lambda net, v: op.strided_slice(
         net.emit(op.nn.pad(v, [0, 0, 0, 0, 1, 0, 0, 2], "constant", 0.5)), [2, 3], [0, 1], [6, 7]
     ),
+    "reflect": lambda net, v: op.strided_slice(
+        net.emit(op.nn.pad(v, [0, 0, 0, 0, 2, 0, 1, 1], "reflect")), [2, 3], [1, 0], [7, 6]
+    ),
+    "gather_nd": lambda net, v: op.gather_nd(v, literal(np.repeat([[[3], [0], [0], [1]]], N, 0)), 1),
     "broadcast_to": lambda net, v: op.broadcast_to(net.emit(op.mean(v, [2], keepdims=True)), SHAPE),
 }
 # Ranges are measured over the whole tensor, and items would share a difference.

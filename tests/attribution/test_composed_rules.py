@@ -13,6 +13,7 @@ from relax_models import const, module
 from tvm import relax
 
 import tvm_lowbit
+from relay_passes.ops import literal
 from tvm_lowbit import LowbitError
 
 op = relax.op
@@ -115,6 +116,45 @@ def local_response(emit: Any, x: Any) -> Any:
     return op.divide(x, scale)
 
 
+PLACES = np.repeat(RNG.integers(0, 3, (1, 5, 2)), N, 0)
+ALONG = np.repeat(RNG.integers(0, H, (1, C, 2, W)), N, 0)
+VOLUME = (N, 2, 2, H, W)
+KERNEL, GROUPED = (RNG.normal(size=shape).astype(np.float32) for shape in ((3, 2, 2, 2, 3), (4, 1, 2, 2, 2)))
+BACK, BACK_GROUPED = (RNG.normal(size=shape).astype(np.float32) for shape in ((2, 3, 2, 2, 3), (2, 2, 2, 2, 2)))
+MATRIX = RNG.normal(size=(W, 5)).astype(np.float32)
+ALL = {"strides": (2, 1, 2), "dilation": (1, 2, 1), "groups": 2}
+ALL_OF_TORCH = ((2, 1, 2), 0, (1, 2, 1), 2)
+PADS = {"reflect": (2, 1, 1, 2), "replicate": (2, 0, 1, 3), "circular": (2, 1, 0, 3)}
+
+
+def padded(mode: str) -> tuple[Callable[[Any, Any], Any], Callable[[Any], Any]]:
+    """A pad of rows and columns by what is there."""
+    left, right, top, bottom = PADS[mode]
+    widths = [0, 0, 0, 0, top, bottom, left, right]
+    return lambda emit, x: op.nn.pad(x, widths, mode), lambda v: F.pad(v, PADS[mode], mode=mode)
+
+
+def volume(f: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    """An operator on half of the channels as a volume of two slices."""
+    return lambda emit, x: f(emit(op.reshape(x, VOLUME)))
+
+
+def einsum(subscripts: str, *others: Any) -> tuple[Callable[[Any, Any], Any], Callable[[Any], Any]]:
+    """Of the value, as often as the letters say, and of constants."""
+    times = subscripts.count(",") + 1 - len(others)
+    constants = [const(o) for o in others]
+    return (
+        lambda emit, x: op.einsum((*[x] * times, *constants), subscripts),
+        lambda v: torch.einsum(subscripts, *[v] * times, *(t(o) for o in others)),
+    )
+
+
+def diagonal(emit: Any, x: Any) -> Any:
+    """Of the first columns, with itself."""
+    square = emit(op.strided_slice(x, [3], [0], [H]))
+    return op.einsum((square, square), "bchh,bchk->bk")
+
+
 ROWS: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Any], Any]]] = {
     "softmax": (lambda emit, x: op.nn.softmax(x, 1), lambda v: v.softmax(1)),
     "sharp softmax": (lambda emit, x: op.nn.softmax(emit(op.multiply(x, const(8.0)))), lambda v: (v * 8).softmax(-1)),
@@ -163,6 +203,69 @@ ROWS: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Any], Any]]] = {
         lambda emit, x: op.matmul(emit(op.nn.softmax(emit(op.matmul(x, emit(op.permute_dims(x, [0, 1, 3, 2])))))), x),
         lambda v: (v @ v.mT).softmax(-1) @ v,
     ),
+    "prod of an odd number": (lambda emit, x: op.prod(x, [2]), lambda v: v.prod(2)),
+    "prod of channels": (lambda emit, x: op.prod(x, [1], keepdims=True), lambda v: v.prod(1)),
+    "prod of several axes": (
+        lambda emit, x: op.prod(emit(op.sigmoid(x)), [1, -1]),
+        lambda v: v.sigmoid().transpose(2, 3).flatten(1, 2).prod(1),
+    ),
+    "einsum with weights": einsum("...w,wk->...k", MATRIX),
+    "einsum of channels": (
+        lambda emit, x: op.einsum((const(MATRIX[:C]), x), "co,bchw->bohw"),
+        lambda v: torch.einsum("co,bchw->bohw", t(MATRIX[:C]), v),
+    ),
+    "einsum of two": einsum("bchw,bdhw->bcd"),
+    "einsum of three": einsum("bchw,bcHw,wk->bkc", MATRIX),
+    "einsum summed": einsum("bchw,hw->bc", WIDE),
+    "einsum without a sum": einsum("bchw,bchw,hw->bhcw", WIDE),
+    "einsum of a diagonal": (
+        diagonal,
+        lambda v: torch.einsum("bchh,bchk->bk", v[..., :H], v[..., :H]),
+    ),
+    "reflect": padded("reflect"),
+    "replicate": padded("replicate"),
+    "circular": padded("circular"),
+    "gather_nd": (
+        lambda emit, x: op.gather_nd(x, literal(PLACES), 1),
+        lambda v: v[(slice(None), *PLACES[0].T)],
+    ),
+    "gather_elements": (
+        lambda emit, x: op.gather_elements(x, literal(ALONG), 2),
+        lambda v: v.gather(2, torch.tensor(ALONG[: len(v)])),
+    ),
+    "index_tensor": (
+        lambda emit, x: op.permute_dims(
+            emit(op.index_tensor(emit(op.permute_dims(x, [1, 2, 3, 0])), (literal([[0], [2]]), literal([1, 1, 0])))),
+            [3, 0, 1, 2],
+        ),
+        lambda v: v[:, [[0], [2]], [1, 1, 0]],
+    ),
+    "tile with a new axis": (
+        lambda emit, x: op.permute_dims(emit(op.tile(x, (3, 1, 1, 2, 1))), [1, 0, 2, 3, 4]),
+        lambda v: v.tile(3, 1, 1, 2, 1).transpose(0, 1),
+    ),
+    "conv3d": (
+        volume(lambda v: op.nn.conv3d(v, const(KERNEL), padding=1)),
+        lambda v: F.conv3d(v.reshape(-1, *VOLUME[1:]), t(KERNEL), padding=1),
+    ),
+    "conv3d with everything": (
+        volume(lambda v: op.nn.conv3d(v, const(GROUPED), padding=(2, 0, 1, 1, 1, 0), **ALL)),
+        lambda v: F.conv3d(F.pad(v.reshape(-1, *VOLUME[1:]), (1, 0, 0, 1, 2, 1)), t(GROUPED), None, *ALL_OF_TORCH),
+    ),
+    "conv3d_transpose": (
+        volume(lambda v: op.nn.conv3d_transpose(v, const(BACK), padding=1)),
+        lambda v: F.conv_transpose3d(v.reshape(-1, *VOLUME[1:]), t(BACK), padding=1),
+    ),
+    "conv3d_transpose with everything": (
+        volume(
+            lambda v: op.nn.conv3d_transpose(
+                v, const(BACK_GROUPED), strides=(2, 3, 2), padding=(1, 0, 1) * 2, output_padding=(1, 2, 0), groups=2
+            )
+        ),
+        lambda v: F.conv_transpose3d(
+            v.reshape(-1, *VOLUME[1:]), t(BACK_GROUPED), None, (2, 3, 2), (1, 0, 1), (1, 2, 0), 2
+        ),
+    ),
 }
 
 
@@ -171,6 +274,7 @@ COMPOSED_RULES = {"nn.softmax", "nn.log_softmax"}
 COMPOSED_RULES |= {"divide", "maximum", "minimum", "max", "min", "where", "cumsum", "nn.avg_pool3d"}
 COMPOSED_RULES |= {"greater", "greater_equal", "less", "less_equal", "equal", "not_equal", "astype"}
 COMPOSED_RULES |= {*(f"logical_{name}" for name in ("and", "or", "xor", "not")), "isnan", "isinf", "isfinite"}
+COMPOSED_RULES |= {"prod", "nn.conv3d", "nn.conv3d_transpose"}
 COMPOSED_RULES |= {"zeros_like", "ones_like", "full_like", "quantize", "dequantize"}
 
 

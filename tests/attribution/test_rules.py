@@ -319,11 +319,10 @@ def test_case_that_a_rule_does_not_cover(name: str) -> None:
 
 
 WITHOUT_RULE: dict[str, tuple[Callable[..., Any], str]] = {
-    "prod": (lambda emit, x: emit(relax.op.prod(x, [1]), "bad"), "relax.prod"),
     "triu": (lambda emit, x: emit(relax.op.triu(x), "bad"), "relax.triu"),
-    "prod beside": (
-        lambda emit, x: emit(relax.op.add(x, emit(relax.op.prod(x, [1], True), "bad")), "sum"),
-        "relax.prod",
+    "tril beside": (
+        lambda emit, x: emit(relax.op.add(x, emit(relax.op.tril(x), "bad")), "sum"),
+        "relax.tril",
     ),
 }
 
@@ -343,7 +342,7 @@ def test_operator_off_the_way_needs_no_rule() -> None:
 
     def body(emit: Any, x: Any) -> Any:
         first = emit(relax.op.matmul(x, const(np.ones((3, 2)))), "first")
-        return relax.Tuple([first, emit(relax.op.prod(first, [1], True), "second")])
+        return relax.Tuple([first, emit(relax.op.triu(first), "second")])
 
     found = explain(module(body, (1, 3)), np.float32([[1, 2, 3]]))
     np.testing.assert_allclose(found.contributions, [[1, 2, 3]])

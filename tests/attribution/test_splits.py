@@ -150,3 +150,39 @@ def test_joined_secants() -> None:
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * np.abs(b).max())
     rescaled = explain(mod, x, rule="rescale", reference=x0)
     assert np.abs(found["one"].contributions - rescaled.contributions).max() > 0.01
+
+
+def test_volumes() -> None:
+    """Of one slice they are images, whatever weights lie beside it; of several complete at every cut."""
+    w0, w1 = RNG.normal(size=(4, 2, 3, 3, 3)), RNG.normal(size=(4, 2, 3, 3, 2))
+    w2 = RNG.normal(size=(2 * 6 * 7, 2))
+
+    def image(emit: Any, x: Any) -> Any:
+        v = emit(relax.op.nn.relu(emit(relax.op.nn.conv2d(x, const(w0[:, :, 1]), padding=1), "c")), "r")
+        v = emit(relax.op.nn.conv2d_transpose(v, const(w1[:, :, 1])), "t")
+        v = emit(relax.op.reshape(emit(relax.op.nn.relu(v), "s"), (2, 84)), "flat")
+        return emit(relax.op.matmul(v, const(w2)), "y")
+
+    def volume(slices: int) -> Any:
+        def body(emit: Any, x: Any) -> Any:
+            x = emit(relax.op.reshape(x, (2, 2, slices, 4, 6)), "x3")
+            v = emit(relax.op.nn.relu(emit(relax.op.nn.conv3d(x, const(w0), padding=1), "c")), "r")
+            v = emit(relax.op.nn.conv3d_transpose(v, const(w1), padding=(1, 0, 0)), "t")
+            v = emit(relax.op.sum(emit(relax.op.nn.relu(v), "s"), [2]), "sum")
+            return emit(relax.op.matmul(emit(relax.op.reshape(v, (2, 84)), "flat"), const(w2)), "y")
+
+        return module(body, (2, 2, 4 * slices, 6))
+
+    x, x0 = RNG.normal(size=(2, 2, 12, 6)), RNG.normal(size=(2, 12, 6))
+    options: dict[str, Any] = {"rule": "reveal_cancel", "layers": ("c", "r", "t", "s")}
+    flat = explain(module(image, (2, 2, 4, 6)), x[:, :, :4], reference=x0[:, :4], **options)
+    one = explain(volume(1), x[:, :, :4], reference=x0[:, :4], **options)
+    several = explain(volume(3), x, reference=x0, **options)
+    np.testing.assert_allclose(one.contributions, flat.contributions, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(one.multipliers, flat.multipliers, rtol=1e-3, atol=1e-3)
+    for found in (flat, one, several):
+        size = np.abs(found.contributions).sum() * 1e-6
+        assert np.all(np.abs(found.gap) <= size)
+        assert all(np.all(np.abs(found.layers[cut]["gap"]) <= size) for cut in ("c", "r", "t", "s"))
+    rescaled = explain(volume(3), x, reference=x0)
+    assert np.abs(several.contributions - rescaled.contributions).max() > 0.01

@@ -76,6 +76,12 @@ WRITTEN: dict[str, tuple[Body, Callable[[Any], Any], bool]] = {
         F.softplus,
         True,
     ),
+    "bare softplus": (lambda emit, x: op.log(one_plus(emit, x)), lambda v: F.softplus(v, threshold=100), False),
+    "softplus of another slope": (
+        lambda emit, x: op.multiply(emit(op.log(one_plus(emit, emit(op.multiply(x, const(-2.5)))))), const(0.4)),
+        lambda v: F.softplus(-v, 2.5, threshold=100),
+        False,
+    ),
     "sigmoid": (lambda emit, x: op.divide(const(1.0), one_plus(emit, emit(op.negative(x)))), torch.sigmoid, True),
     "falling sigmoid": (lambda emit, x: op.divide(const(1.0), one_plus(emit, x)), lambda v: torch.sigmoid(-v), True),
     "silu": (lambda emit, x: op.divide(x, one_plus(emit, emit(op.negative(x)))), F.silu, False),
@@ -99,6 +105,8 @@ def test_values() -> None:
     for (name, (_, f, same)), a, b in zip(WRITTEN.items(), old, new, strict=True):
         expected = f(torch.tensor(x, dtype=torch.float64)).numpy()
         np.testing.assert_allclose(b, expected, rtol=1e-5, atol=1e-6, err_msg=name)
+        ends = np.isfinite(a)
+        np.testing.assert_allclose(b[ends], a[ends], rtol=1e-6, atol=0, err_msg=name)
         if same:
             np.testing.assert_array_equal(a.view(np.int32), b.view(np.int32), err_msg=name)
 

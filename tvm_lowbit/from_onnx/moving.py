@@ -18,17 +18,54 @@ class _Gather(onnx_frontend.Gather):  # type: ignore[misc]
 
     @classmethod
     def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        x, indices = inputs[0], constant(onnx_frontend.get_constant(inputs[1], params))
-        static = isinstance(getattr(getattr(x, "ty", None), "shape", None), relax.ShapeExpr) and constant(x) is None
-        if not static or indices is None or isinstance(x, relax.ShapeExpr):
+        x, indices = inputs[0], _constant_indices(inputs, params)
+        if indices is None:
             return super()._impl_v13(bb, inputs, attr, params)
         axis = int(attr.get("axis", 0)) % len(shape_of(x))
-        extent = shape_of(x)[axis]
-        at = np.where(indices < 0, indices + extent, indices).astype(np.int64)
-        if np.any(at < 0) or np.any(at >= extent):
-            where, outside = f"indices of {attr['tvm_custom']['label']}", indices[(at < 0) | (at >= extent)]
-            raise LowbitError(where, f"{-extent} to {extent - 1}, for axis {axis}", str(outside.flat[0]))
+        at = _from_the_start(indices, x, axis, attr)
         return relax.op.take(x, literal(at), axis=axis, mode="clip")
+
+
+class _GatherElements(onnx_frontend.GatherElements):  # type: ignore[misc]
+    """The same: constant indices stay constant."""
+
+    @classmethod
+    def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        x, indices = inputs[0], _constant_indices(inputs, params)
+        if indices is None:
+            return super()._impl_v13(bb, inputs, attr, params)
+        axis = int(attr.get("axis", 0)) % len(shape_of(x))
+        return relax.op.gather_elements(x, literal(_from_the_start(indices, x, axis, attr)), axis)
+
+
+class _GatherND(onnx_frontend.GatherND):  # type: ignore[misc]
+    """The same: constant indices stay constant."""
+
+    @classmethod
+    def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        x, indices = inputs[0], _constant_indices(inputs, params)
+        if indices is None:
+            return super()._impl_v13(bb, inputs, attr, params)
+        lead = int(attr.get("batch_dims", 0))
+        columns = [_from_the_start(indices[..., k], x, lead + k, attr) for k in range(indices.shape[-1])]
+        return relax.op.gather_nd(x, literal(np.stack(columns, -1)), lead)
+
+
+def _constant_indices(inputs: Any, params: Any) -> Any | None:
+    """The indices, where they are constant and what they are of is a tensor of static shape, none itself."""
+    x, indices = inputs[0], constant(onnx_frontend.get_constant(inputs[1], params))
+    static = isinstance(getattr(getattr(x, "ty", None), "shape", None), relax.ShapeExpr) and constant(x) is None
+    return indices if static and not isinstance(x, relax.ShapeExpr) else None
+
+
+def _from_the_start(indices: Any, x: Any, axis: int, attr: Any) -> Any:
+    """Negative ones count from the end."""
+    extent = shape_of(x)[axis]
+    at = np.where(indices < 0, indices + extent, indices).astype(np.int64)
+    if np.any(at < 0) or np.any(at >= extent):
+        where, outside = f"indices of {attr['tvm_custom']['label']}", indices[(at < 0) | (at >= extent)]
+        raise LowbitError(where, f"{-extent} to {extent - 1}, for axis {axis}", str(outside.flat[0]))
+    return at
 
 
 class _MaxPool(onnx_frontend.MaxPool):  # type: ignore[misc]
@@ -48,28 +85,33 @@ class _MaxPool(onnx_frontend.MaxPool):  # type: ignore[misc]
         return super()._impl_v1(bb, inputs, {**attr, "auto_pad": b"NOTSET", "pads": begins + ends}, params)
 
 
+# ONNX's names of what is there, by those of ``relax.nn.pad``.
+_MODES = {b"constant": "constant", b"reflect": "reflect", b"edge": "replicate", b"wrap": "circular"}
+
+
 class _Pad(onnx_frontend.Pad):  # type: ignore[misc]
-    """A pad by a constant stays visible as ``relax.nn.pad``; TVM's converter hides it in a TIR call."""
+    """A pad stays visible as ``relax.nn.pad``; TVM's converter hides it in a TIR call."""
 
     @classmethod
     def _lower_pad(cls, bb: Any, inputs: Any, attr: Any, params: Any, allowed_modes: Any) -> Any:
-        if attr.get("mode", b"constant") != b"constant":
+        if attr.get("mode", b"constant").decode() not in allowed_modes:
             return super()._lower_pad(bb, inputs, attr, params, allowed_modes)
         before, after, value = cls._parse_pads_and_axes(inputs, params)
-        padded = cls._by_constant(inputs[0], before, after, value)
+        padded = cls._visible(inputs[0], before, after, value, attr)
         return super()._lower_pad(bb, inputs, attr, params, allowed_modes) if padded is None else padded
 
     @classmethod
     def _impl_v2(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        if attr.get("mode", b"constant") != b"constant":
-            return super()._impl_v2(bb, inputs, attr, params)
         half = len(attr["pads"]) // 2
-        padded = cls._by_constant(inputs[0], attr["pads"][:half], attr["pads"][half:], attr.get("value", 0.0))
+        padded = cls._visible(inputs[0], attr["pads"][:half], attr["pads"][half:], attr.get("value", 0.0), attr)
         return super()._impl_v2(bb, inputs, attr, params) if padded is None else padded
 
     @staticmethod
-    def _by_constant(x: Any, before: Any, after: Any, value: float) -> Any:
-        """The pad; None where negative widths, which take away, leave nothing to pad."""
+    def _visible(x: Any, before: Any, after: Any, value: float, attr: Any) -> Any:
+        """The pad; None where negative widths, which take away, leave nothing to pad, or there is no such mode."""
+        mode = _MODES.get(attr.get("mode", b"constant"))
+        if mode is None:
+            return None
         if min(*before, *after, 0) < 0:
             ends = [extent + min(int(a), 0) for extent, a in zip(shape_of(x), after, strict=True)]
             begins = [max(-int(b), 0) for b in before]
@@ -77,7 +119,26 @@ class _Pad(onnx_frontend.Pad):  # type: ignore[misc]
                 return None
             x = relax.op.strided_slice(x, list(range(len(ends))), begins, ends)
         widths = [max(int(width), 0) for pair in zip(before, after, strict=True) for width in pair]
-        return relax.op.nn.pad(x, widths, "constant", value) if any(widths) else x
+        return relax.op.nn.pad(x, widths, mode, value) if any(widths) else x
 
 
-CONVERTERS = {"Gather": _Gather, "MaxPool": _MaxPool, "Pad": _Pad, **resize.CONVERTERS}
+class _Tile(onnx_frontend.Tile):  # type: ignore[misc]
+    """Constant repeats stay visible as ``relax.tile``; TVM's converter hides them in a TIR call."""
+
+    @classmethod
+    def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        repeats = constant(onnx_frontend.get_constant(inputs[1], params))
+        if repeats is None or np.any(repeats < 1) or constant(inputs[0]) is not None:
+            return super()._impl_v13(bb, inputs, attr, params)
+        return relax.op.tile(inputs[0], [int(r) for r in repeats])
+
+
+CONVERTERS = {
+    "Gather": _Gather,
+    "GatherElements": _GatherElements,
+    "GatherND": _GatherND,
+    "MaxPool": _MaxPool,
+    "Pad": _Pad,
+    "Tile": _Tile,
+    **resize.CONVERTERS,
+}

@@ -101,4 +101,12 @@ def _pads(totals: Sequence[int], upper: bool) -> list[int]:
     return [*begins, *(total - begin for total, begin in zip(totals, begins, strict=True))]
 
 
-CONVERTERS = {"Conv": Conv, "ConvTranspose": ConvTranspose, "Gemm": Gemm}
+class Einsum(onnx_frontend.Einsum):  # type: ignore[misc]
+    """It stays visible as ``relax.einsum``; TVM's converter hides it in a TIR call."""
+
+    @classmethod
+    def _impl_v12(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        return relax.op.einsum(tuple(inputs), attr["equation"].decode())
+
+
+CONVERTERS = {"Conv": Conv, "ConvTranspose": ConvTranspose, "Einsum": Einsum, "Gemm": Gemm}

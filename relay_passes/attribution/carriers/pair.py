@@ -33,7 +33,7 @@ REVEALED = frozenset(
         *(f"relax.nn.{name}" for name in ("relu", "leakyrelu", "gelu", "gelu_tanh", "silu", "softplus")),
     }
 )
-_CONVOLUTIONS = frozenset(f"relax.nn.conv{n}d{t}" for n in (1, 2) for t in ("", "_transpose"))
+_CONVOLUTIONS = frozenset(f"relax.nn.conv{n}d{t}" for n in (1, 2, 3) for t in ("", "_transpose"))
 PRODUCTS = _CONVOLUTIONS | {"relax.matmul"}
 _ZERO, _HALF = (literal(np.float32(v)) for v in (0, 0.5))
 

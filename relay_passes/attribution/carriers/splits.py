@@ -228,7 +228,7 @@ def _unary(splits: Splits, context: Context, var: Any, call: Any) -> Any:
 
 Write = Callable[[Splits, "Context", Any, Any], Any]
 _SPREADS: dict[str, Write] = {
-    **dict.fromkeys((f"relax.nn.conv{n}d{t}" for n in (1, 2) for t in ("", "_transpose")), _product),
+    **dict.fromkeys((f"relax.nn.conv{n}d{t}" for n in (1, 2, 3) for t in ("", "_transpose")), _product),
     "relax.matmul": _product,
     "relax.add": _sum,
     "relax.subtract": _sum,

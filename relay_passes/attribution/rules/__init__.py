@@ -14,15 +14,17 @@ from relay_passes.attribution.rules.choices import CHOICES
 from relay_passes.attribution.rules.composed import COMPOSED
 from relay_passes.attribution.rules.linear import LINEAR
 from relay_passes.attribution.rules.pooling import POOLING
+from relay_passes.attribution.rules.products import PRODUCTS
 from relay_passes.attribution.rules.ratios import RATIOS
 from relay_passes.attribution.rules.shape import SHAPE
 from relay_passes.attribution.rules.stops import STOPS
 from relay_passes.attribution.rules.unary import UNARY
+from relay_passes.attribution.rules.volumes import VOLUMES
 
 __all__ = ["RULES", "RULES_VERSION", "STOPS", "UNARY", "Context", "RuleFunction", "register"]
 
 # Raised whenever a rule changes what it computes; recorded with every compiled explanation.
-RULES_VERSION = 2
+RULES_VERSION = 3
 
 _TABLE: dict[str, RuleFunction] = {}
 RULES: Mapping[str, RuleFunction] = MappingProxyType(_TABLE)
@@ -35,6 +37,6 @@ def register(operator: str, rule: RuleFunction) -> None:
     _TABLE[operator] = rule
 
 
-for _family in (LINEAR, UNARY, RATIOS, CHOICES, COMPOSED, POOLING, SHAPE):
+for _family in (LINEAR, UNARY, RATIOS, CHOICES, COMPOSED, POOLING, SHAPE, PRODUCTS, VOLUMES):
     for _operator, _rule in _family.items():
         register(_operator, _rule)

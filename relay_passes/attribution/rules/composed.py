@@ -21,8 +21,17 @@ from schedules.errors import LowbitError
 Program = Callable[..., Any]
 
 
-def composed(program: Program) -> RuleFunction:
-    """The rule of an operator from its program, which is computed in this run and in the one it is compared with."""
+def composed(program: Program, items: bool = False) -> RuleFunction:
+    """The rule of an operator from its program, which is computed in this run and in the one it is compared with.
+
+    Parameters
+    ----------
+    program : callable
+        See `Program`.
+    items : bool
+        The program does not leave items on an axis of their own: a reference that is the same for all of them, and has
+        one, is repeated before.
+    """
 
     def rule(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
         # The engine imports the table of rules.
@@ -31,6 +40,8 @@ def composed(program: Program) -> RuleFunction:
         starts = [a for a in call.args if a in context.active]
         values, output = _written(program, call, list(call.args), context)
         others = [context.slope.other(context, a) for a in call.args]
+        if items:
+            others = [_repeated(o, a, context) for o, a in zip(others, call.args, strict=True)]
         there = [] if others == list(call.args) else _written(program, call, others, context)[0]
         inside = replace(
             context,
@@ -47,6 +58,13 @@ def composed(program: Program) -> RuleFunction:
 
     rule.__doc__ = program.__doc__
     return rule
+
+
+def _repeated(other: Any, expr: Any, context: Context) -> Any:
+    whole = shape_of(expr)
+    return (
+        other if shape_of(other) == whole else context.emit(relax.op.broadcast_to(other, relax.ShapeExpr(list(whole))))
+    )
 
 
 def _written(program: Program, call: Any, args: list[Any], context: Context) -> tuple[list[tuple[Any, Any]], Any]:

@@ -12,6 +12,9 @@ from relay_passes.attribution.rules.base import Context
 from relay_passes.attribution.taps import chosen, resize_matrix, taking
 from relay_passes.ops import constant, shape_of
 
+# Beyond this many pairs of positions before and after, a table of which is which takes up gigabytes.
+_LARGEST_TABLE = 1 << 28
+
 
 def _slice(g: Any, axis: int, begin: int, end: int, context: Context) -> Any:
     return context.move(g, lambda e: relax.op.strided_slice(e, [axis], [begin], [end]))
@@ -65,6 +68,8 @@ def take(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     if indices is None or call.attrs.axis is None:
         raise NotImplementedError("its indices are not constant, or it has no axis")
     axis = int(call.attrs.axis) % len(shape)
+    if indices.size * shape[axis] > _LARGEST_TABLE:
+        raise NotImplementedError(f"it takes {indices.size} of {shape[axis]} positions: too many for a table")
     g = context.reshape(g, [*shape[:axis], indices.size, *shape[axis + 1 :]])
     at = np.clip(np.where(indices < 0, indices + shape[axis], indices).reshape(-1), 0, shape[axis] - 1)
     return [context.linear(g, taking(axis, chosen(at, shape[axis])), call.args[0]), None]
@@ -87,13 +92,14 @@ def repeat(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
 
 def tile(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
     """The sum over the copies."""
-    shape, out = shape_of(call.args[0]), shape_of(call)
-    if len(out) != len(shape):
-        raise NotImplementedError("it adds axes")
-    for axis, (extent, wide) in enumerate(zip(shape, out, strict=True)):
-        if wide != extent:
+    shape = shape_of(call.args[0])
+    out = context.carrier.shape(g)
+    for axis, (extent, wide) in enumerate(zip((1,) * (len(out) - len(shape)) + shape, out, strict=True)):
+        if extent == 1:
+            g = context.total(g, [axis] if wide > 1 else [])
+        elif wide != extent:
             g = context.linear(g, taking(axis, chosen(np.arange(wide) % extent, extent)), call.args[0])
-    return [g]
+    return [context.reshape(g, shape)]
 
 
 def broadcast_to(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
@@ -113,7 +119,7 @@ def resize2d(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
 
 
 def pad(var: Any, call: Any, g: Any, context: Context) -> list[Any]:
-    """What was there before gets its own; constants that surround it get nothing."""
+    """What was there before gets its own; constants that surround it get nothing. Other modes are takes by then."""
     if str(call.attrs.pad_mode) != "constant":
         raise NotImplementedError("only a pad by a constant has a rule")
     before = [int(width) for width in call.attrs.pad_width][::2]
