@@ -174,10 +174,10 @@ class FloatKernels:
         applied, unpacked = None, None
         if weights.array is not None:
             panels, applied = [literal(pack(packed, weights.array, channels))], weights.function
-        elif plan.batch == 1:
+        elif plan.batch == float_block.images_beside(plan):  # all images read a block while it is in the caches
             unpacked = named_sources(_named(weights)), pack_block(plan, channels, weights.read)
             panels = _sources(weights)
-        else:  # every image reads all of them
+        else:  # image after image reads all of them
             kernel = pack_kernel(packed, channels, _named(weights), weights.read)
             panels = [_panel(kernel, weights, packed_shape(packed, channels), name, scope)]
         shape = (plan.batch, plan.groups * plan.outputs, *plan.out_size)

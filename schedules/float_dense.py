@@ -12,6 +12,7 @@ from tvm.script.ir_builder import tirx as T
 from schedules.cores import CoreSpec
 from schedules.float_block import Width, fma, frame, width
 from schedules.intrinsics import const, splat, vload, vstore
+from schedules.reads import FIRST, FIRST_BYTES
 from schedules.registers import Registers
 from schedules.techniques.base import PARALLEL_MACS
 
@@ -85,4 +86,5 @@ def dense_kernel(rows: int, k: int, outputs: int, core: CoreSpec) -> Any:
             if rest:
                 tile(cb, const(whole * height), rest)
 
-    return frame([("x", (rows, k)), ("weights", (blocks, k, channels)), ("out", (rows, outputs))], body)
+    kernel = frame([("x", (rows, k)), ("weights", (blocks, k, channels)), ("out", (rows, outputs))], body)
+    return kernel.with_attr(FIRST, [0]) if rows * k * 4 <= FIRST_BYTES else kernel
