@@ -12,6 +12,7 @@ from relay_passes.early import call_early
 from relay_passes.inline_chains import inline_chains
 from relay_passes.memory import MemoryPlan, plan_of
 from relay_passes.pin_rounding import pin_rounding
+from relay_passes.prologues import fuse_prologues
 from relay_passes.recompute import recompute
 from relay_passes.repeats import share_columns
 from relay_passes.storage import plan_storage
@@ -44,6 +45,7 @@ def compile_module(
     -------
     tvm.relax.VMExecutable
     """
+    prologues = _changed("FusePrologues", lambda module: fuse_prologues(module, vector_lanes(target)))
     chains = _changed("InlineChains", lambda module: inline_chains(module, vector_lanes(target)))
     pin = _changed("PinRounding", pin_rounding)
     passes = [
@@ -57,6 +59,7 @@ def compile_module(
         relax.transform.DeadCodeElimination(["main"]),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
+        prologues,
         chains,
         pin,
         _changed("CallEarly", call_early),

@@ -36,21 +36,27 @@ def inline_chains(mod: Any, lanes: int) -> Any:
         Values of float32 that a vector of the core holds.
     """
     for gv, function in list(mod.functions.items()):
-        if isinstance(function, tirx.PrimFunc) and not _scheduled(function) and not reduces(function.body):
-            mod.update_func(gv, _inlined(function, lanes))
+        found = as_loops(function)
+        if found is not None:
+            sch, blocks = found
+            for block in blocks:
+                _vectorise(sch, block, lanes)
+            mod.update_func(gv, function.with_body(sch.mod["main"].body))
     return mod
 
 
-def _scheduled(function: Any) -> bool:
-    return bool(function.attrs and function.attrs.get("tirx.is_scheduled", False))
+def as_loops(function: Any) -> tuple[Any, list[Any]] | None:
+    """A schedule of a chain whose operators are written into one another, and the blocks that are left.
 
-
-def _inlined(function: Any, lanes: int) -> Any:
+    None of what is no PrimFunc, or has a schedule, reduces, or is written as statements.
+    """
+    if not isinstance(function, tirx.PrimFunc) or _scheduled(function) or reduces(function.body):
+        return None
     sch = s_tir.Schedule(tvm.IRModule({"main": function}))
     try:
         root = sch.get_sblock("root")
     except s_tir.ScheduleError:  # written as statements, as TVM's cumulative sums are
-        return function
+        return None
     kept = []
     for block in sch.get_child_blocks(root):
         if not _grows(sch, block):
@@ -60,9 +66,11 @@ def _inlined(function: Any, lanes: int) -> Any:
             except s_tir.ScheduleError:  # it writes a result of the function, or does more than to compute elements
                 pass
         kept.append(block)
-    for block in kept:
-        _vectorise(sch, block, lanes)
-    return function.with_body(sch.mod["main"].body)
+    return sch, kept
+
+
+def _scheduled(function: Any) -> bool:
+    return bool(function.attrs and function.attrs.get("tirx.is_scheduled", False))
 
 
 def _grows(sch: Any, block: Any) -> bool:
@@ -92,7 +100,7 @@ def _vectorise(sch: Any, block: Any, lanes: int) -> None:
         inner -= 1
         count *= extents[inner]
     body = sch.get(block).body
-    if not loops or count % lanes or _scalar(body) or _moves(body):
+    if not loops or count % lanes or scalar(body) or moves(body):
         return
     outer, vector = sch.split(sch.fuse(*loops[inner:]), [None, lanes])
     sch.vectorize(vector)
@@ -101,14 +109,14 @@ def _vectorise(sch: Any, block: Any, lanes: int) -> None:
         sch.parallel(whole)
 
 
-def _scalar(body: Any) -> bool:
+def scalar(body: Any) -> bool:
     """Whether it calls a function that LLVM's back end knows of single values only."""
     calls: list[Any] = []
     tvm_ffi.structural_walk(body, (tvm.ir.Call, calls.append))
     return any(isinstance(call.op, tvm.ir.Op) and call.op.name in SCALAR for call in calls)
 
 
-def _moves(body: Any) -> bool:
+def moves(body: Any) -> bool:
     """Whether it only moves elements: without fences LLVM makes vectors of such loops itself, strided ones too."""
     return isinstance(body, BufferStore) and isinstance(body.value, TensorLoad)
 

@@ -49,6 +49,11 @@ class _Weights:
     array: npt.NDArray[np.float32] | None = None
     function: Callable[[Any], Any] | None = None
 
+    @property
+    def finite(self) -> bool:
+        """Whether none is infinite or no number, as far as is known when they are compiled."""
+        return all(isinstance(source, np.ndarray) and np.isfinite(source).all() for source in self.sources)
+
     def permuted(self, axes: Sequence[int]) -> _Weights:
         """With their axes in another order."""
         back = [list(axes).index(i) for i in range(len(axes))]
@@ -152,15 +157,17 @@ class FloatKernels:
         if len(shape) > 2:
             x = scope.emit(relax.op.reshape(x, relax.ShapeExpr([rows, k])), f"{name}/rows")
         channels = float_dense.block(rows, outputs, self.width)[1] * self.width.lanes
-        panel: Any
+        unpacked, panels = None, _sources(weights)
         if weights.array is not None:
             array = weights.array if weights.function is None else np.abs(weights.array)
-            panel = literal(pack_dense(array, channels))
+            panels = [literal(pack_dense(array, channels))]
+        elif float_dense.rows_at_once(rows, outputs, self.width) and weights.finite:
+            unpacked = named_sources(_named(weights)), weights.read
         else:
             kernel = pack_dense_kernel(k, outputs, channels, _named(weights), weights.read)
-            panel = _panel(kernel, weights, (-(-outputs // channels), k, channels), name, scope)
-        kernel = dense_kernel(rows, k, outputs, self.core)
-        result = call_kernel(scope, kernel, "float_dense", [x, panel], (rows, outputs), "float32", name)
+            panels = [_panel(kernel, weights, (-(-outputs // channels), k, channels), name, scope)]
+        kernel = dense_kernel(rows, k, outputs, self.core, unpacked)
+        result = call_kernel(scope, kernel, "float_dense", [x, *panels], (rows, outputs), "float32", name)
         if len(shape) == 2:
             return result
         return scope.emit(relax.op.reshape(result, relax.ShapeExpr(list(shape))), name)
@@ -174,10 +181,10 @@ class FloatKernels:
         applied, unpacked = None, None
         if weights.array is not None:
             panels, applied = [literal(pack(packed, weights.array, channels))], weights.function
-        elif plan.batch == 1:
+        elif plan.batch == float_block.images_beside(plan):  # all images read a block while it is in the caches
             unpacked = named_sources(_named(weights)), pack_block(plan, channels, weights.read)
             panels = _sources(weights)
-        else:  # every image reads all of them
+        else:  # image after image reads all of them
             kernel = pack_kernel(packed, channels, _named(weights), weights.read)
             panels = [_panel(kernel, weights, packed_shape(packed, channels), name, scope)]
         shape = (plan.batch, plan.groups * plan.outputs, *plan.out_size)

@@ -18,6 +18,7 @@ from tvm.script.ir_builder import tirx as T
 from schedules.cores import CoreSpec
 from schedules.float_taps import Part, Tap, TapPlan, packed_shape
 from schedules.intrinsics import const, splat, vload, vstore
+from schedules.reads import read_row
 from schedules.registers import Registers
 from schedules.techniques.base import PARALLEL_MACS
 
@@ -158,9 +159,13 @@ def fill(plan: TapPlan, parity: int, source: Any, base: Any, read: Callable[...,
             row = base + (y + y0) * plan.pitch
             clear(row, plan.pitch if plan.beside > 1 else x0)
             if x1 > x0:
-                with T.grid(plan.beside, x1 - x0) as (n, i):
-                    value = read(n, y * plan.step[0] + from_y, i * plan.step[1] + from_x)
-                    T.buffer_store(source, value, [row + n * plan.apart + x0 + i])
+                with T.serial(0, plan.beside) as n:
+
+                    def copy(i: Any) -> None:
+                        value = read(n, y * plan.step[0] + from_y, i * plan.step[1] + from_x)
+                        T.buffer_store(source, value, [row + n * plan.apart + x0 + i])
+
+                    read_row(x1 - x0, copy)
             clear(row + x1, plan.pitch - x1 if plan.beside == 1 else 0)
     clear(base + y1 * plan.pitch, (plan.rows - y1) * plan.pitch)
 

@@ -10,8 +10,9 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.cores import CoreSpec
-from schedules.float_block import Width, fma, frame, width
+from schedules.float_block import Unpacked, Width, fma, frame, width
 from schedules.intrinsics import const, splat, vload, vstore
+from schedules.reads import FIRST, FIRST_BYTES
 from schedules.registers import Registers
 from schedules.techniques.base import PARALLEL_MACS
 
@@ -34,6 +35,11 @@ def block(rows: int, outputs: int, by: Width) -> tuple[int, int]:
     return min(_NARROW if by.narrow else _BLOCKS, key=steps)
 
 
+def rows_at_once(rows: int, outputs: int, by: Width) -> bool:
+    """Whether all rows are in one block, so that each weight is read once."""
+    return rows <= block(rows, outputs, by)[0]
+
+
 def pack_dense(weights: npt.NDArray[np.float32], channels: int) -> npt.NDArray[np.float32]:
     """Weights ``(K, N)`` as the kernel reads them: ``(blocks, K, channels)``."""
     k, n = weights.shape
@@ -42,8 +48,20 @@ def pack_dense(weights: npt.NDArray[np.float32], channels: int) -> npt.NDArray[n
     return np.ascontiguousarray(padded.reshape(k, blocks, channels).transpose(1, 0, 2), np.float32)
 
 
-def dense_kernel(rows: int, k: int, outputs: int, core: CoreSpec) -> Any:
-    """A PrimFunc of (``(rows, K)``, packed weights, ``(rows, outputs)``).
+def dense_kernel(rows: int, k: int, outputs: int, core: CoreSpec, unpacked: Unpacked | None = None) -> Any:
+    """A PrimFunc of (``(rows, K)``, packed weights or what they are made from, ``(rows, outputs)``).
+
+    Parameters
+    ----------
+    rows, k, outputs : int
+        Extents.
+    core : CoreSpec
+        What to compile for.
+    unpacked : tuple, optional
+        What weights are made from where they are not packed: the parameters, and ``read(buffers, i, output)``, one of
+        them. Each is made once, in the kernel, which needs all rows to be in one block (`rows_at_once`), and only where
+        a row has anything but 0 to multiply it with: they must be finite. What an explanation begins with is one class
+        out of a thousand.
 
     Raises
     ------
@@ -58,17 +76,34 @@ def dense_kernel(rows: int, k: int, outputs: int, core: CoreSpec) -> Any:
     blocks = -(-outputs // channels)
     loop = T.parallel if rows * k * outputs >= PARALLEL_MACS else T.serial
 
-    def body(x: Any, weights: Any, out: Any) -> None:
+    sources, read = unpacked or ([("weights", (blocks, k, channels))], None)
+
+    def body(x: Any, *buffers: Any) -> None:
+        *given, out = buffers
+
         def tile(cb: Any, row: Any, number: int) -> None:
             acc = Registers([(i, j) for i in range(number) for j in range(vectors)], "float32", by.lanes)
-            with T.serial(0, k) as at:
+
+            def add(panel: Any, at: Any, place: list[Any]) -> None:
                 ws = Registers([(0, j) for j in range(vectors)], "float32", by.lanes, clear=False)
                 for j in range(vectors):
-                    ws[0, j] = vload(weights, [cb, at, const(j * by.lanes)], by.lanes)
+                    ws[0, j] = vload(panel, [*place, const(j * by.lanes)], by.lanes)
                 for i in range(number):
                     value = splat(x[row + i, at], by.lanes)
                     for j in range(vectors):
                         acc[i, j] = fma(value, ws[0, j], acc[i, j], by.lanes)
+
+            with T.serial(0, k) as at:
+                if read is None:
+                    add(given[0], at, [cb, at])
+                else:
+                    with T.If(tirx.any(*(x[row + i, at] != const(0, "float32") for i in range(number)))), T.Then():
+                        line = T.alloc_buffer((channels,), "float32")
+                        with T.serial(0, channels) as j:
+                            # What is past the last output is computed and not kept: any weight will do.
+                            output = tirx.min(cb * channels + j, const(outputs - 1))
+                            T.buffer_store(line, read(given, at, output), [j])
+                        add(line, at, [])
             sums = T.alloc_buffer((number, channels), "float32")
             for i in range(number):
                 for j in range(vectors):
@@ -85,4 +120,5 @@ def dense_kernel(rows: int, k: int, outputs: int, core: CoreSpec) -> Any:
             if rest:
                 tile(cb, const(whole * height), rest)
 
-    return frame([("x", (rows, k)), ("weights", (blocks, k, channels)), ("out", (rows, outputs))], body)
+    kernel = frame([("x", (rows, k)), *sources, ("out", (rows, outputs))], body)
+    return kernel.with_attr(FIRST, [0]) if rows * k * 4 <= FIRST_BYTES else kernel

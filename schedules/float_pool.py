@@ -18,6 +18,7 @@ from schedules.cores import CoreSpec
 from schedules.float_block import fill, frame, width
 from schedules.float_taps import FloatConv, Tap, TapPlan, forward
 from schedules.intrinsics import const, splat, vload, vstore
+from schedules.reads import read_row
 from schedules.registers import held
 from schedules.techniques.base import PARALLEL_MACS
 
@@ -68,8 +69,10 @@ def max_pool_kernel(plan: TapPlan, reference: tuple[int, ...] | None, core: Core
                     fill(plan, parity, buffer, base, _reader(image, n, c), tirx.min_value("float32"))
             _clear(shares, size)
             _clear(multipliers, count * lanes)
-            with T.grid(*plan.out_size) as (y, x):
-                T.buffer_store(multipliers, g[n, c, y, x], [y * plan.pitch + x])
+            with T.serial(0, plan.out_size[0]) as y:
+                read_row(
+                    plan.out_size[1], lambda x: T.buffer_store(multipliers, g[n, c, y, x], [y * plan.pitch + x])
+                )
             with T.serial(0, count) as step:
                 _share(plan, part.taps, planes, multipliers, shares, step * lanes, lanes)
             # Windows need not reach every position.
