@@ -230,7 +230,7 @@ def _record(candidate, cycles: float):
 
 
 def test_rows_of_kernels_that_changed_are_measured_again(model: Path, tmp_path: Path, rows_folder: Path) -> None:
-    with pytest.raises(LowbitError, match="refresh: expected tuned rows in .*json, got no such file"):
+    with pytest.raises(LowbitError, match=r"refresh: expected tuned rows in .*json, got no such file"):
         refresh(FakeBoard(), log_dir=tmp_path)
     found = tune(model, FakeBoard(), trials=12, log_dir=tmp_path).tuned
     content = json.loads(found.read_text())
