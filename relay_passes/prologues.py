@@ -16,7 +16,6 @@ from typing import Any
 import tvm
 import tvm_ffi
 from tvm import relax, tirx
-from tvm.ir.expr import TensorLoad
 from tvm.tirx import BufferStore, For, ForKind
 
 from relay_passes.dataflow import variables
@@ -143,17 +142,18 @@ class _Kernels:
         """A kernel with its operands' functions in it; one for all calls that have the same."""
         key = (kernel, *producers.items())
         if key not in self.known:
-            formulas = {i: self._formula(gv) for i, gv in producers.items()}
+            found = ((i, self._formula(gv)) for i, gv in producers.items())
+            formulas = {i: formula for i, formula in found if formula is not None}
             function = with_prologues(self.mod[kernel], formulas, self.lanes)
             names = {gv.name_hint for gv in (*self.mod.functions, *self.made)}
             stem = f"{kernel.name_hint}_prologue"
             name = next(n for n in (f"{stem}{i or ''}" for i in range(len(names) + 1)) if n not in names)
-            found = tvm.ir.GlobalVar(name)
+            made = tvm.ir.GlobalVar(name)
             params = [relax.TensorType([int(e) for e in p.shape], str(p.dtype)) for p in function.params]
-            relax.expr._update_type(found, relax.FuncType(params, kernel.ty.ret, purity=kernel.ty.purity))
-            self.made[found] = function
+            relax.expr._update_type(made, relax.FuncType(params, kernel.ty.ret, purity=kernel.ty.purity))
+            self.made[made] = function
             self.replaced |= {kernel, *producers.values()}
-            self.known[key] = found
+            self.known[key] = made
         return self.known[key]
 
 

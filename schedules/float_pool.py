@@ -70,9 +70,7 @@ def max_pool_kernel(plan: TapPlan, reference: tuple[int, ...] | None, core: Core
             _clear(shares, size)
             _clear(multipliers, count * lanes)
             with T.serial(0, plan.out_size[0]) as y:
-                read_row(
-                    plan.out_size[1], lambda x: T.buffer_store(multipliers, g[n, c, y, x], [y * plan.pitch + x])
-                )
+                read_row(plan.out_size[1], lambda x: T.buffer_store(multipliers, g[n, c, y, x], [y * plan.pitch + x]))
             with T.serial(0, count) as step:
                 _share(plan, part.taps, planes, multipliers, shares, step * lanes, lanes)
             # Windows need not reach every position.

@@ -210,6 +210,30 @@ def run_dense(machine: Machine, operands: Sequence[tuple[Array, Array]]) -> list
     return list(run(machine, functions, given, shapes))
 
 
+def test_weights_made_in_the_kernel_give_the_same_bits(machines: Machines) -> None:
+    """Those that meet nothing but zeros are not made: what begins with one class reads one row."""
+
+    def read(given: Any, *at: Any) -> Any:
+        return given[0][at]
+
+    machine, random = machines("host"), np.random.default_rng(4)
+    by = width(machine.core)
+    assert by is not None
+    functions, given, operands = [], [], []
+    for (m, k, n), kept in ((shape, kept) for shape in DENSE for kept in (0.0, 0.3, 1.0)):
+        if not float_dense.rows_at_once(m, n, by):
+            continue
+        x = (random.normal(size=(m, k)) * (random.random((m, k)) < kept)).astype(np.float32)
+        w = random.normal(size=(k, n)).astype(np.float32)
+        functions.append(dense_kernel(m, k, n, machine.core, ([("source0", (k, n), "float32")], read)))
+        given.append((x, w))
+        operands.append((x, w))
+    assert len(operands) >= 9
+    got = run(machine, functions, given, [(len(x), w.shape[1]) for x, w in operands])
+    for mine, packed in zip(got, run_dense(machine, operands), strict=True):
+        np.testing.assert_array_equal(mine.view(np.uint32), packed.view(np.uint32))
+
+
 def test_panels_made_at_run_time_are_those_of_compile_time(machines: Machines) -> None:
     def read(given: Any, *at: Any) -> Any:
         return given[0][at]
