@@ -1,7 +1,8 @@
 """Exponentials that overflow where their value does not count: their operand is clipped to where it does.
 
 Front ends write ELU as ``relu(x) - a relu(1 - exp(x))``. Beyond 88 the exponential is infinite, which the ReLU makes 0:
-the result is right, but differences and derivatives of what is in between are not numbers.
+the result is right, but differences and derivatives of what is in between are not numbers. A logarithm of one plus an
+exponential, which is softplus, would be infinite itself.
 """
 
 from __future__ import annotations
