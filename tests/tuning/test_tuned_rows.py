@@ -46,13 +46,13 @@ def test_a_row_gives_technique_and_knobs(rows_folder: Path) -> None:
     assert tuned_rows.row(PROBLEM, CORE) is None
     untuned = select(PROBLEM, CORE)
     assert tuned_rows.choose(PROBLEM, CORE) == untuned and untuned.technique.name != "smlal"
-    slower = {"technique": "bit_serial", "knobs": {"mr": 2}, "cycles": 11.0, "board": "a test"}
+    slower = {"technique": "bit_serial", "knobs": {"mr": 3}, "cycles": 11.0, "board": "a test"}
     write(rows_folder, [slower, GOOD])
     choice = tuned_rows.choose(PROBLEM, CORE)
     assert choice.technique.name == "smlal" and choice.why == "tuned on a test: 10 cycles, mr=3, nr=8"
     own = TECHNIQUES["smlal"].knobs(PROBLEM, CORE)
     assert tuned_rows.knobs(TECHNIQUES["smlal"], PROBLEM, CORE) == {**own, "mr": 3, "nr": 8} != own
-    assert tuned_rows.knobs(TECHNIQUES["bit_serial"], PROBLEM, CORE)["mr"] == 2
+    assert tuned_rows.knobs(TECHNIQUES["bit_serial"], PROBLEM, CORE)["mr"] == 3
     assert tuned_rows.choose(PROBLEM, CORE, "winograd").technique.name == "winograd"
     assert tuned_rows.row(PROBLEM, CORES["cortex-a53"]) is None
 
@@ -180,14 +180,14 @@ def test_a_file_that_changes_is_read_again(rows_folder: Path) -> None:
 
 def test_rows_of_kernels_that_have_changed_are_left_out(rows_folder: Path) -> None:
     """Where the fastest is another now, the order of the others says nothing any more; its knobs may still serve."""
-    slower = {"technique": "bit_serial", "knobs": {"mr": 2}, "cycles": 11.0, "board": "a test"}
+    slower = {"technique": "bit_serial", "knobs": {"mr": 3}, "cycles": 11.0, "board": "a test"}
     write(rows_folder, [GOOD | {"kernel": "0123"}, slower])
     choice = tuned_rows.choose(PROBLEM, CORE)
     assert choice.technique is select(PROBLEM, CORE).technique
     assert "tuned row ignored: the kernel of smlal has changed since it was measured" in choice.why
     write(rows_folder, [GOOD, slower | {"kernel": "0123"}])
     assert tuned_rows.choose(PROBLEM, CORE).technique.name == "smlal"
-    assert tuned_rows.knobs(TECHNIQUES["bit_serial"], PROBLEM, CORE)["mr"] != 2
+    assert tuned_rows.knobs(TECHNIQUES["bit_serial"], PROBLEM, CORE)["mr"] != 3
 
 
 def test_a_kernel_that_changes_has_another_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
