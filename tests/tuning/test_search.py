@@ -107,7 +107,7 @@ def test_records_of_knobs_that_are_gone_count_for_nothing() -> None:
 def test_tuned_rows_are_tried_first(rows_folder) -> None:
     from tvm_lowbit.tuning.promote import promote
 
-    known = Candidate.of(KEY, "bit_serial", {"mr": 6, "nr": 8, "tile": 4, "bytes": 0, "split": 0})
+    known = Candidate.of(KEY, "bit_serial", {"mr": 6, "nr": 8, "tile": 4, "bytes": 0, "split": 0, "short": 1})
     assert known in space_of(KEY, CORE).all
     promote(rows_folder, CORE, KEY, [record_of(known, Outcome("ok", 7.0), **WHERE)])
     space: Space = space_of(KEY, CORE)
