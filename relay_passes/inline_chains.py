@@ -59,7 +59,7 @@ def as_loops(function: Any) -> tuple[Any, list[Any]] | None:
         return None
     kept = []
     for block in sch.get_child_blocks(root):
-        if not _grows(sch, block):
+        if not _grows(sch, block) and not _divided_below_conditions(sch, block):
             try:
                 sch.compute_inline(block)
                 continue
@@ -84,6 +84,29 @@ def _grows(sch: Any, block: Any) -> bool:
         tvm_ffi.structural_walk(sch.get(other).body, (TensorLoad, loads.append))
         uses += sum(load.source.same_as(buffer) for load in loads)
     return uses > 1 and uses * _size(statement.body) > LARGEST
+
+
+def _divided_below_conditions(sch: Any, block: Any) -> bool:
+    """Whether a block divides an index, as reshapes and repeats do, and is read below a condition, as pads do.
+
+    TVM 0.27 simplifies quotients of remainders wrongly where a condition bounds the remainder: of ``e`` from 0 to 287,
+    ``e // 36 * 12 + (e % 36 - 5) // 3`` where ``6 <= e % 36`` became ``(e + 1) // 3 - 14``, outside of the tensor.
+    """
+    statement = sch.get(block)
+    divisions: list[Any] = []
+    tvm_ffi.structural_walk(statement.body, ((tirx.FloorDiv, tirx.FloorMod), divisions.append))
+    if not divisions or len(statement.writes) != 1:
+        return False
+    buffer, loads = statement.writes[0].source, []
+
+    def below(call: Any) -> None:
+        if isinstance(call.op, tvm.ir.Op) and call.op.name == "prim.if_then_else":
+            for branch in call.args[1:]:
+                tvm_ffi.structural_walk(branch, (TensorLoad, loads.append))
+
+    for other in sch.get_child_blocks(sch.get_sblock("root")):
+        tvm_ffi.structural_walk(sch.get(other).body, (tvm.ir.Call, below))
+    return any(load.source.same_as(buffer) for load in loads)
 
 
 def _size(body: Any) -> int:
