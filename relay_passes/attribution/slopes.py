@@ -64,12 +64,23 @@ class Secant(Slope):
             closed = CLOSED[op_name(call)](x, self.other(context, x), var, self.other(context, var), dx, call)
             same = context.emit(relax.op.equal(dx, literal(np.float32(0))))
             return context.emit(relax.op.where(same, literal(np.float32(0)), closed), "slope")
-        return self._quotient(context, context.difference(var), dx)
+        passes = op_name(call) == "relax.nn.relu" and call.args[0] not in context.skipped
+        return self._quotient(context, context.difference(var), dx, self._passed(context, var) if passes else None)
 
-    def _quotient(self, context: Context, dy: Any, dx: Any) -> Any:
+    def _passed(self, context: Context, var: Any) -> Any:
+        """Whether a ReLU passes both runs: the slope is 1 then, which the quotient is but for rounding of y over dx.
+
+        Where what was added before it is large, or terms cancel, dx is exact and dy is not.
+        """
+        least = context.emit(relax.op.minimum(var, self.other(context, var)))
+        return context.emit(relax.op.greater(least, literal(np.float32(0))))
+
+    def _quotient(self, context: Context, dy: Any, dx: Any, one: Any = None) -> Any:
         same = context.emit(relax.op.equal(dx, literal(np.float32(0))))
         # Where dx is 0, dy is 0 too, and the quotient with 1 instead is 0.
         over = context.emit(relax.op.where(same, literal(np.float32(1)), dx))
+        if one is not None:
+            dy = context.emit(relax.op.where(one, dx, dy))
         return context.emit(relax.op.divide(dy, over), "slope")
 
     def step(self, context: Context, change: Any, var: Any) -> Any:

@@ -352,3 +352,24 @@ def test_unary_operators_after_each_other_take_one_slope() -> None:
     np.testing.assert_allclose(
         asked.layers["r"]["contributions"], (steps[0] - steps[1]) * last[:40, 1], rtol=0, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("folded", [True, False])
+def test_small_differences_behind_a_large_bias(folded: bool) -> None:
+    """ReLUs that pass both runs hand on what they are given, though the rounding of 30 is as large as a difference."""
+    random = np.random.default_rng(3)
+    first, second = (random.normal(size=shape).astype(np.float32) for shape in ((6, 40), (40, 1)))
+
+    def body(emit: Any, x: Any) -> Any:
+        wide = emit(relax.op.add(emit(relax.op.matmul(x, const(first))), const(np.full(40, 30, np.float32))))
+        return emit(relax.op.matmul(emit(relax.op.nn.relu(wide)), const(second)))
+
+    x0 = random.normal(size=(1, 6)).astype(np.float32)
+    x = x0 + np.float32(1e-4) * random.normal(size=(3, 6)).astype(np.float32)
+    method = DeepLift(reference=x0[0] if folded else "input")
+    given = x if folded else {"x": x, "deeplift.reference": np.repeat(x0, 3, 0)}
+    run = tvm_lowbit.build(module(body, (3, 6)), "host", explain=[method]).run(given)
+    expected = (x.astype(np.float64) - x0) * (first.astype(np.float64) @ second)[:, 0]
+    np.testing.assert_allclose(
+        run.explanations["deeplift"].contributions, expected, rtol=0, atol=1e-5 * np.abs(expected).max()
+    )
