@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm import relax, te, tirx
+import tvm
+from tvm import relax, s_tir, te, tirx
 
 from relay_passes.dataflow import Scope
 from relay_passes.early import EARLY
@@ -12,6 +13,8 @@ from relay_passes.ops import shape_of
 
 # Opaque to fusion: what it is fused with would else be computed in the order of what is written here.
 _OPAQUE = {"op_pattern": 8}
+# Channels of a pixel that `kept` reads one after another: a line of the cache has as many int32.
+TOGETHER = 16
 
 
 def nhwc_shape(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -77,10 +80,22 @@ def kept(scope: Scope, plain: Any, shape: tuple[int, ...], name: str, bits: int)
 
         return te.compute(shape, element, name="widen")
 
-    attrs = {**_OPAQUE, EARLY: True}
-    call = scope.builder.call_te(narrow, plain, primfunc_name_hint="keep", primfunc_attrs=attrs)
+    given = te.placeholder(shape_of(plain), str(plain.ty.dtype), "plain")
+    less = narrow(given)
+    kernel = _by_pixel(te.create_prim_func([given, less])).with_attrs({**_OPAQUE, EARLY: True})
+    gv = scope.builder.add_func(kernel.without_attr("global_symbol"), "keep")
+    call = relax.call_tir(gv, [plain], relax.TensorType(list(packed), str(less.dtype)))
     result = scope.builder.call_te(widen, scope.emit(call, f"{name}/kept"), primfunc_name_hint="widen")
     return scope.emit(result, name)
+
+
+def _by_pixel(function: Any) -> Any:
+    """`kept` in blocks of channels, pixel by pixel: what lies side by side in a plain tensor is read together."""
+    sch = s_tir.Schedule(tvm.IRModule({"main": function}))
+    n, channel, *pixel = sch.get_loops(sch.get_sblock("keep"))
+    blocks, within = sch.split(channel, [None, TOGETHER])
+    sch.reorder(n, blocks, *pixel, within)
+    return sch.mod["main"].with_attr("tirx.is_scheduled", True)
 
 
 def unpack(scope: Scope, plain: Any, shape: tuple[int, ...], name: str) -> Any:
