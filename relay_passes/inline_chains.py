@@ -97,7 +97,8 @@ def _divided_below_conditions(sch: Any, block: Any) -> bool:
     tvm_ffi.structural_walk(statement.body, ((tirx.FloorDiv, tirx.FloorMod), divisions.append))
     if not divisions or len(statement.writes) != 1:
         return False
-    buffer, loads = statement.writes[0].source, []
+    buffer = statement.writes[0].source
+    loads: list[Any] = []
 
     def below(call: Any) -> None:
         if isinstance(call.op, tvm.ir.Op) and call.op.name == "prim.if_then_else":
