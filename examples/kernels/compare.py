@@ -34,8 +34,7 @@ SHARE, RECORDED = 0.6, (LAYERS[0][0], LAYERS[-1][0])
 
 def metered(core: str, bits: str) -> list[MeteredLayer]:
     """The four layers, by the technique that `build` would take."""
-    shape = argparse.Namespace(kernel=3, stride=1, out_channels=None, epilogue=True, bipolar=False)
-    problems = [problem(channels, size, bits, shape) for channels, size in LAYERS]
+    problems = [problem(channels, size, bits, epilogue=True) for channels, size in LAYERS]
     return meter_layers([Candidate(p, select(p, CORES[core]).technique.name) for p in problems], core)
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from emulator import require
+from kernels import compare
 
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 from schedules.errors import LowbitError
 from schedules.layout import Layout
 from schedules.techniques import TECHNIQUES
 from schedules.techniques.portable import Portable
-from tvm_lowbit.metering import layers, tools
+from tvm_lowbit.metering import estimate, layers, tools
 from tvm_lowbit.metering.layers import Candidate, meter_layers
+from tvm_lowbit.metering.price import price
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +83,22 @@ def test_the_script_for_authors_does_without_techniques():
     assert said.returncode == 0 and "winograd" not in said.stdout, said
     refused = subprocess.run([*command, "--without", *TECHNIQUES], capture_output=True, text=True)
     assert refused.returncode == 2 and "winograd declines: asked to do without" in refused.stderr
+
+
+def test_comparison_with_another_estimator(monkeypatch):
+    """One that asks for twice what we ask for is said to."""
+    monkeypatch.setattr(compare, "LAYERS", ((16, 4),))
+    monkeypatch.setattr(estimate, "HOTTEST", sys.maxsize)
+
+    def doubled(kind):
+        def model(blocks, core):
+            found = {words: price(tuple(int(word, 16) for word in words), core) for _, _, words in blocks.values()}
+            return {words: 2 * getattr(cost, kind) for words, cost in found.items()}, None
+
+        return model
+
+    meter = SimpleNamespace(MODELS={"silicon": doubled("throughput"), "latency": doubled("cycles")})
+    (row,) = compare.metered("cortex-a72", "W2A2")
+    ratios, record = compare.compared(meter, row, "cortex-a72")
+    assert ratios == {"units": pytest.approx(0.5, rel=0.02), "cycles": pytest.approx(0.5, rel=0.02)}
+    assert record["channels"] == 16 and record["share"] >= compare.SHARE and record["blocks"]

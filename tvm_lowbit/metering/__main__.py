@@ -31,28 +31,38 @@ def weights_of(bits: str) -> Operand:
     return Operand(width, offset=-1 << width - 1, uniform=True)
 
 
-def problem(channels: int, size: int, bits: str, arguments: argparse.Namespace) -> DotProblem:
-    """A convolution that keeps channels and, at stride 1, the image size."""
-    kernel, stride = arguments.kernel, arguments.stride
+def problem(
+    channels: int,
+    size: int,
+    bits: str,
+    *,
+    kernel: int = 3,
+    stride: int = 1,
+    out_channels: int | None = None,
+    depthwise: bool = False,
+    epilogue: bool = False,
+    bipolar: bool = False,
+) -> DotProblem:
+    """A convolution that keeps channels, unless told otherwise, and, at stride 1, the image size."""
     weights, _, width = bits.partition("A")
     activations = int(width)
     levels = (1 << activations) - 1
     # As after a scale and a bias.
-    epilogue = Thresholds(activations, levels, lines=levels > LINEAR_LEVELS) if arguments.epilogue else None
+    thresholds = Thresholds(activations, levels, lines=levels > LINEAR_LEVELS) if epilogue else None
     pad = kernel // 2
     return DotProblem(
         batch=1,
         height=size,
         width=size,
         channels=channels,
-        out_channels=arguments.out_channels or channels,
-        a=Operand(1, multiplier=2, offset=-1) if arguments.bipolar and activations == 1 else Operand(activations),
+        out_channels=out_channels or channels,
+        a=Operand(1, multiplier=2, offset=-1) if bipolar and activations == 1 else Operand(activations),
         w=weights_of(weights),
         kernel=(kernel, kernel),
         stride=(stride, stride),
         padding=(pad, pad, pad, pad),
-        groups=channels if arguments.depthwise else 1,
-        epilogue=epilogue,
+        groups=channels if depthwise else 1,
+        epilogue=thresholds,
     )
 
 
@@ -99,7 +109,9 @@ def main() -> int:
     knobs = {name: int(value) for name, _, value in (knob.partition("=") for knob in arguments.knob)}
     sizes = [(int(channels), int(size)) for channels, _, size in (layer.partition("x") for layer in arguments.layer)]
     spelled = [bits.upper() for bits in arguments.bits for _ in sizes]
-    problems = [problem(*size, bits.upper(), arguments) for bits in arguments.bits for size in sizes]
+    asked = ("kernel", "stride", "out_channels", "depthwise", "epilogue", "bipolar")
+    shape = {name: getattr(arguments, name) for name in asked}
+    problems = [problem(*size, bits.upper(), **shape) for bits in arguments.bits for size in sizes]
 
     def technique(p: DotProblem) -> str:
         return arguments.technique or _chosen(p, core, arguments.without)
