@@ -45,6 +45,15 @@ a8c113e3 | ldp x3, x4, [sp], #16                      | load_pair    2 sp       
 58000203 | ldr x3, .+64                               | load         1 -          x3             -   -    8  0 -
 c85ffc83 | ldaxr x3, [x4]                             | load         1 x4         x3             -   -    8  0 -
 c805fc83 | stlxr w5, x3, [x4]                         | store        1 x4,x3      x5             -   -    0  8 -
+c82a1883 | stxp w10, x3, x6, [x4]                     | store_pair   2 x4,x3,x6   x10            -   -    0 16 -
+c87f1883 | ldxp x3, x6, [x4]                          | load_pair    2 x4         x3,x6          -   -   16  0 -
+089ffc83 | stlrb w3, [x4]                             | store        1 x4,x3      -              -   -    0  1 -
+f8e50083 | ldaddal x5, x3, [x4]                       | load         1 x4,x5      x3             -   -    8  8 -
+7825009f | staddh w5, [x4]                            | load         1 x4,x5      -              -   -    2  2 -
+b8e58083 | swpal w5, w3, [x4]                         | load         1 x4,x5      x3             -   -    4  4 -
+f8bfc083 | ldapr x3, [x4]                             | load         1 x4         x3             -   -    8  0 -
+88e5fc83 | casal w5, w3, [x4]                         | load         1 x4,x5,x3   x5             -   -    4  4 -
+48267c82 | casp x6, x7, x2, x3, [x4]                  | load         1 x4,x6,x7,x2,x3 x6,x7      -   -   16 16 -
 f9800080 | prfm pldl1keep, [x4]                       | nop          1 -          -              -   -    0  0 -
 91000483 | add x3, x4, #1                             | alu          1 x4         x3             -   -    0  0 -
 910043ff | add sp, sp, #16                            | alu          1 sp         sp             -   -    0  0 -

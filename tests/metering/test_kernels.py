@@ -69,7 +69,7 @@ def test_lines_that_miss(kibibytes, l1_misses, l2_misses):
     size = kibibytes << 10
     e = meter_kernel(increment(size), arguments(size), "cortex-a53", caches=True)
     t = e.traffic
-    assert (t.loaded, t.stored) == (pytest.approx(e.loaded, abs=16), pytest.approx(e.stored, abs=16))
+    assert (t.loaded, t.stored) == (e.loaded, e.stored)
     assert t.l1_misses == pytest.approx(l1_misses, abs=64) and t.l2_misses == pytest.approx(l2_misses, abs=64)
     assert t.lines == pytest.approx(2 * size / 64, abs=32)
 

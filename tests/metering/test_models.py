@@ -89,8 +89,9 @@ def test_steps_are_the_whole_call(result):
         kernels = [step.estimate.traffic.lines for step in result.steps if step.symbol]
         # Each layer's input is the one before's output: the network touches fewer lines than its steps one by one.
         assert max(kernels) < total.traffic.lines < sum(kernels) + steps[-1].traffic.lines
-        for name in ("loaded", "stored"):
-            assert getattr(total.traffic, name) == pytest.approx(getattr(total, name), rel=0.02)
+        # Two ways to the same figure: what instructions are decoded to move, and the accesses that QEMU saw.
+        for part in (total, *steps):
+            assert (part.traffic.loaded, part.traffic.stored) == (part.loaded, part.stored)
     # Weights and the arrays between layers are on the heap.
     assert result.memory > 2 * CHANNELS * CHANNELS * 9 * 2 / 8 and result.library > 10_000
 

@@ -46,7 +46,7 @@ static Block* blocks[1 << 16];
 static uint32_t block_count;
 static Block* touched; /* blocks with a count, since the last switch of calls */
 static uint64_t entry_address[ENTRIES];
-static int entry_count, counting, kernel = -1, with_caches;
+static int entry_count, counting, kernel = -1, returning, with_caches;
 static unsigned depth, kernel_depth;
 static Cache l1, l2;
 static uint64_t segments; /* begun so far */
@@ -81,9 +81,17 @@ static void flush_call(void) {
   epoch++;
 }
 
+/* A call is over when what follows its last block begins: QEMU tells of a block before the block reads and writes. */
+static void leave_kernel(void) {
+  if (!returning) return;
+  flush_call();
+  kernel = -1, returning = 0;
+}
+
 static void executed(unsigned vcpu, void* data) {
   Block* b = data;
   (void)vcpu;
+  leave_kernel();
   if (counting && b->kernel >= 0 && kernel < 0) {
     flush_call();
     kernel = b->kernel, kernel_depth = depth;
@@ -94,10 +102,7 @@ static void executed(unsigned vcpu, void* data) {
   if (b->ending == CALLS) depth++;
   if (b->ending == RETURNS) {
     depth--;
-    if (kernel >= 0 && depth < kernel_depth) {
-      flush_call();
-      kernel = -1;
-    }
+    returning = kernel >= 0 && depth < kernel_depth;
   }
 }
 
@@ -129,8 +134,15 @@ static void note_line(uint64_t line) {
   segment_lines += !(last_seen->in_segment & bit), last_seen->in_segment |= bit;
 }
 
+/* STXR, STXP and their kin. QEMU compares what is there with what the load before saw: it reads where no core does. */
+static int is_store_exclusive(uint32_t word) {
+  return (word & 0x3FE00000) == 0x08000000 || (word & 0xBFE00000) == 0x88200000;
+}
+
 static void accessed(unsigned vcpu, qemu_plugin_meminfo_t info, uint64_t address, void* data) {
-  (void)vcpu, (void)data;
+  (void)vcpu;
+  /* Asked for the stores of an instruction alone, QEMU 7 tells of its loads too: they are told apart here. */
+  if (!qemu_plugin_mem_is_store(info) && is_store_exclusive(*(const uint32_t*)data)) return;
   uint64_t size = UINT64_C(1) << qemu_plugin_mem_size_shift(info);
   for (uint64_t line = address >> LINE_SHIFT; line <= (address + size - 1) >> LINE_SHIFT; line++) {
     /* Followed outside of segments too, so that a segment finds the caches as the call before it left them. */
@@ -177,7 +189,7 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb* tb) {
   qemu_plugin_register_vcpu_tb_exec_cb(tb, executed, QEMU_PLUGIN_CB_NO_REGS, b);
   for (size_t i = 0; with_caches && i < qemu_plugin_tb_n_insns(tb); i++)
     qemu_plugin_register_vcpu_mem_cb(qemu_plugin_tb_get_insn(tb, i), accessed, QEMU_PLUGIN_CB_NO_REGS,
-                                     QEMU_PLUGIN_MEM_RW, NULL);
+                                     QEMU_PLUGIN_MEM_RW, &b->words[i]);
 }
 
 static void marked(qemu_plugin_id_t id, unsigned vcpu, int64_t number, uint64_t what, uint64_t value, uint64_t address,
@@ -190,11 +202,11 @@ static void marked(qemu_plugin_id_t id, unsigned vcpu, int64_t number, uint64_t 
   } else if (what == MARK_BEGIN) {
     fprintf(out, "\nB %" PRIu64 "\n", value); /* what went before may have ended in the middle of a line */
     segments++;
-    kernel = -1, depth = DEPTH, counting = 1, segment_lines = 0;
+    kernel = -1, returning = 0, depth = DEPTH, counting = 1, segment_lines = 0;
     epoch++;
   } else if (what == MARK_END && counting) {
     flush_call();
-    counting = 0;
+    counting = returning = 0;
     if (with_caches) fprintf(out, "W %" PRIu64 "\n", segment_lines);
     fprintf(out, "E %" PRIu64 "\n", value);
     fflush(out);

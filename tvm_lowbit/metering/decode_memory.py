@@ -36,8 +36,8 @@ def _single(word: int) -> Instruction:
     indexed = not bits(word, 24, 24)
     reads, updates = address(rn), None
     if indexed and bits(word, 21, 21):
-        if bits(word, 11, 10) != 2:  # LDADD, SWP and the like
-            return Instruction("load", reads=reads + general(bits(word, 20, 16)), writes=general(rt), loaded=1 << size)
+        if bits(word, 11, 10) != 2:
+            return _atomic(word)
         reads += general(bits(word, 20, 16))
     elif indexed and bits(word, 10, 10):
         updates = rn
@@ -111,9 +111,29 @@ def _vectors(word: int, suffix: str, count: int, width: int) -> Instruction:
     return moved
 
 
-def _exclusive(word: int) -> Instruction:
-    rt, rn, rs = bits(word, 4, 0), bits(word, 9, 5), bits(word, 20, 16)
-    width = 1 << bits(word, 31, 30)
-    if bits(word, 22, 22):
+def _atomic(word: int) -> Instruction:
+    """LDADD, SWP and the like read and write; LDAPR, and LDRAA and LDRAB (bit 10), only read."""
+    rt, rn, width = bits(word, 4, 0), bits(word, 9, 5), 1 << bits(word, 31, 30)
+    if bits(word, 10, 10):
         return Instruction("load", reads=address(rn), writes=general(rt), loaded=width)
-    return Instruction("store", reads=address(rn) + general(rt), writes=general(rs), stored=width)
+    stored = 0 if bits(word, 15, 12) == 0b1100 else width
+    reads = address(rn) + general(bits(word, 20, 16))
+    return Instruction("load", reads=reads, writes=general(rt), loaded=width, stored=stored)
+
+
+def _exclusive(word: int) -> Instruction:
+    """LDXR, STXR, LDAR, STLR, of pairs too, and compare and swap."""
+    rt, rn, rs = bits(word, 4, 0), bits(word, 9, 5), bits(word, 20, 16)
+    ordered, compares, is_load = bits(word, 23, 23), bits(word, 21, 21), bits(word, 22, 22)
+    width, values, compared = 1 << bits(word, 31, 30), general(rt), general(rs)
+    pair = compares and not ordered  # LDXP, STXP and CASP, whose sizes are 4 and 8 bytes each
+    if pair:
+        width = 8 << bits(word, 30, 30)
+        values += general(rt + 1 if not bits(word, 31, 31) else bits(word, 14, 10))
+    if compares and (ordered or not bits(word, 31, 31)):
+        compared += general(rs + 1) if pair else ()
+        return Instruction("load", reads=address(rn) + compared + values, writes=compared, loaded=width, stored=width)
+    count, suffix = (2, "_pair") if pair else (1, "")
+    if is_load:
+        return Instruction(f"load{suffix}", count=count, reads=address(rn), writes=values, loaded=width)
+    return Instruction(f"store{suffix}", count=count, reads=address(rn) + values, writes=compared, stored=width)
