@@ -82,7 +82,8 @@ class BitSerial(Technique):
         parts = short(problem, self.signs)
         # Weights of tails are written out first, which takes pixels to be worth it.
         enough = parts is not None and (not parts[1] or problem.batch * problem.out_height * problem.out_width >= FEW)
-        brief = core.is_arm and not slow and enough
+        # Patches of more than a pixel are copied as they are put together: there a search has to show that it pays.
+        brief = core.is_arm and not slow and enough and problem.kernel == (1, 1)
         mr = even_blocks(pixels, 4 if self.signs else 5) if slow else 4 if core.is_arm and not brief else 2
         limits = {"mr": min(mr, problem.out_width), "nr": 4, "tile": pixels, "bytes": 16 * slow, "split": slow}
         limits["short"] = int(brief)

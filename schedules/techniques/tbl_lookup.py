@@ -60,7 +60,7 @@ class TblLookup(Technique):
         blocks = p.groups * padded_channels(p, CHANNELS) / CHANNELS
         prepared = 2 * copy_instructions(p, BITS, plane_bytes(p.group_channels)) * core.cycles({"ldr": 1, "str": 1})
         sums = p.groups * 2 * row_bytes(p) * 0.4
-        outputs = p.groups * padded_channels(p, CHANNELS) * 4 / core.vector_issue
+        outputs = p.groups * padded_channels(p, CHANNELS) * (4 if in_order(core) else 3) / core.vector_issue
         expanded = blocks * row_bytes(p) * (16 if in_order(core) else 12) / core.vector_issue
         return (
             expanded + pixels * (blocks * (2 * row_bytes(p) * group_cycles(core, mr) + 20) + sums + outputs) + prepared
