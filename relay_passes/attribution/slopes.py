@@ -64,15 +64,18 @@ class Secant(Slope):
             closed = CLOSED[op_name(call)](x, self.other(context, x), var, self.other(context, var), dx, call)
             same = context.emit(relax.op.equal(dx, literal(np.float32(0))))
             return context.emit(relax.op.where(same, literal(np.float32(0)), closed), "slope")
+        dy = context.difference(var)
         passes = op_name(call) == "relax.nn.relu" and call.args[0] not in context.skipped
-        return self._quotient(context, context.difference(var), dx, self._passed(context, var) if passes else None)
+        return self._quotient(context, dy, dx, self._passed(context, var, dy) if passes else None)
 
-    def _passed(self, context: Context, var: Any) -> Any:
+    def _passed(self, context: Context, var: Any, dy: Any) -> Any:
         """Whether a ReLU passes both runs: the slope is 1 then, which the quotient is but for rounding of y over dx.
 
         Where what was added before it is large, or terms cancel, dx is exact and dy is not.
         """
-        least = context.emit(relax.op.minimum(var, self.other(context, var)))
+        # Without the reference's values, which the library would have to hold; 0 there is 0 here, exactly.
+        start = context.emit(relax.op.subtract(var, dy))
+        least = context.emit(relax.op.minimum(var, start))
         return context.emit(relax.op.greater(least, literal(np.float32(0))))
 
     def _quotient(self, context: Context, dy: Any, dx: Any, one: Any = None) -> Any:
