@@ -217,7 +217,7 @@ class Element(Target):
     @property
     def places(self) -> tuple[int, ...]:
         """The index along each axis but the batch."""
-        return self.index  # type: ignore[return-value] # a tuple since it was made
+        return self.index  # type: ignore[return-value]  # a tuple since it was made
 
     def _flat(self, shape: Sequence[int]) -> int:
         return int(np.ravel_multi_index(self.places, tuple(shape[1:]))) if len(shape) > 1 else 0

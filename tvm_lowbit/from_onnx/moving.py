@@ -13,39 +13,39 @@ from schedules.errors import LowbitError
 from tvm_lowbit.from_onnx import resize
 
 
-class _Gather(onnx_frontend.Gather):  # type: ignore[misc]
-    """Constant indices stay constant: TVM's converter counts negative ones from the end at run time."""
+class _ConstantIndices:
+    """Constant indices stay constant: TVM's converters count negative ones from the end at run time."""
 
     @classmethod
     def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        x, indices = inputs[0], _constant_indices(inputs, params)
+        indices = _constant_indices(inputs, params)
         if indices is None:
-            return super()._impl_v13(bb, inputs, attr, params)
+            return super()._impl_v13(bb, inputs, attr, params)  # type: ignore[misc]  # the converter that stands beside it
+        return cls.picked(inputs[0], indices, attr)
+
+    @classmethod
+    def picked(cls, x: Any, indices: Any, attr: Any) -> Any:
+        """What they pick of a tensor."""
+        raise NotImplementedError
+
+
+class _Gather(_ConstantIndices, onnx_frontend.Gather):  # type: ignore[misc]
+    @classmethod
+    def picked(cls, x: Any, indices: Any, attr: Any) -> Any:
         axis = int(attr.get("axis", 0)) % len(shape_of(x))
-        at = _from_the_start(indices, x, axis, attr)
-        return relax.op.take(x, literal(at), axis=axis, mode="clip")
+        return relax.op.take(x, literal(_from_the_start(indices, x, axis, attr)), axis=axis, mode="clip")
 
 
-class _GatherElements(onnx_frontend.GatherElements):  # type: ignore[misc]
-    """The same: constant indices stay constant."""
-
+class _GatherElements(_ConstantIndices, onnx_frontend.GatherElements):  # type: ignore[misc]
     @classmethod
-    def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        x, indices = inputs[0], _constant_indices(inputs, params)
-        if indices is None:
-            return super()._impl_v13(bb, inputs, attr, params)
+    def picked(cls, x: Any, indices: Any, attr: Any) -> Any:
         axis = int(attr.get("axis", 0)) % len(shape_of(x))
         return relax.op.gather_elements(x, literal(_from_the_start(indices, x, axis, attr)), axis)
 
 
-class _GatherND(onnx_frontend.GatherND):  # type: ignore[misc]
-    """The same: constant indices stay constant."""
-
+class _GatherND(_ConstantIndices, onnx_frontend.GatherND):  # type: ignore[misc]
     @classmethod
-    def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        x, indices = inputs[0], _constant_indices(inputs, params)
-        if indices is None:
-            return super()._impl_v13(bb, inputs, attr, params)
+    def picked(cls, x: Any, indices: Any, attr: Any) -> Any:
         lead = int(attr.get("batch_dims", 0))
         columns = [_from_the_start(indices[..., k], x, lead + k, attr) for k in range(indices.shape[-1])]
         return relax.op.gather_nd(x, literal(np.stack(columns, -1)), lead)
