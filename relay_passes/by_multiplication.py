@@ -126,7 +126,7 @@ def _numbers(order: Array) -> Array:
     return bits.astype(np.uint32).view(np.float32)
 
 
-def _numpy_fma(a: Array, b: Any, c: Array) -> Array:
+def numpy_fma(a: Array, b: Any, c: Array) -> Array:
     """``a * b + c`` of float32, rounded once.
 
     Float64 holds the product; the sum is rounded to odd there, which a second rounding does not see (Boldo & Melquiond
@@ -145,5 +145,5 @@ def _float32(value: float) -> Any:
     return tirx.const(float(value), "float32")
 
 
-_NUMPY = Arithmetic(np.float32, _numpy_fma, np.fmin, np.maximum)
+_NUMPY = Arithmetic(np.float32, numpy_fma, np.fmin, np.maximum)
 _TIR = Arithmetic(_float32, lambda a, b, c: fma(a, b, c, 1), tirx.min, tirx.max)

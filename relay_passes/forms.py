@@ -9,9 +9,13 @@ from tvm import relax
 from relay_passes import layouts
 from relay_passes.assign import PLAIN, Form
 from relay_passes.dataflow import Scope
-from relay_passes.ops import shape_of
+from relay_passes.integer_forms import ELEMENTWISE
+from relay_passes.ops import DEQUANTIZE, QUANTIZE, SCALE_ACCUMULATORS, constant, op_name, shape_of
 from schedules.layout import Layout
 from schedules.moving import Window, concat_kernel, max_pool_kernel, repack_kernel
+
+# What is computed alike in the order of the graph and in that of pixels.
+_ANY_ORDER = ELEMENTWISE | {QUANTIZE, DEQUANTIZE, SCALE_ACCUMULATORS}
 
 
 class Forms:
@@ -44,10 +48,22 @@ class Forms:
 
     def _made(self, codes: Any, forms: dict[Form, Any], form: Form, name: str) -> Any:
         if form == PLAIN:
-            return layouts.pack(self.scope, codes, f"{name}/packed")
+            return layouts.pack(self.scope, codes, f"{name}/packed", fused=self._by_pixel(codes))
         assert form is not None
         plain = self.get(codes, PLAIN, name)
         return self._repacked(plain, shape_of(codes), PLAIN, form, f"{name}/packed")
+
+    def _by_pixel(self, codes: Any) -> bool:
+        """Whether codes are computed element by element from nothing but tensors that kernels wrote by pixel."""
+        if None in self.found.get(codes, {}) and len(self.found[codes]) > 1:
+            return True
+        value = self.scope.builder.lookup_binding(codes)
+        if op_name(value) not in _ANY_ORDER:
+            return False
+        # A constant for each element lies in the order of the graph, those for each channel in either.
+        most = layouts.nhwc_shape(shape_of(codes))[3]
+        rest = [arg for arg in value.args if (array := constant(arg)) is None or array.size > most]
+        return bool(rest) and all(isinstance(arg, relax.Var) and self._by_pixel(arg) for arg in rest)
 
     def _repacked(self, packed: Any, shape: tuple[int, ...], source: Layout, target: Layout, name: str) -> Any:
         extents = layouts.nhwc_shape(shape)

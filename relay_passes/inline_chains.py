@@ -126,7 +126,10 @@ def _vectorise(sch: Any, block: Any, lanes: int) -> None:
     body = sch.get(block).body
     if not loops or count % lanes or scalar(body) or moves(body):
         return
-    outer, vector = sch.split(sch.fuse(*loops[inner:]), [None, lanes])
+    # Of bytes as many as fill a register: what computes them are several vectors, which need not wait for each other.
+    narrow = all(str(region.source.dtype) in ("uint8", "int8") for region in sch.get(block).writes)
+    together = next(n for n in (4, 2, 1) if count % (n * lanes) == 0) if narrow else 1
+    outer, vector = sch.split(sch.fuse(*loops[inner:]), [None, together * lanes])
     sch.vectorize(vector)
     whole = sch.fuse(*loops[:inner], outer)
     if count * _product(extents[:inner]) >= PARALLEL_ELEMENTS:

@@ -11,7 +11,8 @@ from relay_passes.dataflow import Scope
 from relay_passes.early import EARLY
 from relay_passes.ops import shape_of
 
-# Opaque to fusion: what it is fused with would else be computed in the order of what is written here.
+# Opaque to fusion: what it is fused with would else be computed in the order of what is written here, which is right
+# for what reads tensors in that order too.
 _OPAQUE = {"op_pattern": 8}
 # Channels of a pixel that `kept` reads one after another: a line of the cache has as many int32.
 TOGETHER = 16
@@ -35,14 +36,15 @@ def _physical(*i: Any) -> tuple[Any, Any, Any, Any]:
     return (i[0], 0 if len(i) == 3 else i[2], i[-1], i[1])
 
 
-def pack(scope: Scope, codes: Any, name: str) -> Any:
-    """Emit plain codes ``(N, H, W, C)`` of logical ones."""
+def pack(scope: Scope, codes: Any, name: str, fused: bool = False) -> Any:
+    """Emit plain codes ``(N, H, W, C)`` of logical ones, ``fused`` with what computes these or as a kernel."""
     shape = shape_of(codes)
 
     def compute(x: Any) -> Any:
         return te.compute(nhwc_shape(shape), lambda *i: x(*_logical(len(shape), *i)), name="pack")
 
-    call = scope.builder.call_te(compute, codes, primfunc_name_hint="pack", primfunc_attrs=_OPAQUE)
+    attributes = None if fused else _OPAQUE
+    call = scope.builder.call_te(compute, codes, primfunc_name_hint="pack", primfunc_attrs=attributes)
     return scope.emit(call, name)
 
 

@@ -147,7 +147,7 @@ class _Lowering:
             return pooled(self.forms, value, source, written, name)
         if operator == ops.DEQUANTIZE and constant(value.args[0]) is not None:
             return self._weight_values(value, name, scope)
-        if operator == ops.QUANTIZE and self.floats.width is not None:
+        if operator in (ops.QUANTIZE, ops.SCALE_ACCUMULATORS) and self.floats.width is not None:
             value = ops.with_fma(value)
         product = self.floats.lowered(var, value, name, scope)
         return dataflow.keep(var, value, scope) if product is None else product

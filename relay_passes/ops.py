@@ -16,6 +16,8 @@ from tvm import relax, te, tirx, topi
 from relay_passes.by_multiplication import by_multiplication
 from relay_passes.quant_forms import FORMS, Maths
 from relay_passes.quant_spec import QuantSpec
+from relay_passes.scale_halves import halves
+from schedules.float_block import fma
 
 FAKE_QUANT = "tvm_lowbit.fake_quant"
 OBSERVE_CODES = "tvm_lowbit.observe_codes"
@@ -100,8 +102,8 @@ def quantize(x: Any, spec: QuantSpec) -> Any:
 
 
 def with_fma(call_: Any) -> Any:
-    """A ``quantize`` for a core with fused multiply-adds."""
-    return call(QUANTIZE, *call_.args, **dict(call_.attrs.items()), fma=True)
+    """A ``quantize`` or ``scale_accumulators`` for a core with fused multiply-adds."""
+    return call(op_name(call_), *call_.args, **dict(call_.attrs.items()), fma=True)
 
 
 def dequantize(codes: Any, spec: QuantSpec) -> Any:
@@ -236,21 +238,31 @@ def dot(codes: Any, weights: Any, weight_offset: Any, out_shape: tuple[int, ...]
 register(DOT, 3, lambda c, ctx: relax.TensorType([int(d) for d in c.attrs["out_shape"]], "int32"))
 
 
-def scale_accumulators(acc: Any, scale: Any, axis: int) -> Any:
-    """``float32(acc * scale)``, the product in float64 so that it is rounded once; ``scale`` is ``(C,)``."""
-    return call(SCALE_ACCUMULATORS, acc, literal(scale.astype(np.float64)), axis=axis)
+def scale_accumulators(acc: Any, scale: Any, axis: int, bound: int) -> Any:
+    """``float32(acc * scale)``, rounded once; ``scale`` is ``(C,)``, no accumulator's magnitude exceeds ``bound``."""
+    return call(SCALE_ACCUMULATORS, acc, literal(scale.astype(np.float64)), axis=axis, bound=min(bound, 2**31))
 
 
 def _legalize_scale(bb: Any, call_: Any) -> Any:
     axis = int(call_.attrs["axis"])
+    acc, scale = call_.args
+    found = halves(constant(scale), int(call_.attrs["bound"])) if bool(call_.attrs.get("fma", False)) else None
 
-    def compute(acc: Any, scale: Any) -> Any:
+    def in_float64(acc: Any, scale: Any) -> Any:
         def element(*i: Any) -> Any:
             return (acc(*i).astype("float64") * along_axis(scale, axis, i)).astype("float32")
 
         return te.compute(acc.shape, element, name="scale_accumulators")
 
-    return bb.call_te(compute, *call_.args, primfunc_name_hint="scale_accumulators")
+    def in_float32(acc: Any, high: Any, low: Any) -> Any:
+        def element(*i: Any) -> Any:
+            value = acc(*i).astype("float32")
+            return fma(value, along_axis(high, axis, i), value * along_axis(low, axis, i), 1)
+
+        return te.compute(acc.shape, element, name="scale_accumulators")
+
+    compute, scales = (in_float64, (scale,)) if found is None else (in_float32, tuple(map(literal, found)))
+    return bb.call_te(compute, acc, *scales, primfunc_name_hint="scale_accumulators")
 
 
 register(SCALE_ACCUMULATORS, 2, _like("float32"), _legalize_scale)

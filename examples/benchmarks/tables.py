@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ import networks
 
 from schedules.cores import CORES, MISS_SOURCE
 from tvm_lowbit.boards.rows import BOARDS
+
+# Layers of each network that the page lists; all are in the results beside it.
+LEAST = 3
 
 Rows = Mapping[str, Mapping[str, Any]]
 _BOARD = {row.core: row for row in BOARDS.values() if row.core is not None and row.clock is not None}
@@ -20,7 +24,7 @@ _VARIANTS = {
 }
 _HOW = """\
 All cycles, bytes and misses here are **estimates** by `tvm-lowbit bench`'s meter: no board was measured. One thread,
-batch 1, random weights from the seed. Times on this machine, in the last table, are measured.
+batch 1, random weights from the seed. Times on this machine, in the last tables, are measured.
 
 - **W2A2**: 2-bit weights and activations, 8-bit input, stem and classifier or heads, exported by Brevitas to QONNX and
   compiled for the board; the second call is counted.
@@ -182,29 +186,31 @@ def _memory(rows: Rows) -> list[str]:
 
 
 def _host(rows: Rows) -> list[str]:
-    """Layers on this machine."""
-    head = ("network", "layer", "bits", "technique", "ms", "plain TVM fp32, ms", "ratio, median", "quartiles")
-    lines, slower, loads = [], [], []
+    """Layers on this machine: each network's, and those that gain least."""
+    head = ("network", "layers", "slower", "ratio, least", "median", "most", "whole network, ms", "plain TVM fp32, ms")
+    head += ("ratio",)
+    lines, least, loads = [], [], []
     for key, row in rows.items():
         network, _, what = key.partition("/")
-        if "load" in row:
-            loads.append(f"{row['load']:g} on {row['cores']} cores ({network})")
-        for layer in row["layers"] if what == "host" else ():
+        if what != "host":
+            continue
+        *layers, whole = row["layers"]
+        loads.append(f"{row['load']:g} on {row['cores']} cores ({network})")
+        ratios = [layer["ratio"] for layer in layers]
+        bounds = (f"{ratio:.1f}" for ratio in (min(ratios), statistics.median(ratios), max(ratios)))
+        times = (f"{whole['ours_ms']:,.1f}", f"{whole['theirs_ms']:,.1f}", f"{whole['ratio']:.1f}")
+        lines.append((network, str(len(layers)), str(sum(ratio < 1 for ratio in ratios)), *bounds, *times))
+        for layer in sorted(layers, key=lambda layer: float(layer["ratio"]))[:LEAST]:
             low, high = layer["quartiles"]
-            lines.append(
-                (
-                    *(network, f"`{layer['layer']}`", layer["bits"], layer["technique"]),
-                    *(f"{layer['ours_ms']:.3f}", f"{layer['theirs_ms']:.3f}", f"{layer['ratio']:.1f}"),
-                    f"{low:.1f} to {high:.1f}",
-                )
-            )
-            if layer["ratio"] < 1:
-                slower.append(f"`{layer['layer']}`")
+            cells = (network, f"`{layer['layer']}`", layer["bits"], layer["technique"])
+            cells += (f"{layer['ours_ms']:.3f}", f"{layer['theirs_ms']:.3f}", f"{layer['ratio']:.1f}")
+            least.append((*cells, f"{low:.1f} to {high:.1f}"))
     if not lines:
         return []
-    said = f"Slower than plain TVM's: {', '.join(slower)}." if slower else "No layer is slower than plain TVM's."
-    busy = f" Load of the machine meanwhile, these measurements included: {', '.join(loads)}." if loads else ""
-    return [*_table(head, lines), "", said + busy]
+    columns = ("network", "layer", "bits", "technique", "ms", "plain TVM fp32, ms", "ratio, median", "quartiles")
+    said = f"Load of the machine meanwhile, these measurements included: {', '.join(loads)}."
+    intro = f"The {LEAST} layers of each that gain least; all are in the JSON file beside this page:"
+    return [*_table(head, lines), "", said, "", intro, "", *_table(columns, least)]
 
 
 _TABLES: Mapping[str, Callable[[Rows], list[str]]] = {

@@ -119,4 +119,4 @@ def scaled(acc: Any, axis: int, bound: int, scale: npt.NDArray[np.float64]) -> T
         return values
 
     known = Accumulated(acc, axis, bound, value, scale=per_channel)
-    return Taken(known, ops.scale_accumulators(acc, per_channel, axis))
+    return Taken(known, ops.scale_accumulators(acc, per_channel, axis, bound))

@@ -154,6 +154,9 @@ def test_tables_compare_and_say_what_is_missing(run):
     docs = Path(__file__).parents[2] / "docs"
     assert (docs / "benchmarks.md").read_text() == markdown(json.loads((docs / "benchmarks.json").read_text()))
     slow = {"layer": "/a/Conv", "bits": "W2A2", "technique": "t", "ours_ms": 2.0, "theirs_ms": 1.0}
-    row = {"layers": [slow | {"ratio": 0.5, "quartiles": [0.4, 0.6]}]}
+    layers = [slow | {"ratio": 0.5, "quartiles": [0.4, 0.6]}, slow | {"ratio": 3.0, "quartiles": [2.0, 4.0]}]
+    whole = slow | {"layer": "whole network", "ratio": 1.5, "quartiles": [1.4, 1.6]}
+    row = {"layers": [*layers, whole], "load": 0.5, "cores": 2}
     said = markdown({"seed": 1, "versions": {}, "rows": {"resnet18/host": row}})
-    assert "Slower than plain TVM's: `/a/Conv`." in said and "0.4 to 0.6" in said
+    # Two layers, of which one is slower, then the network; and each layer by itself.
+    assert "| resnet18 | 2 | 1 | 0.5 | 1.8 | 3.0 | 2.0 | 1.0 | 1.5 |" in said and "0.4 to 0.6" in said

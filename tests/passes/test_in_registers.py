@@ -122,6 +122,32 @@ def test_integers_to_codes_in_one_kernel(name: str) -> None:
     assert len(np.unique(expected)) > 2, "the case must tell codes apart"
 
 
+def kernels(mod: Any) -> list[str]:
+    """Names of the kernels that the fused program calls."""
+    passes = [relax.transform.LegalizeOps(), relax.transform.AnnotateTIROpPattern()]
+    fused = tvm.transform.Sequential([*passes, relax.transform.FuseOps(), relax.transform.FuseTIR()])(mod)
+    values = [b.value for b in dataflow.bindings(fused["main"])]
+    return [value.args[0].name_hint for value in values if op_name(value) == "relax.call_tir"]
+
+
+@pytest.mark.parametrize(
+    "join, fused", [(joined, True), (varying_bias, False)], ids=["by pixel", "constant by channel"]
+)
+def test_codes_are_written_pixel_by_pixel_where_that_is_the_order_of_all_they_read(join: Body, fused: bool) -> None:
+    """No kernel packs the join's codes for the convolution behind it; one does where a constant lies otherwise."""
+
+    def body(emit: Any, x: Any) -> Any:
+        return emit(relax.op.negative(conv_of(emit, join(emit, x), "behind")), "end")
+
+    mod = detect_quantizers(module(body, SHAPE))
+    lowered = lower_lowbit(rewrite_lowbit(mod), host_core())
+    names = kernels(lowered)
+    assert any("quantize" in name and "pack" in name.partition("quantize")[2] for name in names) == fused
+    x = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    machine = relax.VirtualMachine(compile_module(lowered, tvm.target.Target("llvm")), tvm.cpu())
+    np.testing.assert_array_equal(machine["main"](tvm.runtime.tensor(x)).numpy(), evaluate(mod, x)[0])
+
+
 def test_what_several_read_is_written_and_says_so() -> None:
     """A residual stream that nothing quantises before it branches stays float, with its reason."""
 
