@@ -104,6 +104,11 @@ class CoreSpec:
         """Whether this is an AArch64 core."""
         return self.mtriple.startswith("aarch64")
 
+    @property
+    def vector_bits(self) -> int:
+        """Of the vectors that LLVM makes of a loop."""
+        return 512 if "avx512" in self.features else 256 if "fma" in self.features else 128
+
     def target_dict(self) -> dict[str, object]:
         """The TVM target in its dict spelling."""
         row: dict[str, object] = {"kind": "llvm", "mtriple": self.mtriple, "mcpu": self.mcpu, "num-cores": self.cores}

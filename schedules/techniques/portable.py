@@ -17,6 +17,9 @@ from schedules.layout import Layout
 from schedules.padding import runs
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
 
+# Weights of so many bits are packed by other techniques.
+NARROW_BITS = 4
+
 
 class Portable(Technique):
     """Sums products of codes in int32 and corrects for offsets at the end."""
@@ -24,9 +27,14 @@ class Portable(Technique):
     name = "portable"
 
     def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
-        """16 products: widen the weights (6), 4 multiply-adds, load weights and sums (5), store sums (4)."""
+        """16 products: widen the weights (6), 4 multiply-adds, load weights and sums (5), store sums (4).
+
+        LLVM makes vectors as wide as the core has them, other techniques some of 128 bits. Narrow weights take a byte
+        each here: on such cores they are left to techniques that keep them at their bits and are about as fast.
+        """
         steps = problem.macs / problem.group_out_channels * -(-problem.group_out_channels // 16)
-        return steps * core.cycles({"widen": 6, "mla": 4, "ldr": 5, "str": 4})
+        wider = core.vector_bits / 128 if problem.w.bits > NARROW_BITS else 1
+        return steps * core.cycles({"widen": 6, "mla": 4, "ldr": 5, "str": 4}) / wider
 
     def in_layout(self, problem: DotProblem) -> Layout:
         """Plain codes."""
