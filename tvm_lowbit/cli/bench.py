@@ -50,7 +50,7 @@ def bench_command(
         result = meter_model(artifact, caches=caches)
     row = BOARDS.get(artifact.manifest.board)
     report = BenchReport(model.stem, artifact.manifest.board, None if row is None else row.clock, result)
-    show(report.table())
+    show(report.table(), width=180)
     click.echo(report.summary())
     if out is not None:
         click.echo(f"in {out}: {', '.join(path.name for path in report.write(out))}")

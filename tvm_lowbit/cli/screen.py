@@ -28,10 +28,9 @@ def progress(what: str, lines: bool = False) -> Iterator[tuple[Callable[[str], N
         yield step, lambda text: status.update(escape(f"{current}: {text}"))
 
 
-def show(*tables: Any) -> None:
-    """Print tables of rich, or text."""
-    # Into a file or pipe, tables are as wide as those of `str(report)`.
-    console = Console(width=None if Console().is_terminal or "COLUMNS" in os.environ else 140)
+def show(*tables: Any, width: int = 140) -> None:
+    """Print tables of rich, or text; into a file or pipe as wide as said, by default as those of `str(report)`."""
+    console = Console(width=None if Console().is_terminal or "COLUMNS" in os.environ else width)
     for table in tables:
         console.print(table)
 

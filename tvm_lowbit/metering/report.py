@@ -19,9 +19,11 @@ from tvm_lowbit.metering.models import ModelEstimate, StepEstimate
 LINE = 64
 _HEADINGS = (
     *("layer", "bits", "technique", "cycles (estimate)", "MACs/cycle", "of limit"),
-    *("bytes loaded", "stored", "touched", "L1 misses", "L2 misses"),
+    *("kB loaded", "stored", "touched", "L1 misses", "L2 misses"),
 )
 _LEFT = 3
+# Characters of a name that the table shows: TVM calls a kernel by all the operators in it.
+_NAME = 44
 _COLOURS = ("#3b6ea5", "#c9d6e4", "#f2a71b")
 _INCHES_A_BAR, _DOTS_PER_INCH = 0.22, 150
 _BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 6}
@@ -65,7 +67,7 @@ class BenchReport:
         table = Table(title=title, title_justify="left", show_footer=False)
         for place, heading in enumerate(_HEADINGS):
             justify: Any = "left" if place < _LEFT else "right"
-            table.add_column(heading, justify=justify, overflow="fold", no_wrap=place >= _LEFT)
+            table.add_column(heading, justify=justify, overflow="ellipsis" if place < _LEFT else "fold", no_wrap=True)
         for step in self.result.steps:
             table.add_row(*map(Text, _cells(step)))
         table.add_section()
@@ -169,18 +171,26 @@ def _cells(step: StepEstimate) -> Sequence[str]:
     e = step.estimate
     t = e.traffic
     return (
-        step.name,
+        _shortened(step.name),
         step.bits,
         step.technique,
         f"{e.cycles:,.0f}",
         f"{step.macs_per_cycle:.2f}" if step.macs else "",
         "" if step.share is None else f"{step.share:.0%}",
-        f"{e.loaded:,}",
-        f"{e.stored:,}",
-        "" if t is None else f"{t.lines * LINE:,}",
+        f"{e.loaded / 1e3:,.0f}",
+        f"{e.stored / 1e3:,.0f}",
+        "" if t is None else f"{t.lines * LINE / 1e3:,.0f}",
         "" if t is None else f"{t.l1_misses:,}",
         "" if t is None else f"{t.l2_misses:,}",
     )
+
+
+def _shortened(name: str) -> str:
+    """Both ends of a long name: a layer's place in the network, and its operator or what a kernel ends with."""
+    if len(name) <= _NAME:
+        return name
+    half = (_NAME - 1) // 2
+    return f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[half + 1 - _NAME :]}"
 
 
 def _figures(step: StepEstimate) -> dict[str, Any]:
