@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from tvm import relax
 
 from relay_passes import layouts
 from relay_passes.assign import PLAIN, Form
 from relay_passes.dataflow import Scope
 from relay_passes.integer_forms import ELEMENTWISE
-from relay_passes.ops import DEQUANTIZE, QUANTIZE, SCALE_ACCUMULATORS, constant, op_name, shape_of
+from relay_passes.ops import DEQUANTIZE, QUANTIZE, SCALE_ACCUMULATORS, constant, literal, op_name, shape_of
 from schedules.layout import Layout
-from schedules.moving import Window, concat_kernel, max_pool_kernel, repack_kernel
+from schedules.moving import Window, concat_kernel, max_pool_kernel, repack_kernel, take_kernel
 
 # What is computed alike in the order of the graph and in that of pixels.
 _ANY_ORDER = ELEMENTWISE | {QUANTIZE, DEQUANTIZE, SCALE_ACCUMULATORS}
@@ -100,4 +101,13 @@ def joined(forms: Forms, call: Any, target: Layout, name: str) -> Any:
     kernel = concat_kernel(shape, [layouts.nhwc_shape(shape_of(field))[3] for field in fields], target)
     args = [forms.get(field, PLAIN, name) for field in fields]
     packed = call_kernel(forms.scope, kernel, "concat", args, target.shape(*shape), "uint8", f"{name}/physical")
+    return forms.produced(packed, target, shape_of(call), name)
+
+
+def taken(forms: Forms, call: Any, target: Layout, name: str) -> Any:
+    """Emit rows or columns of plain codes, by constant indices, into a layout."""
+    shapes = [layouts.nhwc_shape(shape_of(e)) for e in (call.args[0], call)]
+    kernel = take_kernel(shapes[0], int(call.attrs.axis) - 1, shapes[1], target)
+    args = [forms.get(call.args[0], PLAIN, name), literal(constant(call.args[1]).astype(np.int32))]
+    packed = call_kernel(forms.scope, kernel, "take", args, target.shape(*shapes[1]), "uint8", f"{name}/physical")
     return forms.produced(packed, target, shape_of(call), name)

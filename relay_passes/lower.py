@@ -15,9 +15,9 @@ from relay_passes.assign import PLAIN
 from relay_passes.chosen import Chosen
 from relay_passes.compose import compose_requantize
 from relay_passes.epilogues import lines_of, tables_of, thresholds_of
-from relay_passes.forms import Forms, call_kernel, joined, pooled
+from relay_passes.forms import Forms, call_kernel, joined, pooled, taken
 from relay_passes.lower_float import FloatKernels
-from relay_passes.network import CONCAT, Product, Survey, techniques
+from relay_passes.network import CONCAT, TAKE, Product, Survey, techniques
 from relay_passes.ops import constant, literal, op_name, quant_spec, shape_of
 from relay_passes.problem import dot_problem
 from schedules import tuned_rows
@@ -143,6 +143,8 @@ class _Lowering:
             written = self._written(var)
             if operator == CONCAT:
                 return joined(self.forms, value, written, name)
+            if operator == TAKE:
+                return taken(self.forms, value, written, name)
             source = self.chosen.read(self.survey.name(var), self.survey.name(self.values[var].args[0]))
             return pooled(self.forms, value, source, written, name)
         if operator == ops.DEQUANTIZE and constant(value.args[0]) is not None:

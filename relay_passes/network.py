@@ -1,8 +1,8 @@
 """The program as `assign` sees it: which kernels there are, what they may read and write, and what each costs.
 
 Kernels of this project work on physical layouts: products, with or without an epilogue; and, where their input was
-written by one of these, quantisers of codes, largest values of windows, and joins of channels. What else reads codes is
-left to TVM and reads them in the graph's own order.
+written by one of these, quantisers of codes, largest values of windows, joins of channels, and rows or columns by
+constant indices. What else reads codes is left to TVM and reads them in the graph's own order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from schedules.dot_problem import DotProblem
 from schedules.layout import Layout
 from schedules.techniques import TECHNIQUES, Choice, Technique
 
-POOL, CONCAT = "relax.nn.max_pool2d", "relax.concat"
+POOL, CONCAT, TAKE = "relax.nn.max_pool2d", "relax.concat", "relax.take"
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,9 @@ class Survey:
             return int(value.attrs.axis or 0) == 1 and all(field in self.physical for field in fields)
         if operator == POOL:
             return value.args[0] in self.physical and value.attrs.layout == value.attrs.out_layout == "NCHW"
+        if operator == TAKE:
+            whole = value.args[0] in self.physical and len(shape_of(var)) == 4 and int(value.attrs.axis or 0) in (2, 3)
+            return whole and _within(ops.constant(value.args[1]), shape_of(value.args[0])[int(value.attrs.axis)])
         if operator != ops.REQUANTIZE or int(value.attrs["axis"]) != 1 or len(shape_of(value)) not in (2, 3, 4):
             return False
         return value.args[0] in self.physical or value.args[0] in self.products
@@ -202,3 +205,8 @@ class Survey:
         plain: dict[Form, float] = {layout: conversions.repack_cycles(shape, layout, PLAIN, core) for layout in layouts}
         written: dict[Form, float] = {f: conversions.write_cycles(shape, f, core) for f in (PLAIN, *layouts)}
         return Tensor(self.name(var), written, {**made, None: conversions.scatter_cycles(shape, core)}, plain)
+
+
+def _within(indices: Any, extent: int) -> bool:
+    """Whether constant indices name places of an axis."""
+    return indices is not None and indices.ndim == 1 and bool(np.all((indices >= 0) & (indices < extent)))

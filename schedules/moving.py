@@ -184,6 +184,30 @@ def concat_kernel(shape: Shape, channels: Sequence[int], target: Layout) -> Any:
     return _kernel([(*shape[:3], c) for c in channels], target.shape(*shape), shape, body)
 
 
+def take_kernel(shape: Shape, axis: int, out_shape: Shape, target: Layout) -> Any:
+    """A PrimFunc of (plain codes ``(N, H, W, C)``, int32 indices of rows or columns, those rows or columns).
+
+    ``axis`` is 1 (rows) or 2 (columns).
+    """
+
+    def body(xs: list[Any], out: Any) -> Callable[[Any, Any, Any], None]:
+        x, indices = xs
+
+        def pixel(n: Any, y: Any, column: Any) -> None:
+            at = [n, indices[y], column] if axis == 1 else [n, y, indices[column]]
+            direct = target.kind == "nhwc"
+            codes = out if direct else T.alloc_buffer((1, shape[3]), "uint8")
+            for c, lanes in _channels(shape[3]):
+                _store(codes, _load(x, [*at, c], lanes), [n, y, column, c] if direct else [0, c], lanes)
+            if not direct:
+                pack_pixel(target, out, codes, const(0), n, y, column, shape[3])
+
+        return pixel
+
+    sources = [shape, (out_shape[axis],)]
+    return _kernel(sources, target.shape(*out_shape), out_shape, body, ("uint8", "int32"))
+
+
 def requantize_pixels(shape: Shape, dtype: str, spec: Thresholds, threshold_dtype: str) -> Any:
     """A PrimFunc of (codes or int32 accumulators ``(N, H, W, C)``, what `Epilogue` declares)."""
     with IRBuilder() as builder, T.prim_func():
@@ -217,11 +241,13 @@ def _kernel(
     target: tuple[int, ...],
     shape: Shape,
     body: Callable[[list[Any], Any], Callable[[Any, Any, Any], None]],
+    dtypes: Sequence[str] = (),
 ) -> Any:
-    """``body(inputs, out)`` gives what emits one pixel ``(n, y, x)`` of the output."""
+    """``body(inputs, out)`` gives what emits one pixel ``(n, y, x)`` of the output; inputs are uint8 if not said."""
     with IRBuilder() as builder, T.prim_func():
         _head()
-        xs = [T.arg(f"x{i}", T.buffer(source, "uint8")) for i, source in enumerate(sources)]
+        kinds = dtypes or ["uint8"] * len(sources)
+        xs = [T.arg(f"x{i}", T.buffer(*source)) for i, source in enumerate(zip(sources, kinds, strict=True))]
         out = T.arg("out", T.buffer(target, "uint8"))
         pixel = body(xs, out)
         with _rows(shape) as row, T.serial(0, shape[2]) as column:

@@ -45,6 +45,18 @@ def body(emit: Any, x: Any) -> Any:
     return relax.Tuple([end, other, emit(relax.op.negative(join), "codes_too")])
 
 
+def upsampled(emit: Any, x: Any) -> Any:
+    """Nearest upsampling as two gathers, joined with what it came from, rows and columns of that in another order."""
+    stem = quantised(emit, convolution(emit, quantised(emit, x, "in", qmax=255, scale=0.02), "stem", 16), "stem_q")
+    low = quantised(emit, convolution(emit, emit(relax.op.nn.max_pool2d(stem, (2, 2), (2, 2)), "pool"), "low", 8), "q")
+    for axis in (2, 3):
+        indices = relax.const(np.arange(SHAPE[axis] // 2 * 2, dtype=np.int64) // 2)
+        low = emit(relax.op.take(low, indices, axis=axis), f"up{axis}")
+    order = relax.const(np.array([5, 0, 2, 2, 8, 1, 4, 7], np.int64))
+    mixed = emit(relax.op.take(emit(relax.op.take(stem, order, axis=3), "columns"), order, axis=2), "mixed")
+    return convolution(emit, emit(relax.op.concat([low, mixed], axis=1), "both"), "end", 4)
+
+
 def binary(emit: Any, x: Any) -> Any:
     """Codes of one bit through a pool: planes may stay planes."""
     one = {"qmax": 1, "scale": 1.0}
@@ -67,7 +79,7 @@ def at_random(seed: int) -> Any:
     return pick
 
 
-@pytest.mark.parametrize("network", [body, binary])
+@pytest.mark.parametrize("network", [body, binary, upsampled])
 def test_every_assignment_gives_the_same_codes(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six at random, against TVM's compilation of the float graph."""
     mod = detect_quantizers(module(network, SHAPE))
@@ -96,6 +108,22 @@ def test_codes_stay_where_they_lie() -> None:
     summary = notes.read(lowered)["assignment"]
     assert summary["exact"]
     assert 0 < summary["kernels"] < summary["cycles"] <= summary["greedy"]
+
+
+def test_gathers_stay_where_codes_lie() -> None:
+    """Nothing between the stem and the last layer is left to TVM; indices that are no rows or columns are."""
+    lowered = lower_lowbit(rewrite_lowbit(detect_quantizers(module(upsampled, SHAPE))), CORES["cortex-a72"])
+    program = text(lowered)
+    assert program.count("R.call_tir(cls.take") == 4 and "R.take" not in program
+    assert (program.count("R.call_tir(cls.pack"), program.count("R.call_tir(cls.unpack")) == (1, 1)
+
+    def channels(emit: Any, x: Any) -> Any:
+        stem = quantised(emit, convolution(emit, quantised(emit, x, "in"), "stem", 16), "stem_q")
+        picked = emit(relax.op.take(stem, relax.const(np.array([3, 1], np.int64)), axis=1), "picked")
+        return convolution(emit, picked, "end", 4)
+
+    kept = lower_lowbit(rewrite_lowbit(detect_quantizers(module(channels, SHAPE))), CORES["cortex-a72"])
+    assert "R.take" in text(kept)
 
 
 def test_planes_of_one_bit_are_pooled_as_planes() -> None:

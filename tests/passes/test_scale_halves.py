@@ -85,3 +85,4 @@ def test_too_many_products_are_declined() -> None:
     """Accumulators that float32 does not hold, or more than are tried."""
     assert halves(np.array([0.3]), EXACT) is None
     assert halves(np.full(9, 0.3), MOST_PRODUCTS // 8) is None
+    assert halves(np.array([1e-40]), 3) is None

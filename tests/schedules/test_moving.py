@@ -12,7 +12,7 @@ import tvm
 from schedules import reference
 from schedules.dot_problem import Thresholds
 from schedules.layout import Layout, pack
-from schedules.moving import Window, concat_kernel, max_pool_kernel, repack_kernel, requantize_pixels
+from schedules.moving import Window, concat_kernel, max_pool_kernel, repack_kernel, requantize_pixels, take_kernel
 
 SHAPE = (2, 5, 6, 24)
 
@@ -99,6 +99,18 @@ def test_concat(target: Layout) -> None:
     expected = pack(together, target)
     got = run(concat_kernel(together.shape, [16, 5, 11], target), *parts, garbage(expected))
     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("target", [Layout(), Layout("planes", 3)])
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("channels", [24, 21])
+def test_take(target: Layout, axis: int, channels: int) -> None:
+    """Rows or columns in any order, several times or not at all."""
+    shape = (*SHAPE[:3], channels)
+    codes, indices = codes_of(shape, 3), np.array([3, 0, 0, 4, 3, 1, 1], np.int32)
+    expected = pack(codes.take(indices, axis), target)
+    kernel = take_kernel(shape, axis, codes.take(indices, axis).shape, target)
+    np.testing.assert_array_equal(run(kernel, codes, indices, garbage(expected)), expected)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])
