@@ -21,13 +21,15 @@ from schedules.counting import (
 from schedules.dot_problem import DotProblem
 from schedules.intrinsics import const, vstore
 from schedules.pack_codes import load_vector, loads_vectors, pack_pixel, store_codes
-from schedules.vectors import keep_rolled
+from schedules.vectors import bits_of, keep_rolled
 
 # Up to here a vector selects each threshold among the rows of all the second operand's codes.
 SIDE_THRESHOLDS = 64
 SIDE_LANES = 8
 # Neighbours whose codes are guessed by lines at once.
 LINE_LANES = 8
+# Bits of a vector register.
+REGISTER = 128
 
 
 class Epilogue:
@@ -194,13 +196,16 @@ class Epilogue:
             with guard(exists, i):
                 count_grouped(self.spec, self.tables, value, c, lanes, codes, i)
         else:
-            value = accumulators(i, group, first, lanes, "int8" if narrow else p.threshold_dtype)
+            kind = "int8" if narrow else p.threshold_dtype
+            # Registers' widths apart: each is counted by itself, and all are narrowed together.
+            width = min(lanes, REGISTER // bits_of(kind))
+            values = [accumulators(i, group, first + at, width, kind) for at in range(0, lanes, width)]
             with guard(exists, i):
                 side = None
                 if self.spec.side is not None:
                     n, y, x = place(i)
                     side = load_vector(self.spec.side, self.side, n, y, x, c, p.out_channels)
-                vstore(T, codes, count_vector(self.spec, self.tables, value, side, c, lanes), [i, c], lanes)
+                vstore(T, codes, count_vector(self.spec, self.tables, values, side, c, lanes), [i, c], lanes)
 
 
 @contextmanager
