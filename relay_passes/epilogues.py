@@ -11,6 +11,7 @@ from relay_passes.ops import constant, shape_of
 from schedules.counting import LINEAR_LEVELS
 from schedules.dot_problem import DotProblem, Thresholds
 from schedules.layout import Layout
+from schedules.slants import Slants, fit_slants, reach
 from schedules.threshold_lines import fit_lines
 
 
@@ -25,6 +26,15 @@ def lines_of(epilogue: Thresholds, tables: list[Any], problem: DotProblem) -> np
     if epilogue.levels <= LINEAR_LEVELS or epilogue.falls or epilogue.side_bits:
         return None
     return fit_lines(constant(tables[0]), problem.accumulator_bound())
+
+
+def slants_of(
+    epilogue: Thresholds, tables: list[Any], problem: DotProblem, weights: npt.NDArray[Any], offset: npt.NDArray[Any]
+) -> Slants | str | None:
+    """What a second operand's codes move accumulators by, or why they pick thresholds; None where there is none."""
+    if epilogue.falls or epilogue.side is None:
+        return None
+    return fit_slants(constant(tables[0]), *reach(problem, weights, offset))
 
 
 def tables_of(call: Any) -> list[Any]:

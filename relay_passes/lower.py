@@ -14,7 +14,7 @@ from relay_passes import dataflow, layouts, notes, ops
 from relay_passes.assign import PLAIN
 from relay_passes.chosen import Chosen
 from relay_passes.compose import compose_requantize
-from relay_passes.epilogues import lines_of, tables_of, thresholds_of
+from relay_passes.epilogues import lines_of, slants_of, tables_of, thresholds_of
 from relay_passes.forms import Forms, call_kernel, joined, pooled
 from relay_passes.lower_float import FloatKernels
 from relay_passes.network import CONCAT, Product, Survey, techniques
@@ -184,6 +184,12 @@ class _Lowering:
                 why = f"; each code is searched among {epilogue.levels} thresholds: {lines}"
             elif lines is not None:
                 tables, epilogue = [*tables, literal(lines)], replace(epilogue, lines=True)
+            slants = slants_of(epilogue, tables, problem, plan.weights, constant(dot.args[2]))
+            if isinstance(slants, str):
+                why = f"; the residual's codes pick thresholds: {slants}"
+            elif slants is not None:
+                tables = [literal(slants.thresholds), tables[1], literal(slants.steps)]
+                epilogue = replace(epilogue, shift=slants.shift)
             size += sum(constant(t).nbytes for t in tables)
             args += [*tables, *side]
             problem = replace(problem, epilogue=epilogue)

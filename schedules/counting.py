@@ -11,7 +11,7 @@ from tvm.script.ir_builder import tirx as T
 from schedules.dot_problem import Thresholds
 from schedules.intrinsics import const, of_lanes, splat, vload, vstore
 from schedules.registers import held
-from schedules.vectors import assembly, bits_of, keep_rolled
+from schedules.vectors import assembly, bits_of, keep_rolled, part
 
 # Up to here one comparison per threshold, which vectorises over channels, beats a binary search, which does not.
 LINEAR_LEVELS = 15
@@ -33,7 +33,11 @@ def count_vector(
     few = max(spec.levels, spec.falls) < SEARCH_LEVELS and not (side is not None and spec.rows > 1)
     count = _count_masks if few else _count_rows
     width = lanes // len(accumulators)
-    parts = [count(spec, tables, a, side, channel + i * width, width) for i, a in enumerate(accumulators)]
+    sides = [side if side is None or width == lanes else part(side, at, width) for at in range(0, lanes, width)]
+    parts = [
+        count(spec, tables, value, code, channel + i * width, width)
+        for i, (value, code) in enumerate(zip(accumulators, sides, strict=True))
+    ]
     code = _bytes(parts)
     if few:
         code = splat(const(0, "uint8"), lanes) - code
@@ -182,14 +186,23 @@ def _search(value: Any, rows: list[Any], kind: str, lanes: int) -> Any:
 
 
 def declare_tables(spec: Thresholds, channels: int, dtype: str) -> list[Any]:
-    """Declare the parameters thresholds, flip and, if there are any, falling thresholds or lines."""
+    """Declare the parameters thresholds, flip and, if there are any, falling thresholds, lines or steps."""
     tables = [T.arg("thresholds", T.buffer((spec.rows, spec.levels, channels), dtype))]
     tables.append(T.arg("flip", T.buffer((channels,), "uint8")))
     if spec.falls:
         tables.append(T.arg("falls", T.buffer((spec.rows, spec.falls, channels), dtype)))
     if spec.lines:
         tables.append(T.arg("lines", T.buffer((2, channels), "float32")))
+    if spec.shift is not None:
+        tables.append(T.arg("steps", T.buffer((channels,), dtype)))
     return tables
+
+
+def slanted(spec: Thresholds, tables: list[Any], value: Any, code: Any, channel: Any, lanes: int) -> Any:
+    """Accumulators moved by the codes of a second operand, in a type that holds them."""
+    kind = str(value.ty.dtype)
+    steps, shift = vload(tables[-1], [channel], lanes).astype(kind), const(spec.shift, kind.partition("x")[0])
+    return (value << splat(shift, lanes) if spec.shift else value) + code.astype(kind) * steps
 
 
 def count_reached(
@@ -197,6 +210,8 @@ def count_reached(
 ) -> None:
     """Emit ``codes[at] = number of thresholds reached`` less that of falls (counted downwards where ``flip``)."""
     thresholds, flip = tables[:2]
+    if spec.shift is not None:
+        accumulator, row = slanted(spec, tables, accumulator, row, channel, 1), const(0)
     value = T.alloc_buffer((1,), "int32")
     T.buffer_store(value, accumulator, [0])
     reached = _reached(thresholds, spec.levels, value[0], row, channel)

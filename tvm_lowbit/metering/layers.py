@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schedules import reference
+from schedules import reference, slants
 from schedules.cores import CoreSpec, find_core
 from schedules.dot_problem import DotProblem, Thresholds
 from schedules.errors import LowbitError
@@ -169,9 +169,16 @@ def _epilogue(spec: Thresholds, sums: Array, p: DotProblem, random: Any) -> tupl
     falls = table(spec.falls) if spec.falls else None
     side = random.integers(0, spec.rows, sums.shape, np.uint8) if spec.side is not None else None
     tables = [thresholds, flip, *([] if falls is None else [falls])]
+    if side is not None and spec.shift is not None:
+        found, sums = slants.made_up(spec, sums, side, p.threshold_dtype, random)
+        tables[0] = thresholds = found.thresholds
+        tables.append(found.steps)
+        codes = reference.count_thresholds(sums, thresholds, flip)
+    else:
+        codes = reference.count_thresholds(sums, thresholds, flip, side, falls)
     if side is not None and spec.side is not None:
         tables.append(pack(side, spec.side))
-    return tables, pack(reference.count_thresholds(sums, thresholds, flip, side, falls), spec.out)
+    return tables, pack(codes, spec.out)
 
 
 def _even(sums: Array, levels: int) -> Array:
