@@ -201,7 +201,7 @@ def declare_tables(spec: Thresholds, channels: int, dtype: str) -> list[Any]:
 def slanted(spec: Thresholds, tables: list[Any], value: Any, code: Any, channel: Any, lanes: int) -> Any:
     """Accumulators moved by the codes of a second operand, in a type that holds them."""
     kind = str(value.ty.dtype)
-    steps, shift = vload(tables[-1], [channel], lanes).astype(kind), const(spec.shift, kind.partition("x")[0])
+    steps, shift = vload(tables[-1], [channel], lanes).astype(kind), const(spec.shift or 0, kind.partition("x")[0])
     return (value << splat(shift, lanes) if spec.shift else value) + code.astype(kind) * steps
 
 

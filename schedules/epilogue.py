@@ -19,7 +19,7 @@ from schedules.counting import (
     declare_tables,
     slanted,
 )
-from schedules.dot_problem import DotProblem
+from schedules.dot_problem import DotProblem, Thresholds
 from schedules.intrinsics import const, vstore
 from schedules.pack_codes import load_vector, loads_vectors, pack_pixel, store_codes
 from schedules.vectors import bits_of, keep_rolled, part
@@ -206,7 +206,8 @@ class Epilogue:
             with guard(exists, i):
                 side = None
                 if spec.side is not None:
-                    side = load_vector(spec.side, self.side, *place(i), c, p.out_channels, lanes)
+                    n, y, x = place(i)
+                    side = load_vector(spec.side, self.side, n, y, x, c, p.out_channels, lanes)
                 if moves:
                     sides = [side if width == lanes else part(side, at, width) for at in starts]
                     columns = [c + at for at in starts]

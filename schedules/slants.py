@@ -42,7 +42,9 @@ def made_up(spec: Thresholds, sums: Array, side: Array, dtype: str, random: Any)
     most = min(room, max(1, int(shifted.std())))
     steps = random.integers(-most, most, channels, endpoint=True)
     moved = (shifted + side.reshape(-1, channels) * steps).reshape(sums.shape)
-    picked = moved.reshape(-1, channels)[random.integers(0, len(shifted), (1, spec.levels, channels)), np.arange(channels)]
+    picked = moved.reshape(-1, channels)[
+        random.integers(0, len(shifted), (1, spec.levels, channels)), np.arange(channels)
+    ]
     return Slants(spec.shift, np.sort(picked, axis=1).astype(dtype), steps.astype(dtype)), moved
 
 

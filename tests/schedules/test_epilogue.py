@@ -75,6 +75,40 @@ LINES: Mapping[str, tuple[DotProblem, ...]] = {
 }
 
 
+# A second operand's codes move accumulators; by how much they are shifted first depends on the tables.
+SLANTED: Mapping[str, tuple[DotProblem, ...]] = {
+    "few levels": (
+        counting(NARROW, 45, Thresholds(2, 3, 2, side=NHWC, shift=0)),
+        counting(NARROW, 43, Thresholds(1, 1, 1, planes(1), NHWC, shift=0)),
+        counting(NARROW, 40, Thresholds(2, 3, 2, planes(2), planes(2), shift=0)),
+        counting(NARROW, 22, Thresholds(3, 5, 3, planes(3, 2), planes(3, 11), shift=0)),
+        counting(WIDE, 24, Thresholds(2, 3, 2, side=planes(4, 3), shift=0)),
+        counting(WIDE, 27, Thresholds(2, 2, 3, side=NHWC, shift=0)),
+    ),
+    "many levels": (
+        counting(NARROW, 21, Thresholds(4, 15, 4, planes(4), NHWC, shift=0)),
+        counting(NARROW, 24, Thresholds(4, 15, 4, planes(4), planes(4), shift=0)),
+        counting(WIDE, 14, Thresholds(3, 7, 3, side=NHWC, shift=0)),
+        counting(WIDE, 16, Thresholds(3, 7, 2, side=planes(2), shift=0)),
+        counting(WIDE, 13, Thresholds(5, 31, 5, side=NHWC, shift=0)),
+        counting(WIDE, 8, Thresholds(5, 20, 4, side=planes(4), shift=0)),
+    ),
+    "groups": (
+        counting(NARROW, 20, Thresholds(2, 3, 2, side=NHWC, shift=0), channels=12, groups=2),
+        counting(NARROW, 32, Thresholds(2, 3, 2, planes(2, 2), planes(2, 2), shift=0), channels=12, groups=2),
+        counting(NARROW, 24, Thresholds(2, 3, 2, planes(2), planes(2), shift=0), channels=12, groups=2),
+    ),
+}
+
+
+@pytest.mark.parametrize("sample", SLANTED)
+@pytest.mark.parametrize(("core", "technique"), placed(("host", "cortex-a53", "cortex-a76")))
+def test_codes_of_a_second_operand_move_accumulators(
+    core: str, sample: str, technique: str, machines: Machines
+) -> None:
+    check_technique(technique, SLANTED[sample], machines(core))
+
+
 @pytest.mark.parametrize("sample", LINES)
 @pytest.mark.parametrize(("core", "technique"), placed(("host", "cortex-a53", "cortex-a76")))
 def test_codes_guessed_by_lines(core: str, sample: str, technique: str, machines: Machines) -> None:

@@ -53,7 +53,9 @@ def problem(
     # As after a scale and a bias.
     lines = levels > LINEAR_LEVELS and not side
     joined = Layout() if side else None
-    thresholds = Thresholds(activations, levels, side, side=joined, lines=lines, shift=shift) if epilogue or side else None
+    thresholds = (
+        Thresholds(activations, levels, side, side=joined, lines=lines, shift=shift) if epilogue or side else None
+    )
     pad = kernel // 2
     return DotProblem(
         batch=1,
@@ -85,7 +87,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--depthwise", action="store_true", help="each channel by itself")
     parser.add_argument("--epilogue", action="store_true", help="write codes by thresholds instead of accumulators")
     parser.add_argument("--side", type=int, default=0, metavar="BITS", help="codes of a residual join of so many bits")
-    parser.add_argument("--shift", type=int, help="of accumulators that those codes move; default: they pick thresholds")
+    parser.add_argument(
+        "--shift", type=int, help="of accumulators that those codes move; default: they pick thresholds"
+    )
     parser.add_argument("--knob", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--caches", action="store_true", help="count cache misses too")
     parser.add_argument("--blocks", type=int, default=0, metavar="N", help="list the N hottest blocks of each")
