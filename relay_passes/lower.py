@@ -14,7 +14,7 @@ from relay_passes import dataflow, layouts, notes, ops
 from relay_passes.assign import PLAIN
 from relay_passes.chosen import Chosen
 from relay_passes.compose import compose_requantize
-from relay_passes.epilogues import lines_of, slants_of, tables_of, thresholds_of
+from relay_passes.epilogues import fitted, tables_of, thresholds_of
 from relay_passes.forms import Forms, call_kernel, joined, pooled
 from relay_passes.lower_float import FloatKernels
 from relay_passes.network import CONCAT, Product, Survey, techniques
@@ -177,19 +177,8 @@ class _Lowering:
         layout, dtype, size, why = Layout(), "int32", sum(c.nbytes for c in plan.constants), ""
         if requantize is not None:
             layout, dtype = self._written(var), "uint8"
-            tables = tables_of(requantize)
             epilogue, side = self._side(var, requantize, thresholds_of(requantize, layout))
-            lines = lines_of(epilogue, tables, problem)
-            if isinstance(lines, str):
-                why = f"; each code is searched among {epilogue.levels} thresholds: {lines}"
-            elif lines is not None:
-                tables, epilogue = [*tables, literal(lines)], replace(epilogue, lines=True)
-            slants = slants_of(epilogue, tables, problem, plan.weights, constant(dot.args[2]))
-            if isinstance(slants, str):
-                why = f"; the residual's codes pick thresholds: {slants}"
-            elif slants is not None:
-                tables = [literal(slants.thresholds), tables[1], literal(slants.steps)]
-                epilogue = replace(epilogue, shift=slants.shift)
+            epilogue, tables, why = fitted(epilogue, requantize, problem, plan.weights, constant(dot.args[2]))
             size += sum(constant(t).nbytes for t in tables)
             args += [*tables, *side]
             problem = replace(problem, epilogue=epilogue)

@@ -51,7 +51,8 @@ class Epilogue:
             return
         if (self.spec.side is None) != (self.spec.side_bits == 0):
             raise ValueError(f"a side operand needs both bits and a layout: {self.spec}")
-        self.tables = declare_tables(self.spec, p.out_channels, p.threshold_dtype)
+        self.dtype = "int16" if self.spec.narrow else p.threshold_dtype
+        self.tables = declare_tables(self.spec, p.out_channels, self.dtype)
         if self.spec.side is not None:
             self.side = T.arg("side", T.buffer(self.spec.side.shape(*shape), "uint8"))
         self.out = T.arg("out", T.buffer(self.spec.out.shape(*shape), "uint8"))
@@ -155,7 +156,7 @@ class Epilogue:
 
     def _counted(self, spec: Thresholds) -> tuple[int, ...]:
         """The same where a second operand's codes can be read by vectors."""
-        search = (4, 1) if self.problem.threshold_dtype == "int32" else (8, 1)
+        search = (4, 1) if self.dtype == "int32" else (8, 1)
         most = max(spec.levels, spec.falls)
         if most > LINEAR_LEVELS:
             return search if not spec.falls and spec.rows == 1 else (1,)
@@ -198,7 +199,7 @@ class Epilogue:
                 count_by_line(self.spec, self.tables, value, c, lanes, codes, i)
         else:
             spec, moves = self.spec, self.spec.shift is not None
-            kind = "int8" if narrow and not moves else p.threshold_dtype
+            kind = "int8" if narrow and not moves else self.dtype
             # Registers' widths apart: each is counted by itself, and all are narrowed together.
             width = min(lanes, REGISTER // bits_of(kind))
             starts = range(0, lanes, width)

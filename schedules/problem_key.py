@@ -16,7 +16,7 @@ from schedules.dot_problem import DotProblem, Operand, Thresholds
 _N, _S = r"(\d+)", r"(-?\d+)"
 _KEY = re.compile(
     rf"n{_N}h{_N}w{_N}c{_N}o{_N} k{_N}x{_N} s{_N}x{_N} d{_N}x{_N} p{_S},{_S},{_S},{_S} g{_N} "
-    rf"a{_N}(x2)?([zn])? w{_N}(x2)?([tfr0uc])(?: to{_N}/{_N}(?: side{_N}(?:<<{_N})?)?(?: falls{_N})?| sums)"
+    rf"a{_N}(x2)?([zn])? w{_N}(x2)?([tfr0uc])(?: to{_N}/{_N}(n)?(?: side{_N}(?:<<{_N})?)?(?: falls{_N})?| sums)"
 )
 
 
@@ -25,8 +25,9 @@ def problem_key(problem: DotProblem) -> str:
 
     Activations: bits, ``x2`` for steps of two, ``z`` where 0 has a code other than 0, ``n`` where it has none. Weights:
     the same, and one of ``t`` (-1, 0, +1), ``0`` (offset 0), ``f`` (one offset), ``r`` (one, the least code unused),
-    ``u`` (values outside a signed byte), ``c`` (an offset per channel). Then ``sums``, or the codes' bits and levels,
-    the second operand's bits (``side2``, ``side2<<3`` where its code moves the shifted accumulator) and falls.
+    ``u`` (values outside a signed byte), ``c`` (an offset per channel).
+    Then ``sums``, or the codes' bits and levels (``n`` where weights leave accumulators 16 bits), the second operand's
+    bits (``side2``, ``side2<<3`` where its code moves the shifted accumulator) and falls.
     """
     p, e = problem, problem.epilogue
     key = f"n{p.batch}h{p.height}w{p.width}c{p.channels}o{p.out_channels} k{_pair(p.kernel)} s{_pair(p.stride)} "
@@ -36,7 +37,7 @@ def problem_key(problem: DotProblem) -> str:
         return f"{key} sums"
     side, falls = (f" {name}{count}" if count else "" for name, count in (("side", e.side_bits), ("falls", e.falls)))
     side += "" if e.shift is None else f"<<{e.shift}"
-    return f"{key} to{e.bits}/{e.levels}{side}{falls}"
+    return f"{key} to{e.bits}/{e.levels}{'n' if e.narrow else ''}{side}{falls}"
 
 
 def problem_of(key: str) -> DotProblem:
@@ -53,8 +54,8 @@ def problem_of(key: str) -> DotProblem:
     found = match.groups()
     n, h, w, c, o, ky, kx, sy, sx, dy, dx, top, left, bottom, right, g = map(int, found[:16])
     a_bits, a_twice, a_zero, w_bits, w_twice, w_kind = found[16:22]
-    bits, count, side, falls = (int(found[at] or 0) for at in (22, 23, 24, 26))
-    shift = None if found[25] is None else int(found[25])
+    bits, count, side, falls = (int(found[at] or 0) for at in (22, 23, 25, 27))
+    shift = None if found[26] is None else int(found[26])
     problem = DotProblem(
         n,
         h,
@@ -73,7 +74,7 @@ def problem_of(key: str) -> DotProblem:
         return problem
     # Many thresholds mostly rise evenly, as a scale and a bias leave them.
     lines = count > LINEAR_LEVELS and not side and not falls
-    epilogue = Thresholds(bits, count, side, falls=falls, lines=lines, shift=shift)
+    epilogue = Thresholds(bits, count, side, falls=falls, lines=lines, shift=shift, narrow=found[24] is not None)
     return replace(problem, epilogue=replace(epilogue, side=epilogue.out) if side else epilogue)
 
 

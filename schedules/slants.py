@@ -59,6 +59,14 @@ def reach(problem: DotProblem, weights: Array, offset: Array) -> tuple[Array, Ar
     return np.minimum(ends.min(axis=0), 0).sum(axis=1), np.maximum(ends.max(axis=0), 0).sum(axis=1)
 
 
+def narrowed(tables: list[Array], low: Array, high: Array) -> list[Array] | None:
+    """int32 thresholds ``(rows, levels, C)`` as int16, if 16 bits hold accumulators in ``low..high``; else None."""
+    limits = np.iinfo(np.int16)
+    if low.min() < limits.min or high.max() >= limits.max or tables[0].dtype == np.int16:
+        return None
+    return [np.where(t > high, limits.max, np.maximum(t, limits.min)).astype(np.int16) for t in tables]
+
+
 def fit_slants(thresholds: Array, low: Array, high: Array) -> Slants | str:
     """Steps that do what rows of thresholds do.
 

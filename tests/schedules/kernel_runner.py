@@ -19,7 +19,7 @@ from schedules import reference
 from schedules.cores import CORES, CoreSpec, host_core
 from schedules.dot_problem import DotProblem, Thresholds
 from schedules.layout import pack
-from schedules.slants import fit_slants, reach
+from schedules.slants import fit_slants, narrowed, reach
 from schedules.techniques import TECHNIQUES, Technique
 from schedules.threshold_lines import fit_lines
 from tvm_lowbit.boards import Session
@@ -185,6 +185,12 @@ def with_tables(problem: DotProblem, spec: Thresholds, operands: Operands) -> Op
     tables: tuple[Array, ...] = random_tables(spec, accumulators, bound, dtype, random)
     if spec.lines:
         tables = even_tables(spec, accumulators, bound, dtype), tables[1]
+    if spec.narrow:
+        ends = reach(problem, operands.weights, operands.weight_offset)
+        assert dtype == "int32", "there is nothing to be made narrow"
+        short = narrowed([tables[0]], *ends)
+        assert short is not None, ends
+        tables, dtype = (*short, tables[1]), "int16"
     if spec.shift is not None:
         tables = slanted_tables(spec, accumulators, dtype, random), tables[1]
     if spec.side is not None:

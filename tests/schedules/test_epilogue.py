@@ -8,12 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_runner import Machine, check_technique, placed, random_operands
+from kernel_runner import (
+    Machine,
+    build_kernel,
+    check_technique,
+    constant_operands,
+    placed,
+    random_operands,
+    with_tables,
+)
 
 from schedules import reference
 from schedules.dot_problem import INT32_MAX, DotProblem, Operand, Thresholds, threshold_dtype
 from schedules.layout import Layout
+from schedules.techniques import TECHNIQUES
 
+# Codes of activations and weights: products as large as they get, of either sign.
+ENDS = ((15, 15), (15, 0), (0, 15), (0, 0))
 Machines = Callable[[str], Machine]
 CORES = ("host", "cortex-a72")
 
@@ -73,6 +84,35 @@ LINES: Mapping[str, tuple[DotProblem, ...]] = {
     )
     for levels in (20, 255)
 }
+
+
+# Their accumulators fit 16 bits, by what weights can be at most they do not, and what is added up on the way does not.
+MANY = DotProblem(1, 2, 3, 300, 5, Operand(4, 1, -8), Operand(4, offset=-8, uniform=True))
+SHORT: Mapping[str, tuple[DotProblem, ...]] = {
+    "one row": (
+        counting(MANY, 21, Thresholds(2, 3, narrow=True)),
+        counting(MANY, 24, Thresholds(4, 15, out=planes(4), narrow=True)),
+        counting(MANY, 11, Thresholds(5, 20, narrow=True)),
+        counting(MANY, 17, Thresholds(2, 3, narrow=True), channels=16, kernel=(3, 3), height=6, padding=(1, 1, 1, 1)),
+    ),
+    "joined": (
+        counting(MANY, 19, Thresholds(2, 3, 1, side=NHWC, narrow=True)),
+        counting(MANY, 19, Thresholds(2, 3, 1, side=NHWC, shift=0, narrow=True), channels=120),
+        counting(MANY, 40, Thresholds(3, 7, 1, planes(3), planes(1), shift=0, narrow=True), channels=120),
+    ),
+}
+
+
+@pytest.mark.parametrize("sample", SHORT)
+@pytest.mark.parametrize(("core", "technique"), placed(("host", "cortex-a53", "cortex-a76")))
+def test_accumulators_that_fit_16_bits_as_weights_are(
+    core: str, sample: str, technique: str, machines: Machines
+) -> None:
+    check_technique(technique, SHORT[sample], machines(core))
+    machine, row = machines(core), TECHNIQUES[technique]
+    taken = [(p, p.epilogue) for p in SHORT[sample] if row.declines(p, machine.core) is None]
+    ends = [(p, with_tables(p, e, constant_operands(p, *codes, -8))) for p, e in taken if e for codes in ENDS]
+    machine.check([build_kernel(row, p, machine.core, operands) for p, operands in ends])
 
 
 # A second operand's codes move accumulators; by how much they are shifted first depends on the tables.

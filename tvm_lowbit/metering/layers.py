@@ -126,6 +126,10 @@ class MadeUp:
         offset = np.full(p.out_channels, p.w.offset if p.w.one_offset else -p.w.offset_bound, np.int32)
         p = p.knowing(weights, offset)
         sums: Array = reference.accumulate(p, codes, weights, offset)
+        dtype = np.iinfo(np.int16)
+        while p.epilogue is not None and p.epilogue.narrow and not (dtype.min <= sums.min() <= sums.max() < dtype.max):
+            codes = np.where(random.integers(0, 2, codes.shape), codes, np.uint8(p.a.zero_code or 0))
+            sums = reference.accumulate(p, codes, weights, offset)
         if p.epilogue is None:
             return cls(p, codes, weights, offset, (), sums.astype(np.int32))
         tables, expected = _epilogue(p.epilogue, sums, p, random)
@@ -155,14 +159,15 @@ def _epilogue(spec: Thresholds, sums: Array, p: DotProblem, random: Any) -> tupl
     """Thresholds and, where there is one, a second operand, made up; and the codes that they give."""
     channels = sums.shape[-1]
     flat = sums.reshape(-1, channels)
+    dtype = "int16" if spec.narrow else p.threshold_dtype
 
     def table(count: int) -> Array:
         picked = flat[random.integers(0, len(flat), (spec.rows, count, channels)), np.arange(channels)]
-        return np.sort(picked, axis=1).astype(p.threshold_dtype)
+        return np.sort(picked, axis=1).astype(dtype)
 
     thresholds, flip = table(spec.levels), random.integers(0, 2, channels, np.uint8)
     if spec.lines:
-        thresholds = _even(flat, spec.levels).astype(p.threshold_dtype)
+        thresholds = _even(flat, spec.levels).astype(dtype)
         lines = fit_lines(thresholds, p.accumulator_bound())
         assert not isinstance(lines, str), lines
         return [thresholds, flip, lines], pack(reference.count_thresholds(sums, thresholds, flip), spec.out)
@@ -170,7 +175,7 @@ def _epilogue(spec: Thresholds, sums: Array, p: DotProblem, random: Any) -> tupl
     side = random.integers(0, spec.rows, sums.shape, np.uint8) if spec.side is not None else None
     tables = [thresholds, flip, *([] if falls is None else [falls])]
     if side is not None and spec.shift is not None:
-        found, sums = slants.made_up(spec, sums, side, p.threshold_dtype, random)
+        found, sums = slants.made_up(spec, sums, side, dtype, random)
         tables[0] = thresholds = found.thresholds
         tables.append(found.steps)
         codes = reference.count_thresholds(sums, thresholds, flip)
