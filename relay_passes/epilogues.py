@@ -11,7 +11,7 @@ from relay_passes.ops import constant, literal, shape_of
 from schedules.counting import LINEAR_LEVELS
 from schedules.dot_problem import DotProblem, Thresholds
 from schedules.layout import Layout
-from schedules.slants import Slants, fit_slants, narrowed, reach
+from schedules.slants import fit_slants, narrowed, reach
 from schedules.threshold_lines import fit_lines
 
 
@@ -45,17 +45,17 @@ def fitted(
     wide = [constant(table) for table in tables[::2]]
     short = narrowed(wide, *ends)
     if epilogue.side is not None and not epilogue.falls:
-        found: Slants | str = ""
-        for rows in (short, wide):
-            found = fit_slants(rows[0], *ends) if rows is not None else found
+        for dtype in ("int16", "int32"):
+            found = fit_slants(wide[0], *ends, dtype)
             if not isinstance(found, str):
-                epilogue = replace(epilogue, shift=found.shift, narrow=rows is short)
+                own = None if dtype == problem.threshold_dtype else dtype
+                epilogue = replace(epilogue, shift=found.shift, dtype=own)
                 return epilogue, [literal(found.thresholds), tables[1], literal(found.steps)], why
-        why = f"; the residual's codes pick thresholds: {found}"
+            why = f"; the residual's codes pick thresholds: {found}"
     if short is None:
         return epilogue, tables, why
     first, *falls = map(literal, short)
-    return replace(epilogue, narrow=True), [first, tables[1], *falls], why
+    return replace(epilogue, dtype="int16"), [first, tables[1], *falls], why
 
 
 def tables_of(call: Any) -> list[Any]:

@@ -113,8 +113,9 @@ class Thresholds:
     shift : int or None
         Where the second operand's code moves the accumulator instead, how far that is shifted left first, and a table
         of steps comes with the thresholds: see `slants`.
-    narrow : bool
-        Whether accumulators fit 16 bits as the weights are, though for all that weights might be they need more.
+    dtype : str or None
+        Type of thresholds, and what accumulators are counted in, where it is not the problem's: int16 where they fit as
+        the weights are, though not for all that weights might be; int32 where a shift wants more bits.
     lines : bool
         Whether a table of lines near the thresholds comes with them, by which codes are guessed: see `threshold_lines`.
     """
@@ -127,7 +128,7 @@ class Thresholds:
     falls: int = 0
     lines: bool = False
     shift: int | None = None
-    narrow: bool = False
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         top = (1 << self.bits) - 1

@@ -51,7 +51,7 @@ class Epilogue:
             return
         if (self.spec.side is None) != (self.spec.side_bits == 0):
             raise ValueError(f"a side operand needs both bits and a layout: {self.spec}")
-        self.dtype = "int16" if self.spec.narrow else p.threshold_dtype
+        self.dtype = self.spec.dtype or p.threshold_dtype
         self.tables = declare_tables(self.spec, p.out_channels, self.dtype)
         if self.spec.side is not None:
             self.side = T.arg("side", T.buffer(self.spec.side.shape(*shape), "uint8"))

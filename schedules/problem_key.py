@@ -13,10 +13,12 @@ from dataclasses import replace
 from schedules.counting import LINEAR_LEVELS
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 
+# What tells an epilogue's own type.
+_TYPES = {None: "", "int16": "n", "int32": "w"}
 _N, _S = r"(\d+)", r"(-?\d+)"
 _KEY = re.compile(
     rf"n{_N}h{_N}w{_N}c{_N}o{_N} k{_N}x{_N} s{_N}x{_N} d{_N}x{_N} p{_S},{_S},{_S},{_S} g{_N} "
-    rf"a{_N}(x2)?([zn])? w{_N}(x2)?([tfr0uc])(?: to{_N}/{_N}(n)?(?: side{_N}(?:<<{_N})?)?(?: falls{_N})?| sums)"
+    rf"a{_N}(x2)?([zn])? w{_N}(x2)?([tfr0uc])(?: to{_N}/{_N}([nw])?(?: side{_N}(?:<<{_N})?)?(?: falls{_N})?| sums)"
 )
 
 
@@ -26,7 +28,8 @@ def problem_key(problem: DotProblem) -> str:
     Activations: bits, ``x2`` for steps of two, ``z`` where 0 has a code other than 0, ``n`` where it has none. Weights:
     the same, and one of ``t`` (-1, 0, +1), ``0`` (offset 0), ``f`` (one offset), ``r`` (one, the least code unused),
     ``u`` (values outside a signed byte), ``c`` (an offset per channel).
-    Then ``sums``, or the codes' bits and levels (``n`` where weights leave accumulators 16 bits), the second operand's
+    Then ``sums``, or the codes' bits and levels (``n`` where they are counted in 16 bits as weights are, ``w`` where a
+    shift takes 32), the second operand's
     bits (``side2``, ``side2<<3`` where its code moves the shifted accumulator) and falls.
     """
     p, e = problem, problem.epilogue
@@ -37,7 +40,7 @@ def problem_key(problem: DotProblem) -> str:
         return f"{key} sums"
     side, falls = (f" {name}{count}" if count else "" for name, count in (("side", e.side_bits), ("falls", e.falls)))
     side += "" if e.shift is None else f"<<{e.shift}"
-    return f"{key} to{e.bits}/{e.levels}{'n' if e.narrow else ''}{side}{falls}"
+    return f"{key} to{e.bits}/{e.levels}{_TYPES[e.dtype]}{side}{falls}"
 
 
 def problem_of(key: str) -> DotProblem:
@@ -74,7 +77,8 @@ def problem_of(key: str) -> DotProblem:
         return problem
     # Many thresholds mostly rise evenly, as a scale and a bias leave them.
     lines = count > LINEAR_LEVELS and not side and not falls
-    epilogue = Thresholds(bits, count, side, falls=falls, lines=lines, shift=shift, narrow=found[24] is not None)
+    dtype = next(name for name, letter in _TYPES.items() if letter == (found[24] or ""))
+    epilogue = Thresholds(bits, count, side, falls=falls, lines=lines, shift=shift, dtype=dtype)
     return replace(problem, epilogue=replace(epilogue, side=epilogue.out) if side else epilogue)
 
 

@@ -18,8 +18,8 @@ from schedules.dot_problem import DotProblem, Thresholds
 
 Array = npt.NDArray[Any]
 
-# More bits tell no more: what 8 bits of a fraction cannot tell apart is no line.
-MOST_SHIFT = 8
+# More bits tell no more: what so many bits of a fraction cannot tell apart is no line.
+MOST_SHIFT = 14
 # Beyond all that is compared, yet its sums fit 64 bits.
 _FAR = 1 << 48
 
@@ -67,7 +67,7 @@ def narrowed(tables: list[Array], low: Array, high: Array) -> list[Array] | None
     return [np.where(t > high, limits.max, np.maximum(t, limits.min)).astype(np.int16) for t in tables]
 
 
-def fit_slants(thresholds: Array, low: Array, high: Array) -> Slants | str:
+def fit_slants(thresholds: Array, low: Array, high: Array, dtype: str | None = None) -> Slants | str:
     """Steps that do what rows of thresholds do.
 
     Parameters
@@ -76,6 +76,8 @@ def fit_slants(thresholds: Array, low: Array, high: Array) -> Slants | str:
         Rows by the second operand's code; sorted along levels.
     low, high : int64 ``(C,)``
         Accumulators lie in ``low..high``, which holds 0.
+    dtype : str, optional
+        What moved accumulators must fit; default: the thresholds' own.
 
     Returns
     -------
@@ -84,7 +86,7 @@ def fit_slants(thresholds: Array, low: Array, high: Array) -> Slants | str:
     """
     reason = "its rows of thresholds are not evenly apart"
     for shift in range(MOST_SHIFT + 1):
-        found = _fitted(thresholds, low, high, shift)
+        found = _fitted(thresholds.astype(np.int64), low, high, shift, np.dtype(dtype or thresholds.dtype))
         if not isinstance(found, str):
             return found
         if "bits" in found:
@@ -92,24 +94,19 @@ def fit_slants(thresholds: Array, low: Array, high: Array) -> Slants | str:
     return reason
 
 
-def _fitted(thresholds: Array, low: Array, high: Array, shift: int) -> Slants | str:
-    limits = np.iinfo(thresholds.dtype)
+def _fitted(wanted: Array, low: Array, high: Array, shift: int, dtype: np.dtype[Any]) -> Slants | str:
+    limits, rows = np.iinfo(dtype), len(wanted)
     if int(low.min()) << shift < limits.min or int(high.max()) << shift >= limits.max:
-        return f"{limits.bits} bits hold no accumulator of {shift + 1} times its width"
-    wanted, rows = thresholds.astype(np.int64), len(thresholds)
+        return f"{limits.bits} bits hold no accumulators {1 << shift} times as large"
     never, always = wanted > high, wanted <= low
     # base - row * step must lie above `least` and at most at `most`.
     least = np.where(never, high << shift, np.where(always, -_FAR, (wanted - 1) << shift))
     most = np.where(always, low << shift, np.where(never, _FAR, wanted << shift))
     first, last = np.full(len(low), -_FAR), np.full(len(low), _FAR)
-    for one in range(rows):
-        for other in range(rows):
-            # Some base suits both rows where least[one] + one * step < most[other] + other * step.
-            room, apart = (most[other] - least[one] - 1).min(axis=0), one - other
-            if apart > 0:
-                last = np.minimum(last, room // apart)
-            elif apart < 0:
-                first = np.maximum(first, -(room // -apart))
+    for apart in range(1, rows):
+        # Some base suits rows i and j where least[i] + i * step < most[j] + j * step.
+        last = np.minimum(last, (most[:-apart] - least[apart:] - 1).min(axis=(0, 1)) // apart)
+        first = np.maximum(first, -((most[apart:] - least[:-apart] - 1).min(axis=(0, 1)) // apart))
     steps = np.clip(0, first, last)
     if (first > last).any():
         return f"no step suits channel {np.flatnonzero(first > last)[0]}"
@@ -121,4 +118,4 @@ def _fitted(thresholds: Array, low: Array, high: Array, shift: int) -> Slants | 
     moved = np.arange(rows)[:, None, None] * steps
     lowest, highest = (least + moved).max(axis=0) + 1, (most + moved).min(axis=0)
     bases = np.where(highest < _FAR // 2, highest, lowest)
-    return Slants(shift, bases[None].astype(thresholds.dtype), steps.astype(thresholds.dtype))
+    return Slants(shift, bases[None].astype(dtype), steps.astype(dtype))

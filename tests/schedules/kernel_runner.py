@@ -185,7 +185,7 @@ def with_tables(problem: DotProblem, spec: Thresholds, operands: Operands) -> Op
     tables: tuple[Array, ...] = random_tables(spec, accumulators, bound, dtype, random)
     if spec.lines:
         tables = even_tables(spec, accumulators, bound, dtype), tables[1]
-    if spec.narrow:
+    if spec.dtype == "int16":
         ends = reach(problem, operands.weights, operands.weight_offset)
         assert dtype == "int32", "there is nothing to be made narrow"
         short = narrowed([tables[0]], *ends)
@@ -226,7 +226,9 @@ def build_kernel(
         assert not isinstance(lines, str), lines
         tables.append(lines)
     if problem.epilogue is not None and problem.epilogue.shift is not None:
-        slants = fit_slants(tables[0], *reach(problem, operands.weights, operands.weight_offset))
+        slants = fit_slants(
+            tables[0], *reach(problem, operands.weights, operands.weight_offset), problem.epilogue.dtype
+        )
         assert not isinstance(slants, str), slants
         tables = [slants.thresholds, tables[1], slants.steps, *tables[2:]]
         problem = replace(problem, epilogue=replace(problem.epilogue, shift=slants.shift))

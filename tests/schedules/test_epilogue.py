@@ -90,15 +90,15 @@ LINES: Mapping[str, tuple[DotProblem, ...]] = {
 MANY = DotProblem(1, 2, 3, 300, 5, Operand(4, 1, -8), Operand(4, offset=-8, uniform=True))
 SHORT: Mapping[str, tuple[DotProblem, ...]] = {
     "one row": (
-        counting(MANY, 21, Thresholds(2, 3, narrow=True)),
-        counting(MANY, 24, Thresholds(4, 15, out=planes(4), narrow=True)),
-        counting(MANY, 11, Thresholds(5, 20, narrow=True)),
-        counting(MANY, 17, Thresholds(2, 3, narrow=True), channels=16, kernel=(3, 3), height=6, padding=(1, 1, 1, 1)),
+        counting(MANY, 21, Thresholds(2, 3, dtype="int16")),
+        counting(MANY, 24, Thresholds(4, 15, out=planes(4), dtype="int16")),
+        counting(MANY, 11, Thresholds(5, 20, dtype="int16")),
+        counting(MANY, 17, Thresholds(2, 3, dtype="int16"), channels=16, kernel=(3, 3), height=6, padding=(1, 1, 1, 1)),
     ),
     "joined": (
-        counting(MANY, 19, Thresholds(2, 3, 1, side=NHWC, narrow=True)),
-        counting(MANY, 19, Thresholds(2, 3, 1, side=NHWC, shift=0, narrow=True), channels=120),
-        counting(MANY, 40, Thresholds(3, 7, 1, planes(3), planes(1), shift=0, narrow=True), channels=120),
+        counting(MANY, 19, Thresholds(2, 3, 1, side=NHWC, dtype="int16")),
+        counting(MANY, 19, Thresholds(2, 3, 1, side=NHWC, shift=0, dtype="int16"), channels=120),
+        counting(MANY, 40, Thresholds(3, 7, 1, planes(3), planes(1), shift=0, dtype="int16"), channels=120),
     ),
 }
 
@@ -132,6 +132,12 @@ SLANTED: Mapping[str, tuple[DotProblem, ...]] = {
         counting(WIDE, 16, Thresholds(3, 7, 2, side=planes(2), shift=0)),
         counting(WIDE, 13, Thresholds(5, 31, 5, side=NHWC, shift=0)),
         counting(WIDE, 8, Thresholds(5, 20, 4, side=planes(4), shift=0)),
+    ),
+    "in 32 bits": (
+        counting(NARROW, 45, Thresholds(2, 3, 2, side=NHWC, shift=0, dtype="int32")),
+        counting(NARROW, 40, Thresholds(2, 3, 2, planes(2), planes(2), shift=0, dtype="int32")),
+        counting(NARROW, 21, Thresholds(4, 15, 4, planes(4), NHWC, shift=0, dtype="int32")),
+        counting(NARROW, 16, Thresholds(5, 20, 4, side=planes(4), shift=0, dtype="int32")),
     ),
     "groups": (
         counting(NARROW, 20, Thresholds(2, 3, 2, side=NHWC, shift=0), channels=12, groups=2),

@@ -45,7 +45,7 @@ def problem(
     bipolar: bool = False,
     side: int = 0,
     shift: int | None = None,
-    narrow: bool = False,
+    dtype: str | None = None,
 ) -> DotProblem:
     """A convolution that keeps channels, unless told otherwise, and, at stride 1, the image size."""
     weights, _, width = bits.partition("A")
@@ -55,7 +55,7 @@ def problem(
     lines = levels > LINEAR_LEVELS and not side
     joined = Layout() if side else None
     thresholds = (
-        Thresholds(activations, levels, side, side=joined, lines=lines, shift=shift, narrow=narrow)
+        Thresholds(activations, levels, side, side=joined, lines=lines, shift=shift, dtype=dtype)
         if epilogue or side
         else None
     )
@@ -93,7 +93,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--shift", type=int, help="of accumulators that those codes move; default: they pick thresholds"
     )
-    parser.add_argument("--narrow", action="store_true", help="weights leave accumulators 16 bits")
+    parser.add_argument("--dtype", choices=["int16", "int32"], help="what is counted in; default: what all weights fit")
     parser.add_argument("--knob", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--caches", action="store_true", help="count cache misses too")
     parser.add_argument("--blocks", type=int, default=0, metavar="N", help="list the N hottest blocks of each")
@@ -124,7 +124,7 @@ def main() -> int:
     knobs = {name: int(value) for name, _, value in (knob.partition("=") for knob in arguments.knob)}
     sizes = [(int(channels), int(size)) for channels, _, size in (layer.partition("x") for layer in arguments.layer)]
     spelled = [bits.upper() for bits in arguments.bits for _ in sizes]
-    asked = ("kernel", "stride", "out_channels", "depthwise", "epilogue", "bipolar", "side", "shift", "narrow")
+    asked = ("kernel", "stride", "out_channels", "depthwise", "epilogue", "bipolar", "side", "shift", "dtype")
     shape = {name: getattr(arguments, name) for name in asked}
     problems = [problem(*size, bits.upper(), **shape) for bits in arguments.bits for size in sizes]
 

@@ -126,8 +126,8 @@ class MadeUp:
         offset = np.full(p.out_channels, p.w.offset if p.w.one_offset else -p.w.offset_bound, np.int32)
         p = p.knowing(weights, offset)
         sums: Array = reference.accumulate(p, codes, weights, offset)
-        dtype = np.iinfo(np.int16)
-        while p.epilogue is not None and p.epilogue.narrow and not (dtype.min <= sums.min() <= sums.max() < dtype.max):
+        dtype = p.threshold_dtype if p.epilogue is None else p.epilogue.dtype or p.threshold_dtype
+        while p.epilogue is not None and not np.iinfo(dtype).min <= sums.min() <= sums.max() < np.iinfo(dtype).max:
             codes = np.where(random.integers(0, 2, codes.shape), codes, np.uint8(p.a.zero_code or 0))
             sums = reference.accumulate(p, codes, weights, offset)
         if p.epilogue is None:
@@ -159,7 +159,7 @@ def _epilogue(spec: Thresholds, sums: Array, p: DotProblem, random: Any) -> tupl
     """Thresholds and, where there is one, a second operand, made up; and the codes that they give."""
     channels = sums.shape[-1]
     flat = sums.reshape(-1, channels)
-    dtype = "int16" if spec.narrow else p.threshold_dtype
+    dtype = spec.dtype or p.threshold_dtype
 
     def table(count: int) -> Array:
         picked = flat[random.integers(0, len(flat), (spec.rows, count, channels)), np.arange(channels)]
