@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from relay_passes.ops import constant, shape_of
+from relay_passes.ops import constant, literal, shape_of
 from schedules.counting import LINEAR_LEVELS
 from schedules.dot_problem import DotProblem, Thresholds
 from schedules.layout import Layout
+from schedules.slants import fit_slants, narrowed, reach
 from schedules.threshold_lines import fit_lines
 
 
@@ -20,11 +21,41 @@ def thresholds_of(call: Any, layout: Layout) -> Thresholds:
     return Thresholds(int(call.attrs["bits"]), counts[0], int(call.attrs["side_bits"]), layout, falls=sum(counts[1:]))
 
 
-def lines_of(epilogue: Thresholds, tables: list[Any], problem: DotProblem) -> npt.NDArray[np.float32] | str | None:
-    """Lines by which codes are guessed where a search would take long, or why not; None where it would not."""
-    if epilogue.levels <= LINEAR_LEVELS or epilogue.falls or epilogue.side_bits:
-        return None
-    return fit_lines(constant(tables[0]), problem.accumulator_bound())
+def fitted(
+    epilogue: Thresholds, call: Any, problem: DotProblem, weights: npt.NDArray[Any], offset: npt.NDArray[Any]
+) -> tuple[Thresholds, list[Any], str]:
+    """What these weights and thresholds make easier to count.
+
+    Returns
+    -------
+    Thresholds
+        The epilogue with what was found.
+    list of Constant
+        Its tables, in the order that kernels take them.
+    str
+        Why codes have to be searched, or thresholds selected; empty otherwise.
+    """
+    tables, why = tables_of(call), ""
+    if epilogue.levels > LINEAR_LEVELS and not epilogue.falls and not epilogue.side_bits:
+        lines = fit_lines(constant(tables[0]), problem.accumulator_bound())
+        if not isinstance(lines, str):
+            return replace(epilogue, lines=True), [*tables, literal(lines)], ""
+        why = f"; each code is searched among {epilogue.levels} thresholds: {lines}"
+    ends = reach(problem, weights, offset)
+    wide = [constant(table) for table in tables[::2]]
+    short = narrowed(wide, *ends)
+    if epilogue.side is not None and not epilogue.falls:
+        for dtype in ("int16", "int32"):
+            found = fit_slants(wide[0], *ends, dtype)
+            if not isinstance(found, str):
+                own = None if dtype == problem.threshold_dtype else dtype
+                epilogue = replace(epilogue, shift=found.shift, dtype=own)
+                return epilogue, [literal(found.thresholds), tables[1], literal(found.steps)], why
+            why = f"; the residual's codes pick thresholds: {found}"
+    if short is None:
+        return epilogue, tables, why
+    first, *falls = map(literal, short)
+    return replace(epilogue, dtype="int16"), [first, tables[1], *falls], why
 
 
 def tables_of(call: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from relay_passes import dataflow, layouts, notes, ops
 from relay_passes.assign import PLAIN
 from relay_passes.chosen import Chosen
 from relay_passes.compose import compose_requantize
-from relay_passes.epilogues import lines_of, tables_of, thresholds_of
+from relay_passes.epilogues import fitted, tables_of, thresholds_of
 from relay_passes.forms import Forms, call_kernel, joined, pooled, taken
 from relay_passes.lower_float import FloatKernels
 from relay_passes.network import CONCAT, TAKE, Product, Survey, techniques
@@ -179,13 +179,8 @@ class _Lowering:
         layout, dtype, size, why = Layout(), "int32", sum(c.nbytes for c in plan.constants), ""
         if requantize is not None:
             layout, dtype = self._written(var), "uint8"
-            tables = tables_of(requantize)
             epilogue, side = self._side(var, requantize, thresholds_of(requantize, layout))
-            lines = lines_of(epilogue, tables, problem)
-            if isinstance(lines, str):
-                why = f"; each code is searched among {epilogue.levels} thresholds: {lines}"
-            elif lines is not None:
-                tables, epilogue = [*tables, literal(lines)], replace(epilogue, lines=True)
+            epilogue, tables, why = fitted(epilogue, requantize, problem, plan.weights, constant(dot.args[2]))
             size += sum(constant(t).nbytes for t in tables)
             args += [*tables, *side]
             problem = replace(problem, epilogue=epilogue)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tvm import tirx
@@ -10,7 +11,7 @@ from tvm.script.ir_builder import tirx as T
 from schedules.dot_problem import Thresholds
 from schedules.intrinsics import const, of_lanes, splat, vload, vstore
 from schedules.registers import held
-from schedules.vectors import assembly, keep_rolled
+from schedules.vectors import assembly, bits_of, keep_rolled, part
 
 # Up to here one comparison per threshold, which vectorises over channels, beats a binary search, which does not.
 LINEAR_LEVELS = 15
@@ -20,13 +21,64 @@ SEARCH_LEVELS = 7
 GROUP = LINEAR_LEVELS + 1
 
 
-def count_vector(spec: Thresholds, tables: list[Any], accumulators: Any, side: Any, channel: Any, lanes: int) -> Any:
-    """Codes of neighbouring channels from a vector of accumulators in the type of the thresholds.
+def count_vector(
+    spec: Thresholds, tables: list[Any], accumulators: Sequence[Any], side: Any, channel: Any, lanes: int
+) -> Any:
+    """Codes of neighbouring channels from vectors of accumulators in the type of the thresholds.
 
-    ``side`` are the codes that pick a row of thresholds for each channel; None if there is but one row. Accumulators
-    may be bytes, from -127 to 126: what thresholds beyond them say is the same at either end of a byte.
+    ``accumulators`` are the channels' in order, the same number in each. ``side`` are the codes that pick a row of
+    thresholds for each channel; None if there is but one row. Accumulators may be bytes, from -127 to 126: what
+    thresholds beyond them say is the same at either end of a byte.
     """
-    wide = str(accumulators.ty.dtype) if hasattr(accumulators, "ty") else str(accumulators.dtype)
+    few = max(spec.levels, spec.falls) < SEARCH_LEVELS and not (side is not None and spec.rows > 1)
+    count = _count_masks if few else _count_rows
+    width = lanes // len(accumulators)
+    sides = [side if side is None or width == lanes else part(side, at, width) for at in range(0, lanes, width)]
+    parts = [
+        count(spec, tables, value, code, channel + i * width, width)
+        for i, (value, code) in enumerate(zip(accumulators, sides, strict=True))
+    ]
+    code = _bytes(parts)
+    if few:
+        code = splat(const(0, "uint8"), lanes) - code
+    flip = vload(tables[1], [channel], lanes) != splat(const(0, "uint8"), lanes)
+    levels = splat(const(spec.levels, "uint8"), lanes)
+    if spec.falls or spec.levels & (spec.levels + 1):
+        return tirx.Select(flip, levels - code, code)
+    # All ones: counted from the other end is inverted.
+    return code ^ tirx.Select(flip, levels, splat(const(0, "uint8"), lanes))
+
+
+def _count_masks(spec: Thresholds, tables: list[Any], value: Any, _side: Any, channel: Any, lanes: int) -> Any:
+    """Less the codes: a lane that compares true is -1 as it is, and lanes stay as wide as they are to the end."""
+    wide = str(value.ty.dtype)
+    kind = wide.partition("x")[0]
+    value = held(value, kind, lanes)
+
+    def reached(table: Any, count: int) -> Any:
+        rows = [_at_most(vload(table, [0, level, channel], lanes), kind, lanes) for level in range(count)]
+        one, none = (splat(const(n, kind), lanes) for n in (-1, 0))
+        hits = [tirx.Select(value >= row, one, none) for row in rows]
+        return sum(hits[1:], hits[0])
+
+    total = reached(tables[0], spec.levels)
+    return total - reached(tables[2], spec.falls) if spec.falls else total
+
+
+def _bytes(parts: list[Any]) -> Any:
+    """The low bytes of all lanes, of two vectors at once: narrowed one by one, LLVM would narrow each comparison."""
+    while True:
+        kind, _, lanes = str(parts[0].ty.dtype).partition("x")
+        if len(parts) == 1:
+            return parts[0].astype(f"uint8x{lanes}")
+        narrow, twice = f"int{bits_of(kind) // 2}x{2 * int(lanes)}", list(range(0, 4 * int(lanes), 2))
+        halves = [tirx.reinterpret(narrow, vector) for vector in parts]
+        parts = [tirx.Shuffle([a, b], twice) for a, b in zip(halves[::2], halves[1::2], strict=True)]
+
+
+def _count_rows(spec: Thresholds, tables: list[Any], accumulators: Any, side: Any, channel: Any, lanes: int) -> Any:
+    """Codes by thresholds that each lane selects among rows, or by a search."""
+    wide = str(accumulators.ty.dtype)
     kind = wide.partition("x")[0]
     value = held(accumulators, kind, lanes)
     picks = (
@@ -50,11 +102,7 @@ def count_vector(spec: Thresholds, tables: list[Any], accumulators: Any, side: A
         return sum(hits[1:], hits[0])
 
     total = reached(tables[0], spec.levels)
-    if spec.falls:
-        total = total - reached(tables[2], spec.falls)
-    code = total.astype(f"uint8x{lanes}")
-    flip = vload(tables[1], [channel], lanes) != splat(const(0, "uint8"), lanes)
-    return tirx.Select(flip, splat(const(spec.levels, "uint8"), lanes) - code, code)
+    return total - reached(tables[2], spec.falls) if spec.falls else total
 
 
 def _at_most(thresholds: Any, kind: str, lanes: int) -> Any:
@@ -138,14 +186,23 @@ def _search(value: Any, rows: list[Any], kind: str, lanes: int) -> Any:
 
 
 def declare_tables(spec: Thresholds, channels: int, dtype: str) -> list[Any]:
-    """Declare the parameters thresholds, flip and, if there are any, falling thresholds or lines."""
+    """Declare the parameters thresholds, flip and, if there are any, falling thresholds, lines or steps."""
     tables = [T.arg("thresholds", T.buffer((spec.rows, spec.levels, channels), dtype))]
     tables.append(T.arg("flip", T.buffer((channels,), "uint8")))
     if spec.falls:
         tables.append(T.arg("falls", T.buffer((spec.rows, spec.falls, channels), dtype)))
     if spec.lines:
         tables.append(T.arg("lines", T.buffer((2, channels), "float32")))
+    if spec.shift is not None:
+        tables.append(T.arg("steps", T.buffer((channels,), dtype)))
     return tables
+
+
+def slanted(spec: Thresholds, tables: list[Any], value: Any, code: Any, channel: Any, lanes: int) -> Any:
+    """Accumulators moved by the codes of a second operand, in a type that holds them."""
+    kind = str(value.ty.dtype)
+    steps, shift = vload(tables[-1], [channel], lanes).astype(kind), const(spec.shift or 0, kind.partition("x")[0])
+    return (value << splat(shift, lanes) if spec.shift else value) + code.astype(kind) * steps
 
 
 def count_reached(
@@ -153,6 +210,8 @@ def count_reached(
 ) -> None:
     """Emit ``codes[at] = number of thresholds reached`` less that of falls (counted downwards where ``flip``)."""
     thresholds, flip = tables[:2]
+    if spec.shift is not None:
+        accumulator, row = slanted(spec, tables, accumulator, row, channel, 1), const(0)
     value = T.alloc_buffer((1,), "int32")
     T.buffer_store(value, accumulator, [0])
     reached = _reached(thresholds, spec.levels, value[0], row, channel)

@@ -110,6 +110,12 @@ class Thresholds:
         Layout of the second operand.
     falls : int
         Thresholds per channel at which the code falls again, for functions that turn (SiLU); 0 for monotone ones.
+    shift : int or None
+        Where the second operand's code moves the accumulator instead, how far that is shifted left first, and a table
+        of steps comes with the thresholds: see `slants`.
+    dtype : str or None
+        Type of thresholds, and what accumulators are counted in, where it is not the problem's: int16 where they fit as
+        the weights are, though not for all that weights might be; int32 where a shift wants more bits.
     lines : bool
         Whether a table of lines near the thresholds comes with them, by which codes are guessed: see `threshold_lines`.
     """
@@ -121,6 +127,8 @@ class Thresholds:
     side: Layout | None = None
     falls: int = 0
     lines: bool = False
+    shift: int | None = None
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         top = (1 << self.bits) - 1
@@ -130,11 +138,13 @@ class Thresholds:
             raise ValueError(f"bits must be 1..8, levels fit in them, side_bits 0..8: {self}")
         if self.lines and (self.falls or self.side_bits):
             raise ValueError(f"lines are for one row of rising thresholds: {self}")
+        if self.shift is not None and (self.falls or not self.side_bits or self.shift < 0):
+            raise ValueError(f"a shift is for rising thresholds and a second operand: {self}")
 
     @property
     def rows(self) -> int:
-        """Rows of thresholds: one per code of the second operand."""
-        return 1 << self.side_bits
+        """Rows of thresholds: one per code of the second operand that picks among them."""
+        return 1 if self.shift is not None else 1 << self.side_bits
 
 
 @dataclass(frozen=True)

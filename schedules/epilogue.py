@@ -17,17 +17,20 @@ from schedules.counting import (
     count_reached,
     count_vector,
     declare_tables,
+    slanted,
 )
-from schedules.dot_problem import DotProblem
+from schedules.dot_problem import DotProblem, Thresholds
 from schedules.intrinsics import const, vstore
 from schedules.pack_codes import load_vector, loads_vectors, pack_pixel, store_codes
-from schedules.vectors import keep_rolled
+from schedules.vectors import bits_of, keep_rolled, part
 
 # Up to here a vector selects each threshold among the rows of all the second operand's codes.
 SIDE_THRESHOLDS = 64
 SIDE_LANES = 8
 # Neighbours whose codes are guessed by lines at once.
 LINE_LANES = 8
+# Bits of a vector register.
+REGISTER = 128
 
 
 class Epilogue:
@@ -48,7 +51,8 @@ class Epilogue:
             return
         if (self.spec.side is None) != (self.spec.side_bits == 0):
             raise ValueError(f"a side operand needs both bits and a layout: {self.spec}")
-        self.tables = declare_tables(self.spec, p.out_channels, p.threshold_dtype)
+        self.dtype = self.spec.dtype or p.threshold_dtype
+        self.tables = declare_tables(self.spec, p.out_channels, self.dtype)
         if self.spec.side is not None:
             self.side = T.arg("side", T.buffer(self.spec.side.shape(*shape), "uint8"))
         self.out = T.arg("out", T.buffer(self.spec.out.shape(*shape), "uint8"))
@@ -144,17 +148,21 @@ class Epilogue:
             return (16, 8, 1)
         if spec.lines:
             return (LINE_LANES, 1)
-        if spec.levels > LINEAR_LEVELS and not spec.falls and spec.side is None:
-            return (4, 1) if self.problem.threshold_dtype == "int32" else (8, 1)
-        if max(spec.levels, spec.falls) > LINEAR_LEVELS:
-            return (1,)
-        if spec.side is not None:
-            few = spec.rows * max(spec.levels, spec.falls) <= SIDE_THRESHOLDS
-            whole = groups == 1 or channels % SIDE_LANES == 0
-            return (SIDE_LANES, 1) if few and whole and loads_vectors(spec.side, self.problem.out_channels) else (1,)
-        if max(spec.levels, spec.falls) >= SEARCH_LEVELS:
-            return (4, 1) if self.problem.threshold_dtype == "int32" else (8, 1)
-        return (16, 8, 1)
+        found = self._counted(spec)
+        if spec.side is None:
+            return found
+        whole = groups == 1 or channels % SIDE_LANES == 0 or spec.side.kind == "nhwc"
+        return tuple(n for n in found if n == 1 or (whole and loads_vectors(spec.side, self.problem.out_channels, n)))
+
+    def _counted(self, spec: Thresholds) -> tuple[int, ...]:
+        """The same where a second operand's codes can be read by vectors."""
+        search = (4, 1) if self.dtype == "int32" else (8, 1)
+        most = max(spec.levels, spec.falls)
+        if most > LINEAR_LEVELS:
+            return search if not spec.falls and spec.rows == 1 else (1,)
+        if spec.rows > 1:
+            return (SIDE_LANES, 1) if spec.rows * most <= SIDE_THRESHOLDS else (1,)
+        return search if most >= SEARCH_LEVELS else (16, 8, 1)
 
     def _write_channels(
         self,
@@ -189,18 +197,27 @@ class Epilogue:
             value = accumulators(i, group, first, lanes, "int32")
             with guard(exists, i):
                 count_by_line(self.spec, self.tables, value, c, lanes, codes, i)
-        elif self.spec.levels > LINEAR_LEVELS:
-            value = accumulators(i, group, first, lanes, p.threshold_dtype)
-            with guard(exists, i):
-                count_grouped(self.spec, self.tables, value, c, lanes, codes, i)
         else:
-            value = accumulators(i, group, first, lanes, "int8" if narrow else p.threshold_dtype)
+            spec, moves = self.spec, self.spec.shift is not None
+            kind = "int8" if narrow and not moves else self.dtype
+            # Registers' widths apart: each is counted by itself, and all are narrowed together.
+            width = min(lanes, REGISTER // bits_of(kind))
+            starts = range(0, lanes, width)
+            values = [accumulators(i, group, first + at, width, kind) for at in starts]
             with guard(exists, i):
                 side = None
-                if self.spec.side is not None:
+                if spec.side is not None:
                     n, y, x = place(i)
-                    side = load_vector(self.spec.side, self.side, n, y, x, c, p.out_channels)
-                vstore(T, codes, count_vector(self.spec, self.tables, value, side, c, lanes), [i, c], lanes)
+                    side = load_vector(spec.side, self.side, n, y, x, c, p.out_channels, lanes)
+                if moves:
+                    sides = [side if width == lanes else part(side, at, width) for at in starts]
+                    columns = [c + at for at in starts]
+                    moved = zip(values, sides, columns, strict=True)
+                    values, side = [slanted(spec, self.tables, *each, width) for each in moved], None
+                if spec.levels > LINEAR_LEVELS:
+                    count_grouped(spec, self.tables, values[0], c, lanes, codes, i)
+                else:
+                    vstore(T, codes, count_vector(spec, self.tables, values, side, c, lanes), [i, c], lanes)
 
 
 @contextmanager

@@ -48,15 +48,20 @@ def pack_pixel(layout: Layout, out: Any, codes: Any, i: Any, n: Any, y: Any, x: 
             _planes(layout, out, codes, n, y, x, i, group, channels // layout.groups)
 
 
-def loads_vectors(layout: Layout, channels: int) -> bool:
-    """Whether eight neighbouring channels are eight bytes, or a byte of each plane."""
-    return layout.kind == "nhwc" or channels // layout.groups % 8 == 0
+def loads_vectors(layout: Layout, channels: int, lanes: int = 8) -> bool:
+    """Whether so many neighbouring channels are as many bytes, or whole bytes of each plane."""
+    return layout.kind == "nhwc" or (channels // layout.groups % 8 == 0 and lanes % 8 == 0)
 
 
-def load_vector(layout: Layout, codes: Any, n: Any, y: Any, x: Any, channel: Any, channels: int) -> Any:
-    """The codes of eight neighbouring channels, the first a multiple of eight, as uint8."""
+def load_vector(layout: Layout, codes: Any, n: Any, y: Any, x: Any, channel: Any, channels: int, lanes: int = 8) -> Any:
+    """The codes of neighbouring channels, the first a multiple of eight unless the layout is plain, as uint8."""
     if layout.kind == "nhwc":
-        return vload(codes, [n, y, x, channel], 8)
+        return vload(codes, [n, y, x, channel], lanes)
+    eights = [_load_eight(layout, codes, n, y, x, channel + at, channels) for at in range(0, lanes, 8)]
+    return eights[0] if lanes == 8 else tirx.Shuffle(eights, list(range(lanes)))
+
+
+def _load_eight(layout: Layout, codes: Any, n: Any, y: Any, x: Any, channel: Any, channels: int) -> Any:
     per_group = channels // layout.groups
     total: Any = None
     for plane in range(layout.bits):

@@ -13,10 +13,12 @@ from dataclasses import replace
 from schedules.counting import LINEAR_LEVELS
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 
+# What tells an epilogue's own type.
+_TYPES = {None: "", "int16": "n", "int32": "w"}
 _N, _S = r"(\d+)", r"(-?\d+)"
 _KEY = re.compile(
     rf"n{_N}h{_N}w{_N}c{_N}o{_N} k{_N}x{_N} s{_N}x{_N} d{_N}x{_N} p{_S},{_S},{_S},{_S} g{_N} "
-    rf"a{_N}(x2)?([zn])? w{_N}(x2)?([tfr0uc])(?: to{_N}/{_N}(?: side{_N})?(?: falls{_N})?| sums)"
+    rf"a{_N}(x2)?([zn])? w{_N}(x2)?([tfr0uc])(?: to{_N}/{_N}([nw])?(?: side{_N}(?:<<{_N})?)?(?: falls{_N})?| sums)"
 )
 
 
@@ -25,7 +27,10 @@ def problem_key(problem: DotProblem) -> str:
 
     Activations: bits, ``x2`` for steps of two, ``z`` where 0 has a code other than 0, ``n`` where it has none. Weights:
     the same, and one of ``t`` (-1, 0, +1), ``0`` (offset 0), ``f`` (one offset), ``r`` (one, the least code unused),
-    ``u`` (values outside a signed byte), ``c`` (an offset per channel). Then ``sums``, or the codes' bits and levels.
+    ``u`` (values outside a signed byte), ``c`` (an offset per channel).
+    Then ``sums``, or the codes' bits and levels (``n`` where they are counted in 16 bits as weights are, ``w`` where a
+    shift takes 32), the second operand's
+    bits (``side2``, ``side2<<3`` where its code moves the shifted accumulator) and falls.
     """
     p, e = problem, problem.epilogue
     key = f"n{p.batch}h{p.height}w{p.width}c{p.channels}o{p.out_channels} k{_pair(p.kernel)} s{_pair(p.stride)} "
@@ -34,7 +39,8 @@ def problem_key(problem: DotProblem) -> str:
     if e is None:
         return f"{key} sums"
     side, falls = (f" {name}{count}" if count else "" for name, count in (("side", e.side_bits), ("falls", e.falls)))
-    return f"{key} to{e.bits}/{e.levels}{side}{falls}"
+    side += "" if e.shift is None else f"<<{e.shift}"
+    return f"{key} to{e.bits}/{e.levels}{_TYPES[e.dtype]}{side}{falls}"
 
 
 def problem_of(key: str) -> DotProblem:
@@ -51,7 +57,8 @@ def problem_of(key: str) -> DotProblem:
     found = match.groups()
     n, h, w, c, o, ky, kx, sy, sx, dy, dx, top, left, bottom, right, g = map(int, found[:16])
     a_bits, a_twice, a_zero, w_bits, w_twice, w_kind = found[16:22]
-    levels = [int(text or 0) for text in found[22:]]
+    bits, count, side, falls = (int(found[at] or 0) for at in (22, 23, 25, 27))
+    shift = None if found[26] is None else int(found[26])
     problem = DotProblem(
         n,
         h,
@@ -66,12 +73,12 @@ def problem_of(key: str) -> DotProblem:
         (top, left, bottom, right),
         g,
     )
-    if not levels[0]:
+    if not bits:
         return problem
-    bits, count, side, falls = levels
     # Many thresholds mostly rise evenly, as a scale and a bias leave them.
     lines = count > LINEAR_LEVELS and not side and not falls
-    epilogue = Thresholds(bits, count, side, falls=falls, lines=lines)
+    dtype = next(name for name, letter in _TYPES.items() if letter == (found[24] or ""))
+    epilogue = Thresholds(bits, count, side, falls=falls, lines=lines, shift=shift, dtype=dtype)
     return replace(problem, epilogue=replace(epilogue, side=epilogue.out) if side else epilogue)
 
 

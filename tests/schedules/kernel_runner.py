@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from schedules import reference
 from schedules.cores import CORES, CoreSpec, host_core
 from schedules.dot_problem import DotProblem, Thresholds
 from schedules.layout import pack
+from schedules.slants import fit_slants, narrowed, reach
 from schedules.techniques import TECHNIQUES, Technique
 from schedules.threshold_lines import fit_lines
 from tvm_lowbit.boards import Session
@@ -166,6 +167,16 @@ def even_tables(spec: Thresholds, accumulators: Array, bound: int, dtype: str) -
     return tables[None].astype(dtype)
 
 
+def slanted_tables(spec: Thresholds, accumulators: Array, dtype: str, random: Any) -> Array:
+    """A row for each code of a second operand, evenly apart but for rounding; some are beyond the type's ends."""
+    flat = accumulators.reshape(-1, accumulators.shape[-1])
+    picked = flat[random.integers(0, len(flat), (1, spec.levels, flat.shape[1])), np.arange(flat.shape[1])]
+    apart = random.integers(-(flat.std() // 2 + 2), flat.std() // 2 + 2, flat.shape[1]) + random.random(flat.shape[1])
+    tables = np.ceil(np.sort(picked, axis=1) + 0.25 - np.arange(1 << spec.side_bits)[:, None, None] * apart)
+    tables[:, -1, 0], tables[:, 0, -1] = np.iinfo(dtype).max, np.iinfo(dtype).min
+    return np.clip(tables, np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
+
+
 def with_tables(problem: DotProblem, spec: Thresholds, operands: Operands) -> Operands:
     """The operands with thresholds, flips and, if the epilogue has one, a side operand in its layout."""
     random = generator((problem, "tables"))
@@ -174,8 +185,16 @@ def with_tables(problem: DotProblem, spec: Thresholds, operands: Operands) -> Op
     tables: tuple[Array, ...] = random_tables(spec, accumulators, bound, dtype, random)
     if spec.lines:
         tables = even_tables(spec, accumulators, bound, dtype), tables[1]
+    if spec.dtype == "int16":
+        ends = reach(problem, operands.weights, operands.weight_offset)
+        assert dtype == "int32", "there is nothing to be made narrow"
+        short = narrowed([tables[0]], *ends)
+        assert short is not None, ends
+        tables, dtype = (*short, tables[1]), "int16"
+    if spec.shift is not None:
+        tables = slanted_tables(spec, accumulators, dtype, random), tables[1]
     if spec.side is not None:
-        tables += (random.integers(0, spec.rows, accumulators.shape, np.uint8),)
+        tables += (random.integers(0, 1 << spec.side_bits, accumulators.shape, np.uint8),)
     return Operands(operands.activations, operands.weights, operands.weight_offset, tables)
 
 
@@ -206,6 +225,13 @@ def build_kernel(
         lines = fit_lines(tables[0], problem.accumulator_bound())
         assert not isinstance(lines, str), lines
         tables.append(lines)
+    if problem.epilogue is not None and problem.epilogue.shift is not None:
+        slants = fit_slants(
+            tables[0], *reach(problem, operands.weights, operands.weight_offset), problem.epilogue.dtype
+        )
+        assert not isinstance(slants, str), slants
+        tables = [slants.thresholds, tables[1], slants.steps, *tables[2:]]
+        problem = replace(problem, epilogue=replace(problem.epilogue, shift=slants.shift))
     arguments = [
         pack(operands.activations, technique.in_layout(problem)),
         *technique.constants(problem, operands.weights, operands.weight_offset),

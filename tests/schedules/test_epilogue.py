@@ -8,12 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_runner import Machine, check_technique, placed, random_operands
+from kernel_runner import (
+    Machine,
+    build_kernel,
+    check_technique,
+    constant_operands,
+    placed,
+    random_operands,
+    with_tables,
+)
 
 from schedules import reference
 from schedules.dot_problem import INT32_MAX, DotProblem, Operand, Thresholds, threshold_dtype
 from schedules.layout import Layout
+from schedules.techniques import TECHNIQUES
 
+# Codes of activations and weights: products as large as they get, of either sign.
+ENDS = ((15, 15), (15, 0), (0, 15), (0, 0))
 Machines = Callable[[str], Machine]
 CORES = ("host", "cortex-a72")
 
@@ -73,6 +84,75 @@ LINES: Mapping[str, tuple[DotProblem, ...]] = {
     )
     for levels in (20, 255)
 }
+
+
+# Their accumulators fit 16 bits, by what weights can be at most they do not, and what is added up on the way does not.
+MANY = DotProblem(1, 2, 3, 300, 5, Operand(4, 1, -8), Operand(4, offset=-8, uniform=True))
+SHORT: Mapping[str, tuple[DotProblem, ...]] = {
+    "one row": (
+        counting(MANY, 21, Thresholds(2, 3, dtype="int16")),
+        counting(MANY, 24, Thresholds(4, 15, out=planes(4), dtype="int16")),
+        counting(MANY, 11, Thresholds(5, 20, dtype="int16")),
+        counting(MANY, 17, Thresholds(2, 3, dtype="int16"), channels=16, kernel=(3, 3), height=6, padding=(1, 1, 1, 1)),
+    ),
+    "joined": (
+        counting(MANY, 19, Thresholds(2, 3, 1, side=NHWC, dtype="int16")),
+        counting(MANY, 19, Thresholds(2, 3, 1, side=NHWC, shift=0, dtype="int16"), channels=120),
+        counting(MANY, 40, Thresholds(3, 7, 1, planes(3), planes(1), shift=0, dtype="int16"), channels=120),
+    ),
+}
+
+
+@pytest.mark.parametrize("sample", SHORT)
+@pytest.mark.parametrize(("core", "technique"), placed(("host", "cortex-a53", "cortex-a76")))
+def test_accumulators_that_fit_16_bits_as_weights_are(
+    core: str, sample: str, technique: str, machines: Machines
+) -> None:
+    check_technique(technique, SHORT[sample], machines(core))
+    machine, row = machines(core), TECHNIQUES[technique]
+    taken = [(p, p.epilogue) for p in SHORT[sample] if row.declines(p, machine.core) is None]
+    ends = [(p, with_tables(p, e, constant_operands(p, *codes, -8))) for p, e in taken if e for codes in ENDS]
+    machine.check([build_kernel(row, p, machine.core, operands) for p, operands in ends])
+
+
+# A second operand's codes move accumulators; by how much they are shifted first depends on the tables.
+SLANTED: Mapping[str, tuple[DotProblem, ...]] = {
+    "few levels": (
+        counting(NARROW, 45, Thresholds(2, 3, 2, side=NHWC, shift=0)),
+        counting(NARROW, 43, Thresholds(1, 1, 1, planes(1), NHWC, shift=0)),
+        counting(NARROW, 40, Thresholds(2, 3, 2, planes(2), planes(2), shift=0)),
+        counting(NARROW, 22, Thresholds(3, 5, 3, planes(3, 2), planes(3, 11), shift=0)),
+        counting(WIDE, 24, Thresholds(2, 3, 2, side=planes(4, 3), shift=0)),
+        counting(WIDE, 27, Thresholds(2, 2, 3, side=NHWC, shift=0)),
+    ),
+    "many levels": (
+        counting(NARROW, 21, Thresholds(4, 15, 4, planes(4), NHWC, shift=0)),
+        counting(NARROW, 24, Thresholds(4, 15, 4, planes(4), planes(4), shift=0)),
+        counting(WIDE, 14, Thresholds(3, 7, 3, side=NHWC, shift=0)),
+        counting(WIDE, 16, Thresholds(3, 7, 2, side=planes(2), shift=0)),
+        counting(WIDE, 13, Thresholds(5, 31, 5, side=NHWC, shift=0)),
+        counting(WIDE, 8, Thresholds(5, 20, 4, side=planes(4), shift=0)),
+    ),
+    "in 32 bits": (
+        counting(NARROW, 45, Thresholds(2, 3, 2, side=NHWC, shift=0, dtype="int32")),
+        counting(NARROW, 40, Thresholds(2, 3, 2, planes(2), planes(2), shift=0, dtype="int32")),
+        counting(NARROW, 21, Thresholds(4, 15, 4, planes(4), NHWC, shift=0, dtype="int32")),
+        counting(NARROW, 16, Thresholds(5, 20, 4, side=planes(4), shift=0, dtype="int32")),
+    ),
+    "groups": (
+        counting(NARROW, 20, Thresholds(2, 3, 2, side=NHWC, shift=0), channels=12, groups=2),
+        counting(NARROW, 32, Thresholds(2, 3, 2, planes(2, 2), planes(2, 2), shift=0), channels=12, groups=2),
+        counting(NARROW, 24, Thresholds(2, 3, 2, planes(2), planes(2), shift=0), channels=12, groups=2),
+    ),
+}
+
+
+@pytest.mark.parametrize("sample", SLANTED)
+@pytest.mark.parametrize(("core", "technique"), placed(("host", "cortex-a53", "cortex-a76")))
+def test_codes_of_a_second_operand_move_accumulators(
+    core: str, sample: str, technique: str, machines: Machines
+) -> None:
+    check_technique(technique, SLANTED[sample], machines(core))
 
 
 @pytest.mark.parametrize("sample", LINES)

@@ -10,6 +10,7 @@ from schedules.cores import CORES, CoreSpec
 from schedules.counting import LINEAR_LEVELS
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 from schedules.errors import LowbitError
+from schedules.layout import Layout
 from schedules.techniques import TECHNIQUES, select
 from tvm_lowbit.metering.layers import Candidate, MadeUp, MeteredLayer, meter_layers
 from tvm_lowbit.metering.listing import listing
@@ -42,13 +43,22 @@ def problem(
     depthwise: bool = False,
     epilogue: bool = False,
     bipolar: bool = False,
+    side: int = 0,
+    shift: int | None = None,
+    dtype: str | None = None,
 ) -> DotProblem:
     """A convolution that keeps channels, unless told otherwise, and, at stride 1, the image size."""
     weights, _, width = bits.partition("A")
     activations = int(width)
     levels = (1 << activations) - 1
     # As after a scale and a bias.
-    thresholds = Thresholds(activations, levels, lines=levels > LINEAR_LEVELS) if epilogue else None
+    lines = levels > LINEAR_LEVELS and not side
+    joined = Layout() if side else None
+    thresholds = (
+        Thresholds(activations, levels, side, side=joined, lines=lines, shift=shift, dtype=dtype)
+        if epilogue or side
+        else None
+    )
     pad = kernel // 2
     return DotProblem(
         batch=1,
@@ -79,6 +89,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--depthwise", action="store_true", help="each channel by itself")
     parser.add_argument("--epilogue", action="store_true", help="write codes by thresholds instead of accumulators")
+    parser.add_argument("--side", type=int, default=0, metavar="BITS", help="codes of a residual join of so many bits")
+    parser.add_argument(
+        "--shift", type=int, help="of accumulators that those codes move; default: they pick thresholds"
+    )
+    parser.add_argument("--dtype", choices=["int16", "int32"], help="what is counted in; default: what all weights fit")
     parser.add_argument("--knob", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--caches", action="store_true", help="count cache misses too")
     parser.add_argument("--blocks", type=int, default=0, metavar="N", help="list the N hottest blocks of each")
@@ -109,7 +124,7 @@ def main() -> int:
     knobs = {name: int(value) for name, _, value in (knob.partition("=") for knob in arguments.knob)}
     sizes = [(int(channels), int(size)) for channels, _, size in (layer.partition("x") for layer in arguments.layer)]
     spelled = [bits.upper() for bits in arguments.bits for _ in sizes]
-    asked = ("kernel", "stride", "out_channels", "depthwise", "epilogue", "bipolar")
+    asked = ("kernel", "stride", "out_channels", "depthwise", "epilogue", "bipolar", "side", "shift", "dtype")
     shape = {name: getattr(arguments, name) for name in asked}
     problems = [problem(*size, bits.upper(), **shape) for bits in arguments.bits for size in sizes]
 

@@ -12,7 +12,7 @@ from tvm_lowbit.metering.decode import decode
 from tvm_lowbit.metering.price import price
 
 # How many blocks an estimate names.
-HOTTEST = 8
+HOTTEST = 24
 # What ends a block because the program says so.
 _ENDS = frozenset({"branch", "system"})
 _LONGEST = 4096

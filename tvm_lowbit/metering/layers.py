@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schedules import reference
+from schedules import reference, slants
 from schedules.cores import CoreSpec, find_core
 from schedules.dot_problem import DotProblem, Thresholds
 from schedules.errors import LowbitError
@@ -126,6 +126,10 @@ class MadeUp:
         offset = np.full(p.out_channels, p.w.offset if p.w.one_offset else -p.w.offset_bound, np.int32)
         p = p.knowing(weights, offset)
         sums: Array = reference.accumulate(p, codes, weights, offset)
+        dtype = p.threshold_dtype if p.epilogue is None else p.epilogue.dtype or p.threshold_dtype
+        while p.epilogue is not None and not np.iinfo(dtype).min <= sums.min() <= sums.max() < np.iinfo(dtype).max:
+            codes = np.where(random.integers(0, 2, codes.shape), codes, np.uint8(p.a.zero_code or 0))
+            sums = reference.accumulate(p, codes, weights, offset)
         if p.epilogue is None:
             return cls(p, codes, weights, offset, (), sums.astype(np.int32))
         tables, expected = _epilogue(p.epilogue, sums, p, random)
@@ -155,23 +159,31 @@ def _epilogue(spec: Thresholds, sums: Array, p: DotProblem, random: Any) -> tupl
     """Thresholds and, where there is one, a second operand, made up; and the codes that they give."""
     channels = sums.shape[-1]
     flat = sums.reshape(-1, channels)
+    dtype = spec.dtype or p.threshold_dtype
 
     def table(count: int) -> Array:
         picked = flat[random.integers(0, len(flat), (spec.rows, count, channels)), np.arange(channels)]
-        return np.sort(picked, axis=1).astype(p.threshold_dtype)
+        return np.sort(picked, axis=1).astype(dtype)
 
     thresholds, flip = table(spec.levels), random.integers(0, 2, channels, np.uint8)
     if spec.lines:
-        thresholds = _even(flat, spec.levels).astype(p.threshold_dtype)
+        thresholds = _even(flat, spec.levels).astype(dtype)
         lines = fit_lines(thresholds, p.accumulator_bound())
         assert not isinstance(lines, str), lines
         return [thresholds, flip, lines], pack(reference.count_thresholds(sums, thresholds, flip), spec.out)
     falls = table(spec.falls) if spec.falls else None
     side = random.integers(0, spec.rows, sums.shape, np.uint8) if spec.side is not None else None
     tables = [thresholds, flip, *([] if falls is None else [falls])]
+    if side is not None and spec.shift is not None:
+        found, sums = slants.made_up(spec, sums, side, dtype, random)
+        tables[0] = thresholds = found.thresholds
+        tables.append(found.steps)
+        codes = reference.count_thresholds(sums, thresholds, flip)
+    else:
+        codes = reference.count_thresholds(sums, thresholds, flip, side, falls)
     if side is not None and spec.side is not None:
         tables.append(pack(side, spec.side))
-    return tables, pack(reference.count_thresholds(sums, thresholds, flip, side, falls), spec.out)
+    return tables, pack(codes, spec.out)
 
 
 def _even(sums: Array, levels: int) -> Array:
