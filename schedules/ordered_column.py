@@ -57,7 +57,8 @@ class OrderedColumn:
     @property
     def name(self) -> str:
         """A name that no other loop has."""
-        return f"lowbit_column_{self.a_bits}_{self.w_bits}_{self.steps}_{self.stride}_{self.blocks}_{self.words}"
+        words = f"_{self.words}" if self.words else ""
+        return f"lowbit_column_{self.a_bits}_{self.w_bits}_{self.steps}_{self.stride}_{self.blocks}{words}"
 
     @property
     def outputs(self) -> int:

@@ -1,9 +1,9 @@
 """Products of codes in general registers, beside a loop that keeps the vector unit of an in-order core busy.
 
 Cortex-A53 starts two instructions a cycle, of which one at the most is a vector operation of 128 bits. Eight codes of
-activations are the bytes of a register in reverse, so that the top byte of its product with eight codes of weights is the
-sum of eight products (ULPPACK, Won et al., MLSys 2022, in 64 bits). A byte of weights has three codes, ``y0 + 4 y1 + 16
-y2``; of a whole register only ``y1`` and ``y2`` are taken out, by AND with a shifted operand, since modulo 2**64
+activations are the bytes of a register in reverse, so that the top byte of its product with eight codes of weights is
+the sum of eight products (ULPPACK, Won et al., MLSys 2022, in 64 bits). A byte of weights has three codes, ``y0 + 4 y1
++ 16 y2``; of a whole register only ``y1`` and ``y2`` are taken out, by AND with a shifted operand, since modulo 2**64
 
     y0 A0 + y1 A1 + y2 A2 = (y0 + 4 y1 + 16 y2) A0 + y1 (A1 - 4 A0) + y2 (A2 - 16 A0),
 
