@@ -4,9 +4,9 @@ All planes of the activations stay in registers; each vector of weights is read 
 added to bytes, one for each sum ``p + q`` of the planes' numbers. A channel's bytes become 16-bit lanes (UADDLP, MLA
 with powers of two) and are reduced over lanes (ADDP) beside the next channel's counting. Loads as in `ordered_rows`.
 
-With ``words``, the rest of K is multiplied in general registers meanwhile: `ordered_products`. Every other vector of
-weights is then one 128-bit load, for which the vector unit stands still a cycle longer, but which leaves three of four
-places to start other instructions in, where a load of both halves leaves none.
+With ``words``, the rest of K is multiplied in general registers meanwhile: `ordered_products`. Up to every other vector
+of weights is then one 128-bit load, for which the vector unit stands still a cycle longer, but which leaves three of
+four places to start other instructions in, where a load of both halves leaves none.
 
 Worst cases: ``8 pairs steps`` in a byte, of the planes' pairs that share a sum, at most 255; a channel's whole sum fits
 16 bits.
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schedules import ordered_products
+from schedules import channel_sums, ordered_products
 from schedules.weave import Bundle, woven
 from schedules.written_function import written_function
 
@@ -81,6 +81,14 @@ class OrderedColumn:
         return 2 if not self.words else 3 if self.vectors % 3 == 0 else 4
 
     @property
+    def wide(self) -> int:
+        """Vectors of weights of a round that are one load: so many that places are as scarce as cycles."""
+        half = self.vectors // 2
+        cycles = 14 * half + 14
+        places = 18 * half + 18 + ordered_products.INSTRUCTIONS * self.words
+        return min(half, max(0, (places // 2 - cycles) // 2))
+
+    @property
     def planes_size(self) -> int:
         """Bytes of eight channels' weights of all steps."""
         return CHANNELS * self.w_bits * self.steps * STEP
@@ -95,7 +103,8 @@ class OrderedColumn:
         registers = (
             1 + self.a_bits * self.steps + self.ahead + 2 * self.a_bits + 2 * self.classes + 3 + bool(self.words)
         )
-        narrow = 8 * self.steps * min(self.a_bits, self.w_bits) <= 255
+        # Where sums of two channels' bytes are taken, a byte holds twice as many.
+        narrow = 8 * self.steps * min(self.a_bits, self.w_bits) * (1 + bool(self.words)) <= 255
         k = 128 * self.steps + ordered_products.CODES * self.words
         whole = k * ((1 << self.a_bits) - 1) * ((1 << self.w_bits) - 1) < 1 << 16
         farthest = max(2 * self.size, self.a_bits * self.stride)
@@ -106,8 +115,8 @@ class OrderedColumn:
 
     def definition(self) -> str:
         """An LLVM function ``(codes, weights, sums, [bytes of codes,] the last sum)``, inlined where it is called."""
-        general = {_COUNT, *_HIGH, *(ordered_products.CLOBBERED if self.words else ())}
-        clobbered = [*(f"v{r}" for r in range(_REGISTERS)), *sorted(general)]
+        general = dict.fromkeys([_COUNT, *_HIGH, *(ordered_products.CLOBBERED if self.words else ())])
+        clobbered = [*(f"v{r}" for r in range(_REGISTERS)), *general]
         bases = (_A, _W, _SUMS, _CODES) if self.words else (_A, _W, _SUMS)
         return written_function(self.name, self.instructions(), "<8 x i16>", (), bases, clobbered, 1)
 
@@ -131,7 +140,7 @@ class _Emission:
         self.found = self.weights + self.ahead
         self.bytes = self.found + 2 * loop.a_bits
         self.tree = self.bytes + 2 * loop.classes
-        self.products = self.tree + 3
+        self.products = self.tree + channel_sums.TREE
         # Vectors of weights in the order in which they are met, of a round: channel, step, plane.
         self.order = [
             (channel, step, q) for channel in range(CHANNELS) for step in range(loop.steps) for q in range(loop.w_bits)
@@ -221,7 +230,7 @@ class _Emission:
             self.one(f"ldr {_HIGH[high]}, [{_W}, #{at + 8}]", ands[0])
             self.each(ands[1:])
             self.lower(w, _W, at, high)
-        elif number % 2:
+        elif number % 2 and number // 2 * self.loop.wide % (len(self.order) // 2) < self.loop.wide:
             self.each(ands)
             self.one(f"ldr q{w}, [{_W}, #{at}]", cycles=2)
         else:
@@ -269,27 +278,18 @@ class _Emission:
         return self.bytes + channel % 2 * self.loop.classes + total
 
     def reduction(self, channel: int) -> list[str]:
-        """A channel's bytes to 16-bit lanes; then, as in counting to eight, sums of neighbours."""
-        own = self.byte(channel, 0)
-        sums = self.tree if channel % 2 == 0 else own
-        lines = [f"uaddlp v{own + total}.8h, v{own + total}.16b" for total in range(1, self.loop.classes)]
-        lines.append(f"uaddlp v{sums}.8h, v{own}.16b")
-        for total in range(1, self.loop.classes):
-            lines.append(f"mla v{sums}.8h, v{own + total}.8h, v{_POWERS}.h[{total}]")
-        done, level = channel + 1, 0
-        first, second, third = self.tree, self.tree + 1, self.tree + 2
-        while done % 2 == 0:
-            done, level = done // 2, level + 1
-            if level == 1:
-                to = second if channel % 4 == 1 else first
-                lines.append(f"addp v{to}.8h, v{first}.8h, v{own}.8h")
-            elif level == 2:
-                to = third if channel % 8 == 3 else first
-                lines.append(f"addp v{to}.8h, v{second}.8h, v{first}.8h")
-            else:
-                lines.append(f"addp v{first}.8h, v{third}.8h, v{first}.8h")
-                if self.loop.words:
-                    lines.append(f"add v{first}.8h, v{first}.8h, v{self.products}.8h")
-                lines.append(f"str q{first}, [{_SUMS}], #{2 * CHANNELS}")
-                break
+        """A channel's sum, or that of two; after the last one eight are stored."""
+        own, others = self.byte(channel, 0), (self.tree, self.loop.classes, _POWERS)
+        if not self.loop.words:
+            lines = channel_sums.of_channel(channel, own, *others)
+        elif channel % 2:
+            # Before the next channel is counted in the first one's bytes.
+            self.late += channel_sums.joined(self.byte(channel - 1, 0), own, self.loop.classes)
+            lines = channel_sums.of_pair(channel // 2, own, *others)
+        else:
+            lines = []
+        if channel + 1 == CHANNELS:
+            if self.loop.words:
+                lines.append(f"add v{self.tree}.8h, v{self.tree}.8h, v{self.products}.8h")
+            lines.append(f"str q{self.tree}, [{_SUMS}], #{2 * CHANNELS}")
         return lines

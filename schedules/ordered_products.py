@@ -18,9 +18,11 @@ CHANNELS, FIELDS, WORD, BITS = 8, 3, 8, 2
 CODES = FIELDS * WORD
 # Bytes of a word of weights of eight channels, and of its activations.
 SIZE, CODES_SIZE = CHANNELS * WORD, FIELDS * WORD
+# Of a word, with a share of loading its activations.
+INSTRUCTIONS = CHANNELS * (2 * FIELDS + 1) + FIELDS
 # General registers; x18 is one of them on Linux.
 A, SUMS = ("x0", "x1", "x4"), tuple(f"x{i}" for i in (14, 15, 16, 17, 20, 21, 22, 23))
-_MASK, _W, _TAKEN, _CHAINS = "x9", ("x5", "x6"), ("x7", "x13"), ("x24", "x25", "x26", "x27")
+_MASK, _W, _TAKEN, _CHAINS = "x9", ("x5", "x6"), ("x7", "x12", "x13", "x28"), ("x24", "x25", "x26", "x27")
 CLOBBERED = (*A, *SUMS, *_W, *_TAKEN, *_CHAINS)
 
 
@@ -61,10 +63,10 @@ def _pair(
     lines: list[str] = []
     for field in range(FIELDS):
         for i, chain in enumerate(chains):
-            factors = f"{_TAKEN[i] if field else _W[i]}, {A[field]}"
+            factors = f"{_TAKEN[2 * field - 2 + i] if field else _W[i]}, {A[field]}"
             lines.append(f"madd {chain}, {factors}, {chain}" if field else f"mul {chain}, {factors}")
             if field + 1 < FIELDS:
-                lines.append(f"and {_TAKEN[i]}, {_MASK}, {_W[i]}, lsr #{BITS * (field + 1)}")
+                lines.append(f"and {_TAKEN[2 * field + i]}, {_MASK}, {_W[i]}, lsr #{BITS * (field + 1)}")
             if field + 2 == FIELDS and place is not None:
                 lines.append(f"ldr {_W[i]}, [{weights}, #{place + WORD * i}]")
             # By now the pair before is complete.

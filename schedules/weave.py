@@ -19,7 +19,7 @@ _BUSY = {"ldr": ("load", 1), "mul": ("multiply", 2), "madd": ("multiply", 2)}
 # Places short of an even pace after which instructions wait for their operands rather than be put off.
 _LATE = 16
 # Instructions among which the next one is looked for.
-_AHEAD = 4
+_AHEAD = 8
 
 
 class _Others:
