@@ -60,10 +60,8 @@ class OrderedColumn:
         words = f"_{self.words}" if self.words else ""
         return f"lowbit_column_{self.a_bits}_{self.w_bits}_{self.steps}_{self.stride}_{self.blocks}{words}"
 
-    @property
-    def outputs(self) -> int:
-        """It leaves its sums in memory."""
-        return 0
+    # It leaves its sums in memory.
+    outputs = 0
 
     @property
     def classes(self) -> int:
@@ -81,12 +79,22 @@ class OrderedColumn:
         return 2 if not self.words else 3 if self.vectors % 3 == 0 else 4
 
     @property
+    def needs(self) -> tuple[int, int]:
+        """Cycles of a round's vector operations, and places of all its instructions, with narrow loads only."""
+        half = self.vectors // 2
+        return 14 * half + 14, 18 * half + 18 + ordered_products.INSTRUCTIONS * self.words
+
+    @property
     def wide(self) -> int:
         """Vectors of weights of a round that are one load: so many that places are as scarce as cycles."""
-        half = self.vectors // 2
-        cycles = 14 * half + 14
-        places = 18 * half + 18 + ordered_products.INSTRUCTIONS * self.words
-        return min(half, max(0, (places // 2 - cycles) // 2))
+        cycles, places = self.needs
+        return min(self.vectors // 2, max(0, (places // 2 - cycles) // 2))
+
+    @property
+    def cycles(self) -> float:
+        """About what a round takes with ``words``."""
+        cycles, places = self.needs
+        return max(cycles + self.wide, places / 2 - self.wide) + 5
 
     @property
     def planes_size(self) -> int:
@@ -100,18 +108,15 @@ class OrderedColumn:
 
     def possible(self) -> bool:
         """Whether registers suffice, sums fit and loads reach their operands."""
-        registers = (
-            1 + self.a_bits * self.steps + self.ahead + 2 * self.a_bits + 2 * self.classes + 3 + bool(self.words)
-        )
+        registers = 4 + self.a_bits * (self.steps + 2) + self.ahead + 2 * self.classes + bool(self.words)
         # Where sums of two channels' bytes are taken, a byte holds twice as many.
         narrow = 8 * self.steps * min(self.a_bits, self.w_bits) * (1 + bool(self.words)) <= 255
         k = 128 * self.steps + ordered_products.CODES * self.words
         whole = k * ((1 << self.a_bits) - 1) * ((1 << self.w_bits) - 1) < 1 << 16
         farthest = max(2 * self.size, self.a_bits * self.stride)
-        few = self.blocks < 1 << 16 and self.classes <= 8
+        few = self.blocks < 1 << 16 and self.classes <= 8 and self.stride % 8 == 0
         alike = not self.words or self.a_bits == self.w_bits == ordered_products.BITS
-        fits = registers <= _REGISTERS and narrow and whole and farthest <= REACH
-        return few and alike and fits and self.stride % 8 == 0 and self.steps > 0
+        return few and alike and registers <= _REGISTERS and narrow and whole and farthest <= REACH
 
     def definition(self) -> str:
         """An LLVM function ``(codes, weights, sums, [bytes of codes,] the last sum)``, inlined where it is called."""

@@ -30,8 +30,8 @@ from schedules.techniques.base import Array, Knobs, Technique, correction_shapes
 from schedules.techniques.bit_serial import row_bytes, source
 from schedules.vectors import assembly, call_loop, in_order, keep_rolled, vectors
 
-# The share of K for the vector unit, with which both take about as long, and the most steps whose planes fit registers.
-SHARE, MOST_STEPS = 0.75, 6
+# Steps whose planes fit registers.
+MOST_STEPS = 6
 # A round of more words is more than a third of the cache of instructions.
 MOST_WORDS = 32
 
@@ -60,9 +60,7 @@ class BitMadd(Technique):
     def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
         """Blocks of eight channels, by what bounds them; activations once; an epilogue."""
         p, each = problem, loop(problem)
-        unit = CHANNELS * 15 * each.steps + 30
-        slots = (CHANNELS * 16 * each.steps + 30 + 59 * each.words) / 2
-        return p.batch * (each.blocks * (max(unit, slots) + 10) + 3.5 * p.out_channels + 40 * each.words + 800)
+        return p.batch * (each.blocks * each.cycles + 3.5 * p.out_channels + 40 * each.words + 200)
 
     def in_layout(self, problem: DotProblem) -> Layout:
         """Bit planes."""
@@ -128,11 +126,14 @@ class BitMadd(Technique):
 
 
 def loop(problem: DotProblem) -> OrderedColumn:
-    """How K is divided."""
-    row = row_bytes(problem)
-    steps = min(MOST_STEPS, round(SHARE * row / STEP))
-    words = max(0, -(-(row - steps * STEP) // FIELDS))
-    return OrderedColumn(BITS, BITS, steps, row, padded_channels(problem, CHANNELS) // CHANNELS, words)
+    """How K is divided: as is fastest."""
+    row, blocks = row_bytes(problem), padded_channels(problem, CHANNELS) // CHANNELS
+
+    def divided(steps: int) -> OrderedColumn:
+        words = max(0, -(-(row - steps * STEP) // FIELDS))
+        return OrderedColumn(BITS, BITS, steps, row, blocks, words)
+
+    return min((divided(steps) for steps in range(1, MOST_STEPS + 1)), key=lambda each: each.cycles)
 
 
 def places(problem: DotProblem, o: Any, c: Any, choose: Callable[..., Any]) -> list[tuple[Any, Any]]:
