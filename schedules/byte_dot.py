@@ -243,15 +243,19 @@ class ByteDot:
     def _sdot(self, load_a: LoadA, load_w: LoadW, pixels: int) -> list[Any]:
         blocks = self.nr // CHANNELS
         sums = Registers([(i, b) for i in range(pixels) for b in range(blocks)], "int32", 4)
-        with T.serial(0, self.steps) as step:
-            a = [load_a(i, step * STEP, STEP) for i in range(pixels)]
-            for quarter in range(4):
-                w = [load_w(b, step, quarter, 0, STEP) for b in range(blocks)]
-                for i in range(pixels):
-                    four = tirx.Shuffle([tirx.reinterpret("int32x4", a[i])], [quarter] * 4)
-                    four = tirx.reinterpret("int8x16", four)
-                    for b in range(blocks):
-                        sums[i, b] = tirx.call_llvm_pure_intrin(
-                            "int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", sums[i, b], w[b], four
-                        )
+        # With one pixel a step is little more than its loads, so that starting instructions is the limit.
+        times = round_of(self.steps) if pixels == 1 else 1
+        with T.serial(0, self.steps // times) as index:
+            for part in range(times):
+                step = index * times + part
+                a = [load_a(i, step * STEP, STEP) for i in range(pixels)]
+                for quarter in range(4):
+                    w = [load_w(b, step, quarter, 0, STEP) for b in range(blocks)]
+                    for i in range(pixels):
+                        four = tirx.Shuffle([tirx.reinterpret("int32x4", a[i])], [quarter] * 4)
+                        four = tirx.reinterpret("int8x16", four)
+                        for b in range(blocks):
+                            sums[i, b] = tirx.call_llvm_pure_intrin(
+                                "int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", sums[i, b], w[b], four
+                            )
         return sums.vectors()

@@ -34,6 +34,14 @@ def _bit_serial(p: DotProblem) -> list[Step]:
     ]
 
 
+def _bit_madd(p: DotProblem) -> list[Step]:
+    # Beside each of those three vector operations one instruction of general registers: of a word of 24 products two
+    # AND, three multiplications and an addition.
+    return [
+        (128 / (p.a.bits * p.w.bits) + 3 * 24 / 6, {"logic": 1, "count": 1, "simple": 1, "adalp": 1 / _BYTE_COUNTS})
+    ]
+
+
 def _ternary(p: DotProblem) -> list[Step]:
     # popcount((a XOR sign) AND mask): both planes of the weights in one pass over each plane of the activations.
     macs = 128 / p.a.bits
@@ -96,6 +104,7 @@ def _depthwise(p: DotProblem) -> list[Step]:
 _STEPS: Mapping[str, Callable[[DotProblem], list[Step]]] = MappingProxyType(
     {
         "bit_serial": _bit_serial,
+        "bit_madd": _bit_madd,
         "ternary": _ternary,
         "u8_mla": _u8_mla,
         "smlal": _smlal,

@@ -45,7 +45,7 @@ def written_function(
     outputs = [*(f"={{v{i}}}" for i in results), *(f"={{{base}}}" for base in bases)]
     ties = [str(number + i) for i in range(len(bases))]
     constraints = ",".join([*outputs, *ties, *(f"~{{{each}}}" for each in (*clobbered, "cc", "memory"))])
-    addresses = ", ".join(f"ptr %{letter}" for letter in "awt"[: len(bases)])
+    addresses = ", ".join(f"ptr %{letter}" for letter in "awtu"[: len(bases)])
     parameters = ", ".join([addresses, *(f"ptr %e{i}" for i in range(ends)), *(f"ptr %p{i}" for i in range(number))])
     text = "\\0A".join(instructions)
     lines = [

@@ -10,6 +10,7 @@ from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem
 from schedules.errors import LowbitError
 from schedules.techniques.base import Technique
+from schedules.techniques.bit_madd import BitMadd
 from schedules.techniques.bit_serial import BitSerial
 from schedules.techniques.depthwise import Depthwise
 from schedules.techniques.portable import Portable
@@ -25,6 +26,7 @@ __all__ = ["TECHNIQUES", "Choice", "Technique", "register", "select"]
 
 _ROWS: tuple[Technique, ...] = (
     BitSerial(),
+    BitMadd(),
     Ternary(),
     U8Mla(),
     TblLookup(),

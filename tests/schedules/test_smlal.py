@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from kernel_runner import Machine, build_kernel, check_technique, evaluate, placed, random_operands
 
+from schedules.byte_dot import STEP
 from schedules.byte_weights import FEW
 from schedules.dot_problem import DotProblem, Operand, Thresholds
+from schedules.registers import round_of
 from schedules.techniques import TECHNIQUES
 
 Machines = Callable[[str], Machine]
@@ -92,3 +94,11 @@ def test_depthwise_weights_take_a_byte_for_four() -> None:
     operands = random_operands(p)
     constant = TECHNIQUES["sdot"].constants(p, operands.weights, operands.weight_offset)[0]
     assert constant.nbytes == 64 * 16 // 4  # rows are whole steps of 16
+
+
+def test_one_pixel_with_several_steps_to_a_round(machines: Machines) -> None:
+    # 64, 6, 4 and 13 steps: rounds of 4, of 3, of 2, and of single steps.
+    base = DotProblem(1, 1, 1, 1024, 13, Operand(2), weights(2))
+    problems = [base, *(replace(base, channels=k, a=Operand(8, 1, -100), batch=2) for k in (96, 50, 200))]
+    assert [round_of(-(-p.channels // STEP)) for p in problems] == [4, 3, 2, 1]
+    check_technique("sdot", problems, machines("cortex-a76"))
