@@ -4,24 +4,32 @@ LLVM's model of Cortex-A53 does not know which of its instructions pair (see `pi
 loads so that each costs a cycle of the vector unit twice, and wait for those at the head of the loop. Here a 64-bit
 vector load and a move from a general register always stand together, in one cycle; scalar loads stand beside
 multiplications, which costs none; and everything is loaded a step before it is used, across rounds of the loop too.
+
+A register is filled by two instructions: a load of its lower half, and a move to its upper one that waits for the load.
+So the cycle that loads one register's lower half moves to the upper half of the register before, in one chain through
+weights and activations. Activations of two pixels share a register, which is loaded anew as soon as a step has
+multiplied its last pair: each pixel more costs 2.5 registers and half a cycle to load for four multiplications.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from schedules.written_function import written_function
 
 # Pairs of codes that eight bytes hold.
 UNIT, BYTES = 4, 16
-# Registers: activations (by-element operands must be among the first 16), lanes and sums of each pixel, weights.
-MOST_PIXELS = 9
+# Registers: codes of two pixels each (by-element operands must be among the first 16), lanes and sums of each pixel,
+# and weights of three steps at a time, in turns that divide a round.
+MOST_PIXELS = 11
 WEIGHTS = 28
 # The farthest that a 64-bit load reaches from its base.
 REACH = 32760
-_A, _W, _BIAS, _COUNT, _HIGH, _CODES = "x9", "x10", "x8", "x11", ("x12", "x13"), ("x14", "x15", "x16", "x17")
+_A, _W, _BIAS, _COUNT, _HIGH = "x9", "x10", "x8", "x11", ("x12", "x13")
+_CODES = ("x14", "x15", "x16", "x17", "x7")
 
 
 def body(chunk: int) -> int:
@@ -37,7 +45,7 @@ class OrderedPairs:
     Attributes
     ----------
     pixels : int
-        Pixels of the block, 1 to 9.
+        Pixels of the block, 1 to 11.
     stride : int
         Bytes from a pixel's codes to the next one's, a multiple of 8.
     pairs, chunk, bias : int
@@ -65,9 +73,14 @@ class OrderedPairs:
         farthest = self.stride * (self.pixels - 1) + 2 * (2 * body(self.chunk) + 2 * UNIT)
         return farthest <= REACH and self.pairs // body(self.chunk) < 1 << 16
 
+    @property
+    def held(self) -> int:
+        """Registers of activations."""
+        return -(-self.pixels // 2)
+
     def definition(self) -> str:
         """An LLVM function ``(codes, weights, a place for each vector of sums)``, inlined where it is called."""
-        first = 2 * self.pixels
+        first = self.held + self.pixels
         vectors = [f"v{r}" for r in (*range(first), *range(WEIGHTS, WEIGHTS + 4))]
         clobbered = [*vectors, _BIAS, _COUNT, *_HIGH, *_CODES]
         results = range(first, first + self.pixels)
@@ -75,25 +88,32 @@ class OrderedPairs:
 
     def instructions(self) -> list[str]:
         """The whole of it."""
-        rounds = self.pairs // body(self.chunk) - 1
-        lines = [f"movi d{2 * self.pixels + i}, #0" for i in range(self.pixels)]
-        lines += self._begin()
+        length = body(self.chunk)
+        rounds = self.pairs // length - 1
+        lines = self._begin()
         if self.bias:
             lines += [f"mov {_BIAS}, #{self.bias}", *self._fresh()]
         if rounds > 0:
             lines += [f"mov {_COUNT}, #{rounds}", "1:"]
-            for step in range(body(self.chunk)):
-                lines += self._step(step, body(self.chunk) + 2 * UNIT)
-            lines += [f"subs {_COUNT}, {_COUNT}, #1"]
-            lines += [
-                f"add {_A}, {_A}, #{2 * body(self.chunk)}",
-                f"add {_W}, {_W}, #{BYTES * body(self.chunk)}",
-                "b.ne 1b",
+            for step in range(length - 1):
+                lines += self._step(step, length + 2 * UNIT)
+            # The last step loads codes for the next round; its weights' load stands before all multiplications.
+            turn = [
+                f"add {_A}, {_A}, #{2 * length}",
+                f"add {_W}, {_W}, #{BYTES * length}",
+                f"subs {_COUNT}, {_COUNT}, #1",
             ]
-        left = self.pairs - max(0, rounds) * body(self.chunk)
+            lines += [*self._step(length - 1, length + 2 * UNIT, length, turn), "b.ne 1b"]
+        left = self.pairs - max(0, rounds) * length
         for step in range(left):
             lines += self._step(step, left)
         return lines
+
+    def _lane(self, pixel: int) -> int:
+        return self.held + pixel
+
+    def _sum(self, pixel: int) -> int:
+        return self.held + self.pixels + pixel
 
     def _weights(self, step: int) -> int:
         return WEIGHTS + step % 4
@@ -107,55 +127,65 @@ class OrderedPairs:
     def _join(self, step: int) -> str:
         return f"ins v{self._weights(step)}.d[1], {_HIGH[step % 2]}"
 
-    def _at(self, pixel: int, unit: int) -> str:
-        return f"[{_A}, #{pixel * self.stride + 2 * UNIT * unit}]"
+    def _codes(self, register: str, pixel: int, pair: int) -> str:
+        return f"ldr {register}, [{_A}, #{pixel * self.stride + 2 * pair}]"
 
-    def _scalars(self, unit: int) -> list[str]:
-        """Loads of the codes of every other pixel."""
-        return [f"ldr {_CODES[i // 2]}, {self._at(i, unit)}" for i in range(1, self.pixels, 2)]
+    def _upper(self, pair: int) -> list[str]:
+        """Loads of the codes of every other pixel, from a pair on."""
+        return [self._codes(_CODES[i // 2], i, pair) for i in range(1, self.pixels, 2)]
 
-    def _codes(self, unit: int) -> Iterator[list[str]]:
-        """Loads of two pixels' codes, of which one was loaded by `_scalars`."""
-        for i in range(0, self.pixels, 2):
-            both = [f"ldr d{i}, {self._at(i, unit)}"]
-            yield both + [f"fmov d{i + 1}, {_CODES[i // 2]}"] if i + 1 < self.pixels else both
+    def _lower(self, pair: int) -> list[str]:
+        """Loads of the codes of the other pixels."""
+        return [self._codes(f"d{i // 2}", i, pair) for i in range(0, self.pixels, 2)]
+
+    def _joins(self) -> list[str]:
+        """What puts the former above the latter."""
+        return [f"ins v{j}.d[1], {_CODES[j]}" for j in range(self.pixels // 2)]
 
     def _begin(self) -> list[str]:
-        lines = [self._high(0), *self._scalars(0), self._low(0)]
-        for both in self._codes(0):
-            lines += both
-        return [*lines, self._high(1), self._join(0), self._low(1)]
+        """Load what the first step needs; what the chain has begun and not ended is the last pixels' register."""
+        loads = [self._high(0), self._low(0), self._high(1), self._low(1)]
+        loads += [each for both in zip_longest(self._upper(0), self._lower(0)) for each in both if each]
+        zeros = [f"movi d{self._sum(i)}, #0" for i in range(self.pixels)]
+        lines = [each for both in zip_longest(loads, zeros) for each in both if each]
+        return [*lines, self._join(0), self._join(1), *self._joins()[: max(0, self.pixels // 2 - 1)]]
 
-    def _step(self, step: int, end: int) -> list[str]:
-        """Multiply one pair; load what the next steps before ``end`` need."""
+    def _chain(self, step: int, end: int, base: int) -> dict[int, list[str]]:
+        """What is loaded in a step, by the multiplications that stand before it."""
+        n, lane, both = self.pixels, step % UNIT, self.pixels // 2
+        lows = [self._low(step + 2)] if step + 2 < end else []
+        joins = [self._join(step + 1)] if step + 1 < end else []
+        if lane == UNIT - 1 and joins:
+            lows += self._lower(step + 1 - base)
+            joins += [self._join(step + 2), *self._joins()[: max(0, both - 1)]]
+            pairs = zip_longest(lows, joins, fillvalue="")
+            return {min(2 * j, n): [each for each in pair if each] for j, pair in enumerate(pairs)}
+        if lane == 0:
+            joins = self._joins()[both - 1 :]
+        # The last pixels' move waits for their load, and they wait for it.
+        return {min(2, max(0, 2 * both - 3)): lows + joins}
+
+    def _step(self, step: int, end: int, base: int = 0, turn: Sequence[str] = ()) -> list[str]:
+        """Multiply one pair; load what the next steps before ``end`` need, the codes' base being moved by ``turn``."""
         n, lane = self.pixels, step % UNIT
-        lines = []
-        if step + 2 < end:
-            lines.append(self._low(step + 2))
-        if step + 1 < end:
-            lines.append(self._join(step + 1))
-        beside = [self._high(step + 2)] if step + 2 < end else []
-        another = step // UNIT + 1 < -(-end // UNIT)
-        if lane == UNIT - 2 and another:
-            beside += self._scalars(step // UNIT + 1)
-        codes = self._codes(step // UNIT + 1) if lane == UNIT - 1 and another else iter(())
-        fresh = step % self.chunk == 0 and not self.bias
-        alone: list[str] = []
+        beside = [*turn]
+        if lane < UNIT - 1 and step + 2 < end:
+            beside.append(self._high(step + 2))
+        if lane == UNIT - 2 and step + 2 < end:
+            beside += [*self._upper(step + 2), self._high(step + 3)]
+        operation = "mul" if step % self.chunk == 0 and not self.bias else "mla"
+        loads = self._chain(step, end, base)
+        lines = list(loads.get(0, []))
         for i in range(n):
-            operation = "mul" if fresh else "mla"
-            lines.append(f"{operation} v{n + i}.8h, v{self._weights(step)}.8h, v{i}.h[{lane}]")
-            lines += beside[i : i + 1]
-            if i % 2:
-                lines += next(codes, [])
-            elif i + 1 == n:
-                alone = next(codes, [])
+            codes = f"v{i // 2}.h[{UNIT * (i % 2) + lane}]"
+            lines.append(f"{operation} v{self._lane(i)}.8h, v{self._weights(step)}.8h, {codes}")
+            lines += [*beside[i : i + 1], *loads.get(i + 1, [])]
         lines += beside[n:]
         if (step + 1) % self.chunk == 0 or step + 1 == end:
-            lines += [f"usra v{2 * n + i}.8h, v{n + i}.8h, #8" for i in range(n)]
+            lines += [f"usra v{self._sum(i)}.8h, v{self._lane(i)}.8h, #8" for i in range(n)]
             lines += self._fresh()
-        # Of an odd number of pixels one load has no move beside it, and of their fresh lanes one move no other.
-        return lines + alone
+        return lines
 
     def _fresh(self) -> list[str]:
         """What lanes begin with, where that is not the first product; two of these moves share a cycle."""
-        return [f"dup v{self.pixels + i}.8h, w{_BIAS[1:]}" for i in range(self.pixels)] if self.bias else []
+        return [f"dup v{self._lane(i)}.8h, w{_BIAS[1:]}" for i in range(self.pixels)] if self.bias else []
