@@ -1,6 +1,6 @@
 """The loops that block kernels share: tiles of pixels, a panel for each, blocks of channels, then the epilogue.
 
-For a run of ``tile`` pixels of an output row and each group: fill the panel of patches, sum their codes, and for each
+For a run of ``tile`` pixels, of an output row or across rows, and each group: fill the panel of patches, sum their codes, and for each
 block of ``nr`` channels run over the pixels ``mr`` at a time, so that the weights of a block stay in L1 while the panel
 is read. All sums of the tile go to a scratch buffer that the epilogue reads in vectors of channels.
 """
@@ -18,6 +18,7 @@ from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, splat, vload, vstore
 from schedules.padding import runs
 from schedules.panel import Panel, Source
+from schedules.pixel_run import PixelRun, across_rows, in_row
 from schedules.vectors import part
 
 # Weights are packed for blocks of this many channels; a kernel's block is a multiple of it.
@@ -84,7 +85,7 @@ class Scratch:
         self.sums = T.alloc_buffer((pixels, p.groups * padded_channels(p, nr)), dots.dtype)
         self.code_sums = T.alloc_buffer((pixels, p.groups), p.threshold_dtype) if dots.sum_codes else None
         self.row_runs, self.column_runs = runs(p)
-        self.where: tuple[Any, Any] = (const(0), const(0))
+        self.run = in_row(const(0), const(0), const(0))
 
     def store(self, pixel: Any, g: Any, channel: Any, pixels: int, vectors: list[Any]) -> None:
         """Emit the storing of a block's result vectors."""
@@ -106,9 +107,9 @@ class Scratch:
         if self.dots.scale != 1:
             value = value * spread(const(self.dots.scale, dtype))
         c = g * p.group_out_channels + channel
-        oy, ox = self.where
         if p.a.offset or self.dots.centred:
-            value = value + read(self.gamma, [self.row_runs.at(oy), self.column_runs.at(ox + pixel), c])
+            _, oy, ox = self.run.place(pixel)
+            value = value + read(self.gamma, [self.row_runs.at(oy), self.column_runs.at(ox), c])
         if self.code_sums is not None:
             value = value + read(self.beta, [c]) * spread(self.code_sums[pixel, g].astype(dtype))
         return value
@@ -127,6 +128,75 @@ def store_block(
                 vstore(T, buffer, value, at(i, j), width)
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """The loops over blocks of ``mr`` pixels x ``nr`` channels.
+
+    Attributes
+    ----------
+    problem : DotProblem
+        What is computed.
+    mr, nr : int
+        Pixels and channels to a block.
+    source : Source
+        Where patches come from.
+    dots : Dots
+        What a block computes.
+    corrected : tuple of Buffer
+        ``beta`` and ``gamma`` of `techniques.base.corrections`.
+    epilogue : Epilogue
+        What takes the accumulators.
+    unit : int
+        See `Panel`.
+    rolled : bool
+        See `vectors.keep_rolled`.
+    """
+
+    problem: DotProblem
+    mr: int
+    nr: int
+    source: Source
+    dots: Dots
+    corrected: tuple[Any, Any]
+    epilogue: Epilogue
+    unit: int = 8
+    rolled: bool = False
+
+    def tile(self, run: PixelRun, pixels: int) -> None:
+        """Emit the first ``pixels`` of a run."""
+        p, dots = self.problem, self.dots
+        scratch = Scratch(p, dots, pixels, self.nr, *self.corrected)
+        scratch.run = run
+        with T.serial(0, p.groups) as g:
+            panel = Panel(p, self.source, pixels, self.unit)
+            panel.fill(run, g, pixels)
+            if dots.prepare is not None:
+                with T.serial(0, pixels) as i:
+                    dots.prepare(panel, i)
+            if dots.sum_codes is not None:
+                with T.serial(0, pixels) as i:
+                    total = dots.sum_codes(panel, i)
+                    T.buffer_store(scratch.code_sums, total.astype(p.threshold_dtype), [i, g])
+            if dots.column is None or not dots.column(panel, scratch.sums):
+                self._blocks(panel, scratch, g, pixels)
+        self.epilogue.write_tile(scratch.accumulators, run.stands, pixels, rolled=self.rolled)
+
+    def _blocks(self, panel: Panel, scratch: Scratch, g: Any, pixels: int) -> None:
+        nr = self.nr
+        with T.serial(0, padded_channels(self.problem, nr) // nr) as block:
+
+            def group_of(first: Any, count: int) -> None:
+                vectors = self.dots.multiply(panel, g, block * nr, first, count)
+                scratch.store(first, g, block * nr, count, vectors)
+
+            whole, rest = divmod(pixels, self.mr)
+            if whole:
+                with T.serial(0, whole) as index:
+                    group_of(index * self.mr, self.mr)
+            if rest:
+                group_of(const(whole * self.mr), rest)
+
+
 def blocked(
     problem: DotProblem,
     mr: int,
@@ -139,46 +209,32 @@ def blocked(
     unit: int = 8,
     rolled: bool = False,
 ) -> Callable[[Any, Any], None]:
-    """What emits all pixels of an output row ``(n, oy)``."""
-    p = problem
+    """What emits all pixels of an output row ``(n, oy)``, ``tile`` of them at a time; for the rest, see `Blocks`."""
+    blocks = Blocks(problem, mr, nr, source, dots, corrected, epilogue, unit, rolled)
+    return lambda n, oy: along(blocks, tile, n, oy)
 
-    def blocks(panel: Panel, scratch: Scratch, g: Any, pixels: int) -> None:
-        with T.serial(0, padded_channels(p, nr) // nr) as block:
 
-            def group_of(first: Any, count: int) -> None:
-                vectors = dots.multiply(panel, g, block * nr, first, count)
-                scratch.store(first, g, block * nr, count, vectors)
+def along(blocks: Blocks, tile: int, n: Any, oy: Any) -> None:
+    """Emit the pixels of an output row, ``tile`` of them at a time."""
+    whole, rest = divmod(blocks.problem.out_width, tile)
+    if whole:
+        with T.serial(0, whole) as index:
+            blocks.tile(in_row(n, oy, index * tile), tile)
+    if rest:
+        blocks.tile(in_row(n, oy, const(whole * tile)), rest)
 
-            whole, rest = divmod(pixels, mr)
-            if whole:
-                with T.serial(0, whole) as index:
-                    group_of(index * mr, mr)
-            if rest:
-                group_of(const(whole * mr), rest)
 
-    def pixels_from(n: Any, oy: Any, ox: Any, pixels: int) -> None:
-        scratch = Scratch(p, dots, pixels, nr, *corrected)
-        scratch.where = (oy, ox)
-        with T.serial(0, p.groups) as g:
-            panel = Panel(p, source, pixels, unit)
-            panel.fill(n, oy, ox, g, pixels)
-            if dots.prepare is not None:
-                with T.serial(0, pixels) as i:
-                    dots.prepare(panel, i)
-            if dots.sum_codes is not None:
-                with T.serial(0, pixels) as i:
-                    total = dots.sum_codes(panel, i)
-                    T.buffer_store(scratch.code_sums, total.astype(p.threshold_dtype), [i, g])
-            if dots.column is None or not dots.column(panel, scratch.sums):
-                blocks(panel, scratch, g, pixels)
-        epilogue.write_tile(scratch.accumulators, lambda i: (n, oy, ox + i), pixels, rolled=rolled)
-
-    def row(n: Any, oy: Any) -> None:
-        whole, rest = divmod(p.out_width, tile)
-        if whole:
-            with T.serial(0, whole) as index:
-                pixels_from(n, oy, index * tile, tile)
-        if rest:
-            pixels_from(n, oy, const(whole * tile), rest)
-
-    return row
+def across(blocks: Blocks, tile: int, loop: Callable[[int, int], Any]) -> None:
+    """Emit all pixels of the batch, ``tile`` of them at a time whatever their rows, in the given kind of loop."""
+    p = blocks.problem
+    whole, rest = divmod(p.batch * p.out_height * p.out_width, tile)
+    with loop(0, whole + (rest > 0)) as index:
+        # One loop, so that threads share the remainder too.
+        if whole and rest:
+            with T.If(index < whole):
+                with T.Then():
+                    blocks.tile(across_rows(p, index * tile), tile)
+                with T.Else():
+                    blocks.tile(across_rows(p, const(whole * tile)), rest)
+        else:
+            blocks.tile(across_rows(p, index * tile), tile if whole else rest)

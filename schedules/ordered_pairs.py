@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 
 from schedules.written_function import written_function
 
@@ -29,6 +29,8 @@ WEIGHTS = 28
 # The farthest that a 64-bit load reaches from its base.
 REACH = 32760
 _A, _W, _BIAS, _COUNT, _HIGH = "x9", "x10", "x8", "x11", ("x12", "x13")
+# Bases of pixels that the first does not reach.
+_FURTHER = ("x6", "x5")
 _CODES = ("x14", "x15", "x16", "x17", "x7")
 
 
@@ -68,10 +70,16 @@ class OrderedPairs:
         """Sums, each a vector."""
         return self.pixels
 
+    @property
+    def share(self) -> int:
+        """Pixels that loads reach from one base."""
+        return 1 + (REACH - 2 * (2 * body(self.chunk) + 2 * UNIT)) // self.stride
+
     def reaches(self) -> bool:
-        """Whether all loads reach their operands from one base, and the number of rounds fits an instruction."""
-        farthest = self.stride * (self.pixels - 1) + 2 * (2 * body(self.chunk) + 2 * UNIT)
-        return farthest <= REACH and self.pairs // body(self.chunk) < 1 << 16
+        """Whether all loads reach their operands from the bases there are, and numbers fit their instructions."""
+        bases = -(-self.pixels // self.share) if self.share > 0 else 0
+        few = self.share * self.stride < 1 << 16 and self.pairs // body(self.chunk) < 1 << 16
+        return 0 < bases <= 1 + len(_FURTHER) and few
 
     @property
     def held(self) -> int:
@@ -82,7 +90,7 @@ class OrderedPairs:
         """An LLVM function ``(codes, weights, a place for each vector of sums)``, inlined where it is called."""
         first = self.held + self.pixels
         vectors = [f"v{r}" for r in (*range(first), *range(WEIGHTS, WEIGHTS + 4))]
-        clobbered = [*vectors, _BIAS, _COUNT, *_HIGH, *_CODES]
+        clobbered = [*vectors, _BIAS, _COUNT, *_HIGH, *_CODES, *_FURTHER]
         results = range(first, first + self.pixels)
         return written_function(self.name, self.instructions(), "<8 x i16>", results, (_A, _W), clobbered)
 
@@ -99,7 +107,7 @@ class OrderedPairs:
                 lines += self._step(step, length + 2 * UNIT)
             # The last step loads codes for the next round; its weights' load stands before all multiplications.
             turn = [
-                f"add {_A}, {_A}, #{2 * length}",
+                *(f"add {base}, {base}, #{2 * length}" for base in self._bases()),
                 f"add {_W}, {_W}, #{BYTES * length}",
                 f"subs {_COUNT}, {_COUNT}, #1",
             ]
@@ -128,7 +136,11 @@ class OrderedPairs:
         return f"ins v{self._weights(step)}.d[1], {_HIGH[step % 2]}"
 
     def _codes(self, register: str, pixel: int, pair: int) -> str:
-        return f"ldr {register}, [{_A}, #{pixel * self.stride + 2 * pair}]"
+        further, pixel = divmod(pixel, self.share)
+        return f"ldr {register}, [{self._bases()[further]}, #{pixel * self.stride + 2 * pair}]"
+
+    def _bases(self) -> list[str]:
+        return [_A, *_FURTHER][: -(-self.pixels // self.share)]
 
     def _upper(self, pair: int) -> list[str]:
         """Loads of the codes of every other pixel, from a pair on."""
@@ -144,10 +156,13 @@ class OrderedPairs:
 
     def _begin(self) -> list[str]:
         """Load what the first step needs; what the chain has begun and not ended is the last pixels' register."""
+        bases = self._bases()
+        further = [f"mov {base}, #{self.share * self.stride}" for base in bases[1:]]
+        further += [f"add {base}, {base}, {before}" for before, base in pairwise(bases)]
         loads = [self._high(0), self._low(0), self._high(1), self._low(1)]
         loads += [each for both in zip_longest(self._upper(0), self._lower(0)) for each in both if each]
         zeros = [f"movi d{self._sum(i)}, #0" for i in range(self.pixels)]
-        lines = [each for both in zip_longest(loads, zeros) for each in both if each]
+        lines = further + [each for both in zip_longest(loads, zeros) for each in both if each]
         return [*lines, self._join(0), self._join(1), *self._joins()[: max(0, self.pixels // 2 - 1)]]
 
     def _chain(self, step: int, end: int, base: int) -> dict[int, list[str]]:

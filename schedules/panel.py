@@ -17,6 +17,7 @@ from tvm.script.ir_builder import tirx as T
 
 from schedules.dot_problem import DotProblem
 from schedules.intrinsics import const, splat, vload, vstore
+from schedules.pixel_run import PixelRun, in_row
 
 WIDE, NARROW = 16, 8
 
@@ -72,7 +73,7 @@ class Source:
 
 
 class Panel:
-    """Patches of up to ``pixels`` neighbouring output pixels of one row and one group.
+    """Patches of up to ``pixels`` output pixels of one run and one group.
 
     Rows are ``row_bytes`` long, a multiple of ``unit``, zero past the patch.
     """
@@ -87,41 +88,40 @@ class Panel:
         self.direct = (
             plain and not any(p.padding) and self.used == self.row_bytes and not (source.shift or source.copied)
         )
-        self.where: tuple[Any, ...] = ()
+        self.run, self.g = in_row(const(0), const(0), const(0)), const(0)
         self.buffer = None if self.direct else T.alloc_buffer((pixels, source.planes, self.row_bytes), "uint8")
 
     def load(self, pixel: Any, plane: Any, byte: Any, lanes: int) -> Any:
         """Bytes of a patch; ``pixel`` counts from the first one filled."""
         if self.buffer is not None:
             return vload(self.buffer, [pixel, plane, byte], lanes)
-        n, oy, ox, g = self.where
-        buffer, at = self.source.at(n, oy, ox + pixel, g, plane)
+        buffer, at = self.source.at(*self.run.stands(pixel), self.g, plane)
         return vload(buffer, [*at[:-1], at[-1] + byte], lanes)
 
     def stride(self) -> int:
         """Bytes from a patch to that of the next pixel."""
         if self.buffer is not None:
             return self.source.planes * self.row_bytes
-        buffer, _ = self.source.at(*self.where, const(0))
+        buffer, _ = self.source.at(*self.run.stands(const(0)), self.g, const(0))
         return math.prod(int(size) for size in buffer.shape[3:])
 
     def address(self, pixel: Any, plane: Any, byte: Any) -> Any:
         """Where a byte of a patch is."""
         if self.buffer is not None:
             return tirx.address_of(self.buffer[pixel, plane, byte])
-        n, oy, ox, g = self.where
-        buffer, at = self.source.at(n, oy, ox + pixel, g, plane)
+        buffer, at = self.source.at(*self.run.stands(pixel), self.g, plane)
         return tirx.address_of(buffer[(*at[:-1], at[-1] + byte)])
 
-    def fill(self, n: Any, oy: Any, ox: Any, g: Any, pixels: int) -> None:
-        """Emit the copy of the patches of ``pixels`` output pixels from ``(n, oy, ox)``."""
-        self.where = (n, oy, ox, g)
+    def fill(self, run: PixelRun, g: Any, pixels: int) -> None:
+        """Emit the copy of the patches of the run's first ``pixels`` output pixels."""
+        self.run, self.g = run, g
         if self.buffer is None:
             return
         p, s = self.problem, self.source
         with T.serial(0, pixels) as pixel:
+            n, oy, ox = run.place(pixel)
             y0 = oy * p.stride[0] - p.padding[0]
-            x0 = (ox + pixel) * p.stride[1] - p.padding[1]
+            x0 = ox * p.stride[1] - p.padding[1]
             if max(p.padding) <= 0:
                 self._inside(n, y0, x0, g, pixel)
             else:

@@ -13,21 +13,24 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from schedules.blocked import Dots, blocked, even_blocks, padded_channels
+from schedules.blocked import Blocks, Dots, across, along, even_blocks, padded_channels
 from schedules.compact import per_byte
 from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem, Operand
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, splat, vload, vstore
 from schedules.layout import Layout
-from schedules.ordered_pairs import MOST_PIXELS, UNIT, body
+from schedules.ordered_pairs import UNIT, body
 from schedules.pair_dot import BYTES, LANES, PairDot
+from schedules.pair_tiles import PATCHES, SUMS, block_cycles, plan
 from schedules.panel import Panel, Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
 from schedules.vectors import Vectors, assembly, in_order, keep_rolled, vectors
 
 # The widest block of channels that the packed weights are padded for.
 NR_LIMIT = 16
+# Pixels that a tile of a row has at least.
+BLOCK = 9
 # A round of the loop multiplies no more pairs than this.
 MOST_PAIRS = 32
 
@@ -48,7 +51,7 @@ class U8Mla(Technique):
     def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
         """The multiplications, their loads and flushes; weights taken apart; patches copied."""
         p = problem
-        mr = even_blocks(tile(p), MOST_PIXELS)
+        mr = even_blocks(tile(p), 11)
         flush = (1.5 if centred(p) else 1) / chunk(p)
         step = core.cycles({"mla": 1 + flush, "and": 0.15 + 1 / mr})
         copies = copy_instructions(p, 1, p.group_channels) * core.cycles({"ldr": 1, "str": 1}) * (1 + centred(p))
@@ -59,11 +62,9 @@ class U8Mla(Technique):
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """``ordered``: see `ordered_pairs`."""
-        pixels, ordered = tile(problem), in_order(core)
-        # Loops that LLVM is to order stay small.
-        mr = even_blocks(pixels, MOST_PIXELS if ordered else 4)
-        limits = {"mr": mr, "nr": 8, "tile": pixels, "ordered": int(ordered)}
-        return {**super().knobs(problem, core), **limits}
+        usual, ordered = super().knobs(problem, core), in_order(core)
+        pixels, mr = runs(problem, bool(usual["parallel"])) if ordered else tile(problem)
+        return {**usual, "mr": mr, "nr": 8, "tile": pixels, "ordered": int(ordered)}
 
     def in_layout(self, problem: DotProblem) -> Layout:
         """Plain codes."""
@@ -146,11 +147,12 @@ class U8Mla(Technique):
                 lambda *_: zero,
                 copied=centred(p),
             )
-            row = blocked(
-                p, knobs["mr"], nr, knobs["tile"], source, dots, (beta, gamma), epilogue, 2 * UNIT, dot.ordered
-            )
+            every = Blocks(p, knobs["mr"], nr, source, dots, (beta, gamma), epilogue, 2 * UNIT, dot.ordered)
+            if dot.ordered:
+                across(every, knobs["tile"], loop)
+                return
             with rows(p, knobs) as index:
-                row(index // p.out_height, index % p.out_height)
+                along(every, knobs["tile"], index // p.out_height, index % p.out_height)
 
         def assembled(*args: Any) -> None:
             # Around all loops, of which the first takes the weights apart.
@@ -208,11 +210,18 @@ def padded_pairs(problem: DotProblem) -> int:
     return -(-pairs(problem) // per) * per
 
 
-def tile(problem: DotProblem) -> int:
-    """Pixels to a tile: equal parts of a row whose sums take 16 KiB and whose patches take 24 KiB at most."""
+def runs(problem: DotProblem, shared: bool) -> tuple[int, int]:
+    """Pixels to a tile, whatever their rows, and to a block, where loops are written out: see `pair_tiles`."""
     p = problem
-    fitting = min((16 << 10) // (2 * p.out_channels), (24 << 10) // (2 * pairs(p)))
-    return -(-p.out_width // -(-p.out_width // max(MOST_PIXELS, fitting)))
+    return plan(p.batch * p.out_height * p.out_width, 2 * pairs(p), p.out_channels, chunk(p), shared)
+
+
+def tile(problem: DotProblem) -> tuple[int, int]:
+    """Equal parts of a row whose sums take 16 KiB and whose patches take 24 KiB; to a block, few that LLVM orders."""
+    p = problem
+    most = max(BLOCK, min(SUMS // (2 * p.out_channels), PATCHES // (2 * pairs(p))))
+    pixels = even_blocks(p.out_width, most)
+    return pixels, even_blocks(pixels, 4)
 
 
 def largest_product(problem: DotProblem) -> int:
