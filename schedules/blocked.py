@@ -13,13 +13,14 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
+from schedules.code_sum import RunningSum
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, splat, vload, vstore
 from schedules.padding import runs
 from schedules.panel import Panel, Source
 from schedules.pixel_run import PixelRun, across_rows, in_row
-from schedules.vectors import part
+from schedules.vectors import keep_rolled, part
 
 # Weights are packed for blocks of this many channels; a kernel's block is a multiple of it.
 CHANNEL_BLOCK = 4
@@ -60,6 +61,8 @@ class Dots:
         Whether gamma is more than the offset of the activations.
     prepare : callable or None
         ``(panel, pixel)``: emits what is to be done with each patch first.
+    running : callable or None
+        ``(store, after)`` to the `RunningSum` that adds codes as they are copied.
     column : callable or None
         ``(panel, sums)``: emits all channels' products with the only pixel there is into a row of sums, where it can;
         returns whether it did.
@@ -73,6 +76,7 @@ class Dots:
     centred: bool = False
     prepare: Callable[[Panel, Any], None] | None = None
     column: Callable[[Panel, Any], bool] | None = None
+    running: Callable[..., RunningSum] | None = None
 
 
 class Scratch:
@@ -91,6 +95,10 @@ class Scratch:
         """Emit the storing of a block's result vectors."""
         first = g * padded_channels(self.problem, self.nr) + channel
         store_block(self.sums, lambda i, j: [pixel + i, first + j], vectors, self.dots.lanes, pixels, self.nr)
+
+    def store_sum(self, pixel: Any, g: Any, total: Any) -> None:
+        """Emit the storing of the sum of a patch's codes."""
+        T.buffer_store(self.code_sums, total.astype(self.problem.threshold_dtype), [pixel, g])
 
     def accumulators(self, pixel: Any, g: Any, channel: Any, lanes: int, dtype: str) -> Any:
         """The accumulators of neighbouring channels of one group as a vector (or a scalar if ``lanes`` is 1)."""
@@ -169,17 +177,26 @@ class Blocks:
         scratch.run = run
         with T.serial(0, p.groups) as g:
             panel = Panel(p, self.source, pixels, self.unit)
-            panel.fill(run, g, pixels)
+            sums = self._sums(panel, scratch, g)
+            panel.fill(run, g, pixels, sums)
             if dots.prepare is not None:
                 with T.serial(0, pixels) as i:
                     dots.prepare(panel, i)
-            if dots.sum_codes is not None:
+            if dots.sum_codes is not None and sums is None:
                 with T.serial(0, pixels) as i:
-                    total = dots.sum_codes(panel, i)
-                    T.buffer_store(scratch.code_sums, total.astype(p.threshold_dtype), [i, g])
+                    scratch.store_sum(i, g, dots.sum_codes(panel, i))
             if dots.column is None or not dots.column(panel, scratch.sums):
                 self._blocks(panel, scratch, g, pixels)
         self.epilogue.write_tile(scratch.accumulators, run.stands, pixels, rolled=self.rolled)
+
+    def _sums(self, panel: Panel, scratch: Scratch, g: Any) -> RunningSum | None:
+        running, sum_codes = self.dots.running, self.dots.sum_codes
+        if running is None or sum_codes is None or panel.direct:
+            return None
+        return running(
+            lambda pixel, total: scratch.store_sum(pixel, g, total.astype("int32")),
+            lambda pixel: scratch.store_sum(pixel, g, sum_codes(panel, pixel)),
+        )
 
     def _blocks(self, panel: Panel, scratch: Scratch, g: Any, pixels: int) -> None:
         nr = self.nr
@@ -192,6 +209,7 @@ class Blocks:
             whole, rest = divmod(pixels, self.mr)
             if whole:
                 with T.serial(0, whole) as index:
+                    keep_rolled(self.rolled)
                     group_of(index * self.mr, self.mr)
             if rest:
                 group_of(const(whole * self.mr), rest)

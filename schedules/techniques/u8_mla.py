@@ -14,6 +14,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.blocked import Blocks, Dots, across, along, even_blocks, padded_channels
+from schedules.code_sum import RunningSum, when
 from schedules.compact import per_byte
 from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem, Operand
@@ -139,7 +140,9 @@ class U8Mla(Technique):
             scale = p.a.multiplier * p.w.multiplier
             needed = dot.sum_codes if needs_sum(p) else None
             prepare = (lambda panel, i: subtract(panel, i, centre(p.a), dot.ordered)) if centred(p) else None
-            dots = Dots(dot.dtype, dot.lanes, multiply, needed, scale, centred(p), prepare)
+            often = when(p, p.group_channels)
+            running = None if often is None else (lambda store, after: RunningSum(dot.v, store, after, often))
+            dots = Dots(dot.dtype, dot.lanes, multiply, needed, scale, centred(p), prepare, running=running)
             source = Source(
                 1,
                 p.group_channels,
