@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.code_sum import RunningSum
@@ -208,11 +209,19 @@ class Blocks:
 
             whole, rest = divmod(pixels, self.mr)
             if whole:
-                with T.serial(0, whole) as index:
+                with T.serial(0, self._count(whole)) as index:
                     keep_rolled(self.rolled)
                     group_of(index * self.mr, self.mr)
             if rest:
                 group_of(const(whole * self.mr), rest)
+
+
+    def _count(self, blocks: int) -> Any:
+        """The number of blocks, hidden from LLVM: what is written out would be repeated until it fills the cache."""
+        if not self.rolled or blocks == 1:
+            return blocks
+        hidden = tirx.call_extern("int64", "lowbit_through_general", const(blocks, "int64"))
+        return hidden.astype("int32")
 
 
 def blocked(

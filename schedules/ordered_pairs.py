@@ -26,6 +26,8 @@ UNIT, BYTES = 4, 16
 # and weights of three steps at a time, in turns that divide a round.
 MOST_PIXELS = 11
 WEIGHTS = 28
+# Registers of activations that are loaded before the first multiplication.
+AHEAD = 3
 # The farthest that a 64-bit load reaches from its base.
 REACH = 32760
 _A, _W, _BIAS, _COUNT, _HIGH = "x9", "x10", "x8", "x11", ("x12", "x13")
@@ -97,13 +99,15 @@ class OrderedPairs:
     def instructions(self) -> list[str]:
         """The whole of it."""
         length = body(self.chunk)
-        rounds = self.pairs // length - 1
+        rounds = max(0, self.pairs // length - 1)
+        left = self.pairs - rounds * length
         lines = self._begin()
         if self.bias:
             lines += [f"mov {_BIAS}, #{self.bias}", *self._fresh()]
-        if rounds > 0:
+        lines += self._step(0, left, start=True)
+        if rounds:
             lines += [f"mov {_COUNT}, #{rounds}", "1:"]
-            for step in range(length - 1):
+            for step in range(1, length - 1):
                 lines += self._step(step, length + 2 * UNIT)
             # The last step loads codes for the next round; its weights' load stands before all multiplications.
             turn = [
@@ -111,9 +115,8 @@ class OrderedPairs:
                 f"add {_W}, {_W}, #{BYTES * length}",
                 f"subs {_COUNT}, {_COUNT}, #1",
             ]
-            lines += [*self._step(length - 1, length + 2 * UNIT, length, turn), "b.ne 1b"]
-        left = self.pairs - max(0, rounds) * length
-        for step in range(left):
+            lines += [*self._step(length - 1, length + 2 * UNIT, length, turn), *self._step(0, left), "b.ne 1b"]
+        for step in range(1, left):
             lines += self._step(step, left)
         return lines
 
@@ -155,21 +158,25 @@ class OrderedPairs:
         return [f"ins v{j}.d[1], {_CODES[j]}" for j in range(self.pixels // 2)]
 
     def _begin(self) -> list[str]:
-        """Load what the first step needs; what the chain has begun and not ended is the last pixels' register."""
+        """Load what the first multiplications need; the chain goes on with the first step."""
         bases = self._bases()
         further = [f"mov {base}, #{self.share * self.stride}" for base in bases[1:]]
         further += [f"add {base}, {base}, {before}" for before, base in pairwise(bases)]
         loads = [self._high(0), self._low(0), self._high(1), self._low(1)]
-        loads += [each for both in zip_longest(self._upper(0), self._lower(0)) for each in both if each]
+        loads += [each for both in zip_longest(self._upper(0)[:AHEAD], self._lower(0)[:AHEAD]) for each in both if each]
         zeros = [f"movi d{self._sum(i)}, #0" for i in range(self.pixels)]
         lines = further + [each for both in zip_longest(loads, zeros) for each in both if each]
-        return [*lines, self._join(0), self._join(1), *self._joins()[: max(0, self.pixels // 2 - 1)]]
+        joins = [self._join(0), *self._joins()[:1], self._join(1), *self._joins()[1 : AHEAD - 1]]
+        return [*lines, *joins]
 
-    def _chain(self, step: int, end: int, base: int) -> dict[int, list[str]]:
+    def _chain(self, step: int, end: int, base: int, start: bool) -> dict[int, list[str]]:
         """What is loaded in a step, by the multiplications that stand before it."""
         n, lane, both = self.pixels, step % UNIT, self.pixels // 2
         lows = [self._low(step + 2)] if step + 2 < end else []
         joins = [self._join(step + 1)] if step + 1 < end else []
+        if start:
+            pairs = zip_longest([*self._lower(0)[AHEAD:], *lows], self._joins()[AHEAD - 1 :], fillvalue="")
+            return {min(2 * j + 2, n): [each for each in pair if each] for j, pair in enumerate(pairs)}
         if lane == UNIT - 1 and joins:
             lows += self._lower(step + 1 - base)
             joins += [self._join(step + 2), *self._joins()[: max(0, both - 1)]]
@@ -180,16 +187,18 @@ class OrderedPairs:
         # The last pixels' move waits for their load, and they wait for it.
         return {min(2, max(0, 2 * both - 3)): lows + joins}
 
-    def _step(self, step: int, end: int, base: int = 0, turn: Sequence[str] = ()) -> list[str]:
+    def _step(
+        self, step: int, end: int, base: int = 0, turn: Sequence[str] = (), start: bool = False
+    ) -> list[str]:
         """Multiply one pair; load what the next steps before ``end`` need, the codes' base being moved by ``turn``."""
         n, lane = self.pixels, step % UNIT
-        beside = [*turn]
+        beside = [*turn, *(self._upper(0)[AHEAD:] if start else [])]
         if lane < UNIT - 1 and step + 2 < end:
             beside.append(self._high(step + 2))
         if lane == UNIT - 2 and step + 2 < end:
             beside += [*self._upper(step + 2), self._high(step + 3)]
         operation = "mul" if step % self.chunk == 0 and not self.bias else "mla"
-        loads = self._chain(step, end, base)
+        loads = self._chain(step, end, base, start)
         lines = list(loads.get(0, []))
         for i in range(n):
             codes = f"v{i // 2}.h[{UNIT * (i % 2) + lane}]"

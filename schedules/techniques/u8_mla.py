@@ -174,18 +174,21 @@ class U8Mla(Technique):
         """Emit, once a call, the codes of pairs as bytes."""
         p, per = problem, per_byte(problem.w.bits)
         blocks, vectors_ = weights.shape[1], padded_pairs(p) // per
-        with loop(0, p.groups * blocks) as block, T.serial(0, vectors_) as v:
+        # Two vectors at a time, so that an in-order core does not wait for either.
+        together = 2 if rolled and vectors_ % 2 == 0 else 1
+        with loop(0, p.groups * blocks) as block, T.serial(0, vectors_ // together) as step:
             keep_rolled(rolled)
             at = [block // blocks, block % blocks]
-            for place in range(per):
-                code = vload(packed, [*at, v, 0], BYTES)
-                if place:
-                    code = code >> splat(const(place * p.w.bits, "uint8"), BYTES)
-                if (place + 1) * p.w.bits < 8:
-                    code = code & splat(const(p.w.max_code, "uint8"), BYTES)
-                if centred(p):
-                    code = less(code, centre(p.w), BYTES)
-                vstore(T, weights, code, [*at, v * per + place, 0], BYTES)
+            for v in [step * together + i for i in range(together)]:
+                for place in range(per):
+                    code = vload(packed, [*at, v, 0], BYTES)
+                    if place:
+                        code = code >> splat(const(place * p.w.bits, "uint8"), BYTES)
+                    if (place + 1) * p.w.bits < 8:
+                        code = code & splat(const(p.w.max_code, "uint8"), BYTES)
+                    if centred(p):
+                        code = less(code, centre(p.w), BYTES)
+                    vstore(T, weights, code, [*at, v * per + place, 0], BYTES)
 
 
 def less(codes: Any, centre: int, lanes: int) -> Any:
