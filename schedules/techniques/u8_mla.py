@@ -23,7 +23,7 @@ from schedules.intrinsics import const, splat, vload, vstore
 from schedules.layout import Layout
 from schedules.ordered_pairs import UNIT, body
 from schedules.pair_dot import BYTES, LANES, PairDot
-from schedules.pair_tiles import PATCHES, SUMS, block_cycles, plan
+from schedules.pair_tiles import PATCHES, SUMS, Reckoning, plan
 from schedules.panel import Panel, Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
 from schedules.vectors import Vectors, assembly, in_order, keep_rolled, vectors
@@ -64,7 +64,7 @@ class U8Mla(Technique):
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """``ordered``: see `ordered_pairs`."""
         usual, ordered = super().knobs(problem, core), in_order(core)
-        pixels, mr = runs(problem, bool(usual["parallel"])) if ordered else tile(problem)
+        pixels, mr = plan(reckoning(problem), bool(usual["parallel"])) if ordered else tile(problem)
         return {**usual, "mr": mr, "nr": 8, "tile": pixels, "ordered": int(ordered)}
 
     def in_layout(self, problem: DotProblem) -> Layout:
@@ -216,10 +216,13 @@ def padded_pairs(problem: DotProblem) -> int:
     return -(-pairs(problem) // per) * per
 
 
-def runs(problem: DotProblem, shared: bool) -> tuple[int, int]:
-    """Pixels to a tile, whatever their rows, and to a block, where loops are written out: see `pair_tiles`."""
+def reckoning(problem: DotProblem) -> Reckoning:
+    """What an in-order core's time is reckoned from."""
     p = problem
-    return plan(p.batch * p.out_height * p.out_width, 2 * pairs(p), p.out_channels, chunk(p), shared)
+    flush = 1.5 if centred(p) else 1
+    return Reckoning(
+        p.batch * p.out_height * p.out_width, pairs(p), chunk(p), p.groups, p.group_out_channels, flush
+    )
 
 
 def tile(problem: DotProblem) -> tuple[int, int]:
