@@ -1,8 +1,8 @@
 """The loops that block kernels share: tiles of pixels, a panel for each, blocks of channels, then the epilogue.
 
-For a run of ``tile`` pixels, of an output row or across rows, and each group: fill the panel of patches, sum their codes, and for each
-block of ``nr`` channels run over the pixels ``mr`` at a time, so that the weights of a block stay in L1 while the panel
-is read. All sums of the tile go to a scratch buffer that the epilogue reads in vectors of channels.
+For a run of ``tile`` pixels, of an output row or across rows, and each group: fill the panel of patches, sum their
+codes, and for each block of ``nr`` channels run over the pixels ``mr`` at a time, so that its weights stay in
+L1 while the panel is read. All sums of the tile go to a scratch buffer that the epilogue reads in vectors of channels.
 """
 
 from __future__ import annotations
@@ -171,8 +171,8 @@ class Blocks:
     unit: int = 8
     rolled: bool = False
 
-    def tile(self, run: PixelRun, pixels: int) -> None:
-        """Emit the first ``pixels`` of a run."""
+    def tile(self, run: PixelRun, pixels: int, mr: int | None = None) -> None:
+        """Emit the first ``pixels`` of a run, in blocks of ``mr`` instead of its own if there is one."""
         p, dots = self.problem, self.dots
         scratch = Scratch(p, dots, pixels, self.nr, *self.corrected)
         scratch.run = run
@@ -187,7 +187,7 @@ class Blocks:
                 with T.serial(0, pixels) as i:
                     scratch.store_sum(i, g, dots.sum_codes(panel, i))
             if dots.column is None or not dots.column(panel, scratch.sums):
-                self._blocks(panel, scratch, g, pixels)
+                self._blocks(panel, scratch, g, pixels, mr or self.mr)
         self.epilogue.write_tile(scratch.accumulators, run.stands, pixels, rolled=self.rolled)
 
     def _sums(self, panel: Panel, scratch: Scratch, g: Any) -> RunningSum | None:
@@ -199,7 +199,7 @@ class Blocks:
             lambda pixel: scratch.store_sum(pixel, g, sum_codes(panel, pixel)),
         )
 
-    def _blocks(self, panel: Panel, scratch: Scratch, g: Any, pixels: int) -> None:
+    def _blocks(self, panel: Panel, scratch: Scratch, g: Any, pixels: int, mr: int) -> None:
         nr = self.nr
         with T.serial(0, padded_channels(self.problem, nr) // nr) as block:
 
@@ -207,14 +207,13 @@ class Blocks:
                 vectors = self.dots.multiply(panel, g, block * nr, first, count)
                 scratch.store(first, g, block * nr, count, vectors)
 
-            whole, rest = divmod(pixels, self.mr)
+            whole, rest = divmod(pixels, mr)
             if whole:
                 with T.serial(0, self._count(whole)) as index:
                     keep_rolled(self.rolled)
-                    group_of(index * self.mr, self.mr)
+                    group_of(index * mr, mr)
             if rest:
-                group_of(const(whole * self.mr), rest)
-
+                group_of(const(whole * mr), rest)
 
     def _count(self, blocks: int) -> Any:
         """The number of blocks, hidden from LLVM: what is written out would be repeated until it fills the cache."""
@@ -251,17 +250,26 @@ def along(blocks: Blocks, tile: int, n: Any, oy: Any) -> None:
         blocks.tile(in_row(n, oy, const(whole * tile)), rest)
 
 
-def across(blocks: Blocks, tile: int, loop: Callable[[int, int], Any]) -> None:
-    """Emit all pixels of the batch, ``tile`` of them at a time whatever their rows, in the given kind of loop."""
+def across(blocks: Blocks, tile: int, most: int, loop: Callable[[int, int], Any]) -> None:
+    """Emit all pixels of the batch, ``tile`` of them at a time whatever their rows, in the given kind of loop.
+
+    What remains is divided into as few blocks as ``most`` pixels to a block allow.
+    """
     p = blocks.problem
     whole, rest = divmod(p.batch * p.out_height * p.out_width, tile)
+
+    def remainder() -> None:
+        blocks.tile(across_rows(p, const(whole * tile), rest), rest, even_blocks(rest, most))
+
+    # One loop, so that threads share the remainder too.
     with loop(0, whole + (rest > 0)) as index:
-        # One loop, so that threads share the remainder too.
-        if whole and rest:
+        if not whole:
+            remainder()
+        elif not rest:
+            blocks.tile(across_rows(p, index * tile, tile), tile)
+        else:
             with T.If(index < whole):
                 with T.Then():
-                    blocks.tile(across_rows(p, index * tile), tile)
+                    blocks.tile(across_rows(p, index * tile, tile), tile)
                 with T.Else():
-                    blocks.tile(across_rows(p, const(whole * tile)), rest)
-        else:
-            blocks.tile(across_rows(p, index * tile), tile if whole else rest)
+                    remainder()

@@ -1,4 +1,4 @@
-"""The sum of a patch's codes, which corrects for offsets of the weights: added up as the patch is copied, or afterwards.
+"""The sum of a patch's codes, which corrects for offsets of the weights, added up as the patch is copied.
 
 A vector of bytes takes ``255 // max(a)`` vectors of codes; its bytes are added in pairs to 16-bit lanes, which take 128
 such additions. On an in-order core a load stops the vector unit for two cycles, so what is copied is added at once.

@@ -187,9 +187,7 @@ class OrderedPairs:
         # The last pixels' move waits for their load, and they wait for it.
         return {min(2, max(0, 2 * both - 3)): lows + joins}
 
-    def _step(
-        self, step: int, end: int, base: int = 0, turn: Sequence[str] = (), start: bool = False
-    ) -> list[str]:
+    def _step(self, step: int, end: int, base: int = 0, turn: Sequence[str] = (), start: bool = False) -> list[str]:
         """Multiply one pair; load what the next steps before ``end`` need, the codes' base being moved by ``turn``."""
         n, lane = self.pixels, step % UNIT
         beside = [*turn, *(self._upper(0)[AHEAD:] if start else [])]

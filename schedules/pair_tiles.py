@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 
+from schedules.blocked import even_blocks
 from schedules.ordered_pairs import BYTES, MOST_PIXELS, UNIT
 
 # Cycles of a block outside its steps, and of eight channels of a tile outside its blocks; what the epilogue takes more
@@ -58,35 +59,46 @@ class Reckoning:
     channels: int
     flush: float = 1
 
-    def tile(self, pixels: int, mr: int) -> float:
-        """Cycles of a tile of so many pixels in blocks of ``mr``."""
-        row, blocks = 2 * self.pairs, self.groups * ceil(self.channels / CHANNELS)
-        whole, rest = divmod(pixels, mr)
-        computed = whole * block_cycles(mr, self.pairs, self.chunk, self.flush)
-        computed += block_cycles(rest, self.pairs, self.chunk, self.flush) + TILE + pixels % 2 * pixels * ODD
-        weights = blocks * self.pairs * BYTES
-        lines = weights / LINE * (FAR if weights > WEIGHTS else MISS)
-        sums = 2 * pixels * self.groups * self.channels
-        lines += 2 * sums / LINE * MISS if sums > SUMS else 0
-        fits = (pixels + CHANNELS) * row <= PATCHES
-        lines += pixels * row / LINE * (self.groups if fits else blocks) * MISS
-        return blocks * computed + lines
+    def _blocks(self) -> int:
+        return self.groups * ceil(self.channels / CHANNELS)
 
-    def cycles(self, pixels: int, mr: int) -> tuple[float, float]:
-        """Cycles of all tiles, and of the most that one of several threads has to compute."""
+    def _tiles(self, pixels: int, mr: int) -> list[tuple[int, int, int]]:
+        """How many tiles of how many pixels there are, in blocks of how many."""
         whole, rest = divmod(self.total, pixels)
-        alone = whole * self.tile(pixels, mr) + (self.tile(rest, mr) if rest else 0)
-        return alone, ceil((whole + (rest > 0)) / THREADS) * self.tile(pixels, mr)
+        return [(whole, pixels, mr), (1, rest, even_blocks(rest, MOST_PIXELS))] if rest else [(whole, pixels, mr)]
+
+    def tile(self, pixels: int, mr: int) -> float:
+        """Cycles of a tile of so many pixels in blocks of ``mr``, all in L1."""
+        whole, rest = divmod(pixels, mr)
+        blocks = whole * block_cycles(mr, self.pairs, self.chunk, self.flush)
+        blocks += block_cycles(rest, self.pairs, self.chunk, self.flush)
+        return self._blocks() * (blocks + TILE + pixels % 2 * pixels * ODD)
+
+    def missed(self, pixels: int) -> float:
+        """Cycles that a tile waits for caches."""
+        row, blocks = 2 * self.pairs, self._blocks()
+        weights, sums = blocks * self.pairs * BYTES, 2 * pixels * self.groups * self.channels
+        fits = (pixels + CHANNELS) * row <= PATCHES
+        lines = pixels * row / LINE * (self.groups if fits else blocks) + (2 * sums / LINE if sums > SUMS else 0)
+        return lines * MISS + weights / LINE * (FAR if weights > WEIGHTS else MISS)
+
+    def computed(self, pixels: int, mr: int) -> float:
+        """Cycles of all tiles, all in L1."""
+        return sum(count * self.tile(size, block) for count, size, block in self._tiles(pixels, mr))
+
+    def cost(self, pixels: int, mr: int, shared: bool) -> float:
+        """Cycles of all tiles; where threads share them, half of it is what the last thread takes times all."""
+        tiles = self._tiles(pixels, mr)
+        alone = self.computed(pixels, mr) + sum(count * self.missed(size) for count, size, _ in tiles)
+        rounds = ceil(sum(count for count, _, _ in tiles) / THREADS)
+        return alone + shared * THREADS * rounds * (self.tile(pixels, mr) + self.missed(pixels))
 
 
 @lru_cache(maxsize=1024)
 def plan(layer: Reckoning, shared: bool) -> tuple[int, int]:
-    """Pixels to a tile and to a block; where threads share the tiles, the longest of them counts as much as the sum."""
+    """Pixels to a tile and to a block."""
     most = min(layer.total, max(MOST_PIXELS, min(128, MOST_PATCHES // (2 * layer.pairs))))
 
-    def cost(choice: tuple[int, int]) -> float:
-        alone, longest = layer.cycles(*choice)
-        return alone + THREADS * longest * shared
-
     blocks = range(4, MOST_PIXELS + 1)
-    return min(((tile, min(mr, tile)) for tile in range(1, most + 1) for mr in blocks), key=cost)
+    choices = ((tile, min(mr, tile)) for tile in range(1, most + 1) for mr in blocks)
+    return min(choices, key=lambda choice: layer.cost(choice[0], choice[1], shared))

@@ -13,6 +13,9 @@ from typing import Any
 from schedules.dot_problem import DotProblem
 from schedules.intrinsics import const
 
+# A comparison for each row's end that a run may pass takes less time than a division for each pixel, if they are few.
+MOST_ENDS = 3
+
 Place = Callable[[Any], tuple[Any, Any, Any]]
 
 
@@ -42,12 +45,18 @@ def in_row(n: Any, y: Any, x: Any) -> PixelRun:
     return PixelRun(place, place)
 
 
-def across_rows(problem: DotProblem, first: Any) -> PixelRun:
-    """A run from the pixel that is the ``first``-th of all, counted row by row and image by image."""
-    p = problem
+def across_rows(problem: DotProblem, first: Any, pixels: int) -> PixelRun:
+    """A run of so many pixels from the one that is the ``first``-th of all, counted row by row and image by image."""
+    p, width = problem, problem.out_width
+    ends = (width + pixels - 2) // width
 
     def place(pixel: Any) -> tuple[Any, Any, Any]:
-        row, x = (first + pixel) // p.out_width, (first + pixel) % p.out_width
-        return row // p.out_height, row % p.out_height, x
+        if ends > MOST_ENDS:
+            row, x = (first + pixel) // width, (first + pixel) % width
+        else:
+            x = first % width + pixel
+            passed = sum((x >= const(width * (end + 1))).astype("int32") for end in range(ends))
+            row, x = first // width + passed, x - passed * width
+        return (const(0), row, x) if p.batch == 1 else (row // p.out_height, row % p.out_height, x)
 
     return PixelRun(place, lambda pixel: (const(0), const(0), first + pixel))

@@ -17,23 +17,31 @@ from schedules.blocked import Blocks, Dots, across, along, even_blocks, padded_c
 from schedules.code_sum import RunningSum, when
 from schedules.compact import per_byte
 from schedules.cores import CoreSpec
-from schedules.dot_problem import DotProblem, Operand
+from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, splat, vload, vstore
 from schedules.layout import Layout
-from schedules.ordered_pairs import UNIT, body
+from schedules.ordered_pairs import MOST_PIXELS, UNIT
+from schedules.pair_chunks import bias, centre, centred, chunk, largest_product, needs_sum, padded_pairs, pairs, span
 from schedules.pair_dot import BYTES, LANES, PairDot
 from schedules.pair_tiles import PATCHES, SUMS, Reckoning, plan
 from schedules.panel import Panel, Source, copy_instructions
-from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
+from schedules.techniques.base import (
+    PARALLEL_MACS,
+    Array,
+    Knobs,
+    Technique,
+    correction_shapes,
+    corrections,
+    frame,
+    rows,
+)
 from schedules.vectors import Vectors, assembly, in_order, keep_rolled, vectors
 
 # The widest block of channels that the packed weights are padded for.
 NR_LIMIT = 16
 # Pixels that a tile of a row has at least.
 BLOCK = 9
-# A round of the loop multiplies no more pairs than this.
-MOST_PAIRS = 32
 
 
 class U8Mla(Technique):
@@ -52,14 +60,20 @@ class U8Mla(Technique):
     def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
         """The multiplications, their loads and flushes; weights taken apart; patches copied."""
         p = problem
-        mr = even_blocks(tile(p), 11)
-        flush = (1.5 if centred(p) else 1) / chunk(p)
-        step = core.cycles({"mla": 1 + flush, "and": 0.15 + 1 / mr})
+        pixels = p.batch * p.out_height * p.out_width
         copies = copy_instructions(p, 1, p.group_channels) * core.cycles({"ldr": 1, "str": 1}) * (1 + centred(p))
-        each = pairs(p) / LANES * step + 4 / core.vector_issue
-        outputs = p.groups * padded_channels(p, LANES) * each + needs_sum(p) * p.groups * pairs(p) * 0.5
+        others = pixels * p.groups * padded_channels(p, LANES) * 4 / core.vector_issue
         unpacked = p.groups * padded_channels(p, NR_LIMIT) / LANES * pairs(p) * 4 / core.vector_issue
-        return p.batch * p.out_height * p.out_width * outputs + copies + unpacked
+        if in_order(core):
+            layer = reckoning(p)
+            # Sums of codes cost little where patches are copied, eight bytes a cycle where they are not.
+            direct = p.kernel == p.stride == (1, 1) and not any(p.padding)
+            summed = pixels * p.groups * pairs(p) / UNIT if direct and needs_sum(p) else copies
+            return layer.computed(*plan(layer, p.macs >= PARALLEL_MACS)) + summed + others + unpacked
+        flush = (1.5 if centred(p) else 1) / chunk(p)
+        step = core.cycles({"mla": 1 + flush, "and": 0.15 + 1 / even_blocks(tile(p)[0], BLOCK)})
+        products = pixels * p.groups * padded_channels(p, LANES) * pairs(p) / LANES * step
+        return products + pixels * needs_sum(p) * p.groups * pairs(p) * 0.5 + copies + others + unpacked
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """``ordered``: see `ordered_pairs`."""
@@ -152,7 +166,7 @@ class U8Mla(Technique):
             )
             every = Blocks(p, knobs["mr"], nr, source, dots, (beta, gamma), epilogue, 2 * UNIT, dot.ordered)
             if dot.ordered:
-                across(every, knobs["tile"], loop)
+                across(every, knobs["tile"], MOST_PIXELS, loop)
                 return
             with rows(p, knobs) as index:
                 along(every, knobs["tile"], index // p.out_height, index % p.out_height)
@@ -205,24 +219,11 @@ def subtract(panel: Panel, pixel: Any, centre: int, rolled: bool) -> None:
         vstore(T, panel.buffer, value, [pixel, 0, index * 2 * UNIT], 2 * UNIT)
 
 
-def pairs(problem: DotProblem) -> int:
-    """Pairs of codes of a patch, filled up to eight bytes."""
-    return -(-problem.k // (2 * UNIT)) * UNIT
-
-
-def padded_pairs(problem: DotProblem) -> int:
-    """The same, filled up to whole vectors of packed codes."""
-    per = per_byte(problem.w.bits)
-    return -(-pairs(problem) // per) * per
-
-
 def reckoning(problem: DotProblem) -> Reckoning:
     """What an in-order core's time is reckoned from."""
     p = problem
     flush = 1.5 if centred(p) else 1
-    return Reckoning(
-        p.batch * p.out_height * p.out_width, pairs(p), chunk(p), p.groups, p.group_out_channels, flush
-    )
+    return Reckoning(p.batch * p.out_height * p.out_width, pairs(p), chunk(p), p.groups, p.group_out_channels, flush)
 
 
 def tile(problem: DotProblem) -> tuple[int, int]:
@@ -231,72 +232,3 @@ def tile(problem: DotProblem) -> tuple[int, int]:
     most = max(BLOCK, min(SUMS // (2 * p.out_channels), PATCHES // (2 * pairs(p))))
     pixels = even_blocks(p.out_width, most)
     return pixels, even_blocks(pixels, 4)
-
-
-def largest_product(problem: DotProblem) -> int:
-    """Of two codes."""
-    return problem.a.max_code * (problem.w.span or (0, problem.w.max_code))[1]
-
-
-def fitting(problem: DotProblem) -> int:
-    """Pairs of products that fit a byte."""
-    return 255 // max(1, 2 * largest_product(problem))
-
-
-def centre(operand: Operand) -> int:
-    """The middle of an operand's codes."""
-    return 1 << (operand.bits - 1)
-
-
-def products(problem: DotProblem) -> tuple[int, int]:
-    """The least and the largest product of centred codes."""
-    p = problem
-    activations = [code - centre(p.a) for code in (0, p.a.max_code)]
-    weights = [code - centre(p.w) for code in p.w.span or (0, p.w.max_code)]
-    corners = [a * w for a in activations for w in weights]
-    return min(corners), max(corners)
-
-
-def fitting_centred(problem: DotProblem) -> int:
-    """Pairs of products of centred codes whose range fits a byte; 0 where the weights' zero is not their centre.
-
-    Otherwise the sum of the codes would be needed, of which centring leaves no trace.
-    """
-    w, (low, high) = problem.w, products(problem)
-    if not (w.one_offset and w.multiplier == 1 and w.offset == -centre(w)):
-        return 0
-    # Weights of a single code next to codes of one value leave a range of 0, which any number of pairs fits.
-    return min(255 // max(1, 2 * (high - low)), 127 // max(1, high), 128 // max(1, -low))
-
-
-def centred(problem: DotProblem) -> bool:
-    """Whether centring saves more flushes than what lanes begin with costs."""
-    return 1.5 * short(fitting(problem)) < short(fitting_centred(problem)) and short(fitting_centred(problem)) > 0
-
-
-def short(fitting: int) -> int:
-    """The most pairs between flushes that fit, while the loop over them stays short."""
-    return max((n for n in range(1, min(fitting, MOST_PAIRS) + 1) if body(n) <= MOST_PAIRS), default=0)
-
-
-def chunk(problem: DotProblem) -> int:
-    """Pairs between flushes."""
-    return short(fitting_centred(problem) if centred(problem) else fitting(problem))
-
-
-def bias(problem: DotProblem) -> int:
-    """What lanes begin with: see `PairDot`."""
-    return 128 - 512 * chunk(problem) * products(problem)[0] if centred(problem) else 0
-
-
-def span(problem: DotProblem) -> int:
-    """Flushes that fit 16 bits, at least as many as whole loads need."""
-    p = problem
-    low, high = products(p)
-    largest = high - low if centred(p) else largest_product(p)
-    return 65535 // max(1, 2 * largest * chunk(p))
-
-
-def needs_sum(problem: DotProblem) -> bool:
-    """Whether the sum of a patch's codes is needed."""
-    return problem.needs_code_sum and not centred(problem)
