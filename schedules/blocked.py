@@ -159,6 +159,8 @@ class Blocks:
         See `Panel`.
     rolled : bool
         See `vectors.keep_rolled`.
+    written : bool
+        Whether what a block computes is written out in assembly.
     """
 
     problem: DotProblem
@@ -170,6 +172,7 @@ class Blocks:
     epilogue: Epilogue
     unit: int = 8
     rolled: bool = False
+    written: bool = False
 
     def tile(self, run: PixelRun, pixels: int, mr: int | None = None) -> None:
         """Emit the first ``pixels`` of a run, in blocks of ``mr`` instead of its own if there is one."""
@@ -210,14 +213,14 @@ class Blocks:
             whole, rest = divmod(pixels, mr)
             if whole:
                 with T.serial(0, self._count(whole)) as index:
-                    keep_rolled(self.rolled)
+                    keep_rolled(self.written)
                     group_of(index * mr, mr)
             if rest:
                 group_of(const(whole * mr), rest)
 
     def _count(self, blocks: int) -> Any:
         """The number of blocks, hidden from LLVM: what is written out would be repeated until it fills the cache."""
-        if not self.rolled or blocks == 1:
+        if not self.written or blocks == 1:
             return blocks
         hidden = tirx.call_extern("int64", "lowbit_through_general", const(blocks, "int64"))
         return hidden.astype("int32")

@@ -23,7 +23,7 @@ from schedules.intrinsics import const, splat, vload
 from schedules.ordered_pairs import MOST_PIXELS, UNIT, OrderedPairs, body
 from schedules.panel import Panel
 from schedules.registers import Registers, held
-from schedules.vectors import Vectors, call_loop, part
+from schedules.vectors import Vectors, call_loop, part, transpose_sums
 
 LANES, BYTES = 8, 16
 
@@ -188,9 +188,12 @@ class PairDot:
             with T.serial(0, min(most, whole - first)) as index:
                 codes[0, 0] = codes[0, 0] + panel.load(pixel, 0, (first + index) * size, size)
             total[0, 0] = total[0, 0] + self._widened(codes[0, 0], size)
+        found = code_sum.total(self.v, total[0, 0])
         if rest:
-            total[0, 0] = total[0, 0] + self._widened(panel.load(pixel, 0, whole * size, rest), rest)
-        return code_sum.total(self.v, total[0, 0]).astype("int32")
+            eight = self.v.widen_pairs(panel.load(pixel, 0, whole * size, rest), "uint16", 4)
+            (sums,) = transpose_sums(self.v, [eight], "uint16", 4)
+            found = found + tirx.Shuffle([sums], [0]).astype("uint32")
+        return found.astype("int32")
 
     def _widened(self, codes: Any, size: int) -> Any:
         """The sum of eight or sixteen bytes in four 32-bit lanes."""

@@ -20,6 +20,7 @@ from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, splat, vload, vstore
+from schedules.knob_space import Space, around
 from schedules.layout import Layout
 from schedules.ordered_pairs import MOST_PIXELS, UNIT
 from schedules.pair_chunks import bias, centre, centred, chunk, largest_product, needs_sum, padded_pairs, pairs, span
@@ -40,6 +41,8 @@ from schedules.vectors import Vectors, assembly, in_order, keep_rolled, vectors
 
 # The widest block of channels that the packed weights are padded for.
 NR_LIMIT = 16
+# Pixels to a block and to a tile that a search tries, where tiles do not end with a row.
+BLOCKS, TILES = (6, 7, 8, 9, 10, 11), (10, 11, 13, 20, 22, 25, 30, 33, 40, 49, 50, 64, 98)
 # Pixels that a tile of a row has at least.
 BLOCK = 9
 
@@ -80,6 +83,12 @@ class U8Mla(Technique):
         usual, ordered = super().knobs(problem, core), in_order(core)
         pixels, mr = plan(reckoning(problem), bool(usual["parallel"])) if ordered else tile(problem)
         return {**usual, "mr": mr, "nr": 8, "tile": pixels, "ordered": int(ordered)}
+
+    def space(self, problem: DotProblem, core: CoreSpec) -> Space:
+        """Blocks and tiles of any size, where loops are written out."""
+        own, total = self.knobs(problem, core), problem.batch * problem.out_height * problem.out_width
+        more = {"mr": BLOCKS, "tile": [tile for tile in TILES if tile <= total]} if own["ordered"] else {}
+        return around(own, problem, more)
 
     def in_layout(self, problem: DotProblem) -> Layout:
         """Plain codes."""
@@ -154,7 +163,8 @@ class U8Mla(Technique):
             scale = p.a.multiplier * p.w.multiplier
             needed = dot.sum_codes if needs_sum(p) else None
             prepare = (lambda panel, i: subtract(panel, i, centre(p.a), dot.ordered)) if centred(p) else None
-            often = when(p, p.group_channels)
+            # Others load while they add, and patches of a row are copied at once.
+            often = when(p, p.group_channels) if dot.ordered else None
             running = None if often is None else (lambda store, after: RunningSum(dot.v, store, after, often))
             dots = Dots(dot.dtype, dot.lanes, multiply, needed, scale, centred(p), prepare, running=running)
             source = Source(
@@ -164,7 +174,9 @@ class U8Mla(Technique):
                 lambda *_: zero,
                 copied=centred(p),
             )
-            every = Blocks(p, knobs["mr"], nr, source, dots, (beta, gamma), epilogue, 2 * UNIT, dot.ordered)
+            every = Blocks(
+                p, knobs["mr"], nr, source, dots, (beta, gamma), epilogue, 2 * UNIT, dot.ordered, dot.ordered
+            )
             if dot.ordered:
                 across(every, knobs["tile"], MOST_PIXELS, loop)
                 return
