@@ -18,6 +18,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from schedules import code_sum
 from schedules.intrinsics import const, splat, vload
 from schedules.ordered_pairs import MOST_PIXELS, UNIT, OrderedPairs, body
 from schedules.panel import Panel
@@ -178,19 +179,23 @@ class PairDot:
     def sum_codes(self, panel: Panel, pixel: Any) -> Any:
         """See `blocked.Dots`."""
         row, most = 2 * self.pairs, 255 // self.most_code
+        # An in-order core loads eight bytes in the cycle in which it adds eight others.
+        size = UNIT * 2 if self.ordered else BYTES
         total = Registers([(0, 0)], "uint32", 4)
-        wide, rest = divmod(row, BYTES)
-        for first in range(0, wide, most):
-            codes = Registers([(0, 0)], "uint8", BYTES)
-            with T.serial(0, min(most, wide - first)) as index:
-                codes[0, 0] = codes[0, 0] + panel.load(pixel, 0, (first + index) * BYTES, BYTES)
-            pairs = self.v.widen_pairs(codes[0, 0], "uint16", LANES)
-            total[0, 0] = total[0, 0] + self.v.widen_pairs(pairs, "uint32", LANES // 2)
-        (sums,) = transpose_sums(self.v, [total[0, 0]], "uint32", 4)
-        found = tirx.Shuffle([sums], [0])
+        whole, rest = divmod(row, size)
+        for first in range(0, whole, most):
+            codes = Registers([(0, 0)], "uint8", size)
+            with T.serial(0, min(most, whole - first)) as index:
+                codes[0, 0] = codes[0, 0] + panel.load(pixel, 0, (first + index) * size, size)
+            total[0, 0] = total[0, 0] + self._widened(codes[0, 0], size)
+        found = code_sum.total(self.v, total[0, 0])
         if rest:
-            (sums,) = transpose_sums(
-                self.v, [self.v.widen_pairs(panel.load(pixel, 0, wide * BYTES, rest), "uint16", 4)], "uint16", 4
-            )
+            eight = self.v.widen_pairs(panel.load(pixel, 0, whole * size, rest), "uint16", 4)
+            (sums,) = transpose_sums(self.v, [eight], "uint16", 4)
             found = found + tirx.Shuffle([sums], [0]).astype("uint32")
         return found.astype("int32")
+
+    def _widened(self, codes: Any, size: int) -> Any:
+        """The sum of eight or sixteen bytes in four 32-bit lanes."""
+        pairs = self.v.widen_pairs(codes, "uint16", size // 2)
+        return self.v.widen_pairs(pairs, "uint32", 4) if size == BYTES else pairs.astype("uint32x4")

@@ -15,8 +15,10 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from schedules.code_sum import RunningSum
 from schedules.dot_problem import DotProblem
 from schedules.intrinsics import const, splat, vload, vstore
+from schedules.pixel_run import PixelRun, in_row
 
 WIDE, NARROW = 16, 8
 
@@ -72,7 +74,7 @@ class Source:
 
 
 class Panel:
-    """Patches of up to ``pixels`` neighbouring output pixels of one row and one group.
+    """Patches of up to ``pixels`` output pixels of one run and one group.
 
     Rows are ``row_bytes`` long, a multiple of ``unit``, zero past the patch.
     """
@@ -87,41 +89,41 @@ class Panel:
         self.direct = (
             plain and not any(p.padding) and self.used == self.row_bytes and not (source.shift or source.copied)
         )
-        self.where: tuple[Any, ...] = ()
+        self.run, self.g = in_row(const(0), const(0), const(0)), const(0)
+        self.sums: RunningSum | None = None
         self.buffer = None if self.direct else T.alloc_buffer((pixels, source.planes, self.row_bytes), "uint8")
 
     def load(self, pixel: Any, plane: Any, byte: Any, lanes: int) -> Any:
         """Bytes of a patch; ``pixel`` counts from the first one filled."""
         if self.buffer is not None:
             return vload(self.buffer, [pixel, plane, byte], lanes)
-        n, oy, ox, g = self.where
-        buffer, at = self.source.at(n, oy, ox + pixel, g, plane)
+        buffer, at = self.source.at(*self.run.stands(pixel), self.g, plane)
         return vload(buffer, [*at[:-1], at[-1] + byte], lanes)
 
     def stride(self) -> int:
         """Bytes from a patch to that of the next pixel."""
         if self.buffer is not None:
             return self.source.planes * self.row_bytes
-        buffer, _ = self.source.at(*self.where, const(0))
+        buffer, _ = self.source.at(*self.run.stands(const(0)), self.g, const(0))
         return math.prod(int(size) for size in buffer.shape[3:])
 
     def address(self, pixel: Any, plane: Any, byte: Any) -> Any:
         """Where a byte of a patch is."""
         if self.buffer is not None:
             return tirx.address_of(self.buffer[pixel, plane, byte])
-        n, oy, ox, g = self.where
-        buffer, at = self.source.at(n, oy, ox + pixel, g, plane)
+        buffer, at = self.source.at(*self.run.stands(pixel), self.g, plane)
         return tirx.address_of(buffer[(*at[:-1], at[-1] + byte)])
 
-    def fill(self, n: Any, oy: Any, ox: Any, g: Any, pixels: int) -> None:
-        """Emit the copy of the patches of ``pixels`` output pixels from ``(n, oy, ox)``."""
-        self.where = (n, oy, ox, g)
+    def fill(self, run: PixelRun, g: Any, pixels: int, sums: RunningSum | None = None) -> None:
+        """Emit the copy of the patches of the run's first ``pixels`` output pixels, and of the sum of each."""
+        self.run, self.g, self.sums = run, g, sums
         if self.buffer is None:
             return
         p, s = self.problem, self.source
         with T.serial(0, pixels) as pixel:
+            n, oy, ox = run.place(pixel)
             y0 = oy * p.stride[0] - p.padding[0]
-            x0 = (ox + pixel) * p.stride[1] - p.padding[1]
+            x0 = ox * p.stride[1] - p.padding[1]
             if max(p.padding) <= 0:
                 self._inside(n, y0, x0, g, pixel)
             else:
@@ -131,15 +133,25 @@ class Panel:
                         self._inside(n, y0, x0, g, pixel)
                     with T.Else():
                         self._border(n, y0, x0, g, pixel)
+                        if sums is not None:
+                            sums.after(pixel)
             if self.used < self.row_bytes:
                 with T.grid(s.planes, self.row_bytes - self.used) as (plane, byte):
                     T.buffer_store(self.buffer, const(0, "uint8"), [pixel, plane, self.used + byte])
 
     def _inside(self, n: Any, y0: Any, x0: Any, g: Any, pixel: Any) -> None:
-        p = self.problem
+        p, sums = self.problem, self.sums
+        if sums is not None:
+            sums.begin()
         with T.grid(p.kernel[0], p.kernel[1] // self.together) as (ky, kx):
             position = ky * p.kernel[1] + kx
-            self._copy(n, y0 + ky * p.dilation[0], x0 + kx * p.dilation[1], g, pixel, position, self.together)
+            add = None if sums is None else sums.add
+            y, x = y0 + ky * p.dilation[0], x0 + kx * p.dilation[1]
+            self._copy(n, y, x, g, pixel, position, self.together, add)
+            if sums is not None:
+                sums.position()
+        if sums is not None:
+            sums.end(pixel)
 
     def _border(self, n: Any, y0: Any, x0: Any, g: Any, pixel: Any) -> None:
         p, s = self.problem, self.source
@@ -153,7 +165,9 @@ class Panel:
                     value = s.padding(plane, byte) + const(-s.shift % 256, "uint8")
                     T.buffer_store(self.buffer, value, [pixel, plane, position * s.size + byte])
 
-    def _copy(self, n: Any, y: Any, x: Any, g: Any, pixel: Any, position: Any, together: int = 1) -> None:
+    def _copy(
+        self, n: Any, y: Any, x: Any, g: Any, pixel: Any, position: Any, together: int = 1, add: Any = None
+    ) -> None:
         s = self.source
         for plane in range(s.planes):
             buffer, at = s.at(n, y, x, g, plane)
@@ -163,6 +177,8 @@ class Panel:
                 if s.shift:
                     value = value + splat(const(-s.shift % 256, "uint8"), lanes)
                 vstore(T, self.buffer, value, [pixel, plane, position * s.size + byte], lanes)
+                if add is not None:
+                    add(value)
 
             vectors, single = _pieces(s.size * together)
             # Whole vectors from the first byte on are a loop, however many there are.

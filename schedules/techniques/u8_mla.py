@@ -13,23 +13,38 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from schedules.blocked import Dots, blocked, even_blocks, padded_channels
+from schedules.blocked import Blocks, Dots, across, along, even_blocks, padded_channels
+from schedules.code_sum import RunningSum, when
 from schedules.compact import per_byte
 from schedules.cores import CoreSpec
-from schedules.dot_problem import DotProblem, Operand
+from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, splat, vload, vstore
+from schedules.knob_space import Space, around
 from schedules.layout import Layout
-from schedules.ordered_pairs import MOST_PIXELS, UNIT, body
+from schedules.ordered_pairs import MOST_PIXELS, UNIT
+from schedules.pair_chunks import bias, centre, centred, chunk, largest_product, needs_sum, padded_pairs, pairs, span
 from schedules.pair_dot import BYTES, LANES, PairDot
+from schedules.pair_tiles import PATCHES, SUMS, Reckoning, plan
 from schedules.panel import Panel, Source, copy_instructions
-from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
+from schedules.techniques.base import (
+    PARALLEL_MACS,
+    Array,
+    Knobs,
+    Technique,
+    correction_shapes,
+    corrections,
+    frame,
+    rows,
+)
 from schedules.vectors import Vectors, assembly, in_order, keep_rolled, vectors
 
 # The widest block of channels that the packed weights are padded for.
 NR_LIMIT = 16
-# A round of the loop multiplies no more pairs than this.
-MOST_PAIRS = 32
+# Pixels to a block and to a tile that a search tries, where tiles do not end with a row.
+BLOCKS, TILES = (6, 7, 8, 9, 10, 11), (10, 11, 13, 20, 22, 25, 30, 33, 40, 49, 50, 64, 98)
+# Pixels that a tile of a row has at least.
+BLOCK = 9
 
 
 class U8Mla(Technique):
@@ -48,22 +63,32 @@ class U8Mla(Technique):
     def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
         """The multiplications, their loads and flushes; weights taken apart; patches copied."""
         p = problem
-        mr = even_blocks(tile(p), MOST_PIXELS)
-        flush = (1.5 if centred(p) else 1) / chunk(p)
-        step = core.cycles({"mla": 1 + flush, "and": 0.15 + 1 / mr})
+        pixels = p.batch * p.out_height * p.out_width
         copies = copy_instructions(p, 1, p.group_channels) * core.cycles({"ldr": 1, "str": 1}) * (1 + centred(p))
-        each = pairs(p) / LANES * step + 4 / core.vector_issue
-        outputs = p.groups * padded_channels(p, LANES) * each + needs_sum(p) * p.groups * pairs(p) * 0.5
+        others = pixels * p.groups * padded_channels(p, LANES) * 4 / core.vector_issue
         unpacked = p.groups * padded_channels(p, NR_LIMIT) / LANES * pairs(p) * 4 / core.vector_issue
-        return p.batch * p.out_height * p.out_width * outputs + copies + unpacked
+        if in_order(core):
+            layer = reckoning(p)
+            # Sums of codes cost little where patches are copied, eight bytes a cycle where they are not.
+            direct = p.kernel == p.stride == (1, 1) and not any(p.padding)
+            summed = pixels * p.groups * pairs(p) / UNIT if direct and needs_sum(p) else copies
+            return layer.computed(*plan(layer, p.macs >= PARALLEL_MACS)) + summed + others + unpacked
+        flush = (1.5 if centred(p) else 1) / chunk(p)
+        step = core.cycles({"mla": 1 + flush, "and": 0.15 + 1 / even_blocks(tile(p)[0], BLOCK)})
+        products = pixels * p.groups * padded_channels(p, LANES) * pairs(p) / LANES * step
+        return products + pixels * needs_sum(p) * p.groups * pairs(p) * 0.5 + copies + others + unpacked
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """``ordered``: see `ordered_pairs`."""
-        pixels, ordered = tile(problem), in_order(core)
-        # Loops that LLVM is to order stay small.
-        mr = even_blocks(pixels, MOST_PIXELS if ordered else 4)
-        limits = {"mr": mr, "nr": 8, "tile": pixels, "ordered": int(ordered)}
-        return {**super().knobs(problem, core), **limits}
+        usual, ordered = super().knobs(problem, core), in_order(core)
+        pixels, mr = plan(reckoning(problem), bool(usual["parallel"])) if ordered else tile(problem)
+        return {**usual, "mr": mr, "nr": 8, "tile": pixels, "ordered": int(ordered)}
+
+    def space(self, problem: DotProblem, core: CoreSpec) -> Space:
+        """Blocks and tiles of any size, where loops are written out."""
+        own, total = self.knobs(problem, core), problem.batch * problem.out_height * problem.out_width
+        more = {"mr": BLOCKS, "tile": [tile for tile in TILES if tile <= total]} if own["ordered"] else {}
+        return around(own, problem, more)
 
     def in_layout(self, problem: DotProblem) -> Layout:
         """Plain codes."""
@@ -138,7 +163,10 @@ class U8Mla(Technique):
             scale = p.a.multiplier * p.w.multiplier
             needed = dot.sum_codes if needs_sum(p) else None
             prepare = (lambda panel, i: subtract(panel, i, centre(p.a), dot.ordered)) if centred(p) else None
-            dots = Dots(dot.dtype, dot.lanes, multiply, needed, scale, centred(p), prepare)
+            # Others load while they add, and patches of a row are copied at once.
+            often = when(p, p.group_channels) if dot.ordered else None
+            running = None if often is None else (lambda store, after: RunningSum(dot.v, store, after, often))
+            dots = Dots(dot.dtype, dot.lanes, multiply, needed, scale, centred(p), prepare, running=running)
             source = Source(
                 1,
                 p.group_channels,
@@ -146,11 +174,14 @@ class U8Mla(Technique):
                 lambda *_: zero,
                 copied=centred(p),
             )
-            row = blocked(
-                p, knobs["mr"], nr, knobs["tile"], source, dots, (beta, gamma), epilogue, 2 * UNIT, dot.ordered
+            every = Blocks(
+                p, knobs["mr"], nr, source, dots, (beta, gamma), epilogue, 2 * UNIT, dot.ordered, dot.ordered
             )
+            if dot.ordered:
+                across(every, knobs["tile"], MOST_PIXELS, loop)
+                return
             with rows(p, knobs) as index:
-                row(index // p.out_height, index % p.out_height)
+                along(every, knobs["tile"], index // p.out_height, index % p.out_height)
 
         def assembled(*args: Any) -> None:
             # Around all loops, of which the first takes the weights apart.
@@ -169,18 +200,21 @@ class U8Mla(Technique):
         """Emit, once a call, the codes of pairs as bytes."""
         p, per = problem, per_byte(problem.w.bits)
         blocks, vectors_ = weights.shape[1], padded_pairs(p) // per
-        with loop(0, p.groups * blocks) as block, T.serial(0, vectors_) as v:
+        # Two vectors at a time, so that an in-order core does not wait for either.
+        together = 2 if rolled and vectors_ % 2 == 0 else 1
+        with loop(0, p.groups * blocks) as block, T.serial(0, vectors_ // together) as step:
             keep_rolled(rolled)
             at = [block // blocks, block % blocks]
-            for place in range(per):
-                code = vload(packed, [*at, v, 0], BYTES)
-                if place:
-                    code = code >> splat(const(place * p.w.bits, "uint8"), BYTES)
-                if (place + 1) * p.w.bits < 8:
-                    code = code & splat(const(p.w.max_code, "uint8"), BYTES)
-                if centred(p):
-                    code = less(code, centre(p.w), BYTES)
-                vstore(T, weights, code, [*at, v * per + place, 0], BYTES)
+            for v in [step * together + i for i in range(together)]:
+                for place in range(per):
+                    code = vload(packed, [*at, v, 0], BYTES)
+                    if place:
+                        code = code >> splat(const(place * p.w.bits, "uint8"), BYTES)
+                    if (place + 1) * p.w.bits < 8:
+                        code = code & splat(const(p.w.max_code, "uint8"), BYTES)
+                    if centred(p):
+                        code = less(code, centre(p.w), BYTES)
+                    vstore(T, weights, code, [*at, v * per + place, 0], BYTES)
 
 
 def less(codes: Any, centre: int, lanes: int) -> Any:
@@ -197,88 +231,16 @@ def subtract(panel: Panel, pixel: Any, centre: int, rolled: bool) -> None:
         vstore(T, panel.buffer, value, [pixel, 0, index * 2 * UNIT], 2 * UNIT)
 
 
-def pairs(problem: DotProblem) -> int:
-    """Pairs of codes of a patch, filled up to eight bytes."""
-    return -(-problem.k // (2 * UNIT)) * UNIT
-
-
-def padded_pairs(problem: DotProblem) -> int:
-    """The same, filled up to whole vectors of packed codes."""
-    per = per_byte(problem.w.bits)
-    return -(-pairs(problem) // per) * per
-
-
-def tile(problem: DotProblem) -> int:
-    """Pixels to a tile: equal parts of a row whose sums take 16 KiB and whose patches take 24 KiB at most."""
+def reckoning(problem: DotProblem) -> Reckoning:
+    """What an in-order core's time is reckoned from."""
     p = problem
-    fitting = min((16 << 10) // (2 * p.out_channels), (24 << 10) // (2 * pairs(p)))
-    return -(-p.out_width // -(-p.out_width // max(MOST_PIXELS, fitting)))
+    flush = 1.5 if centred(p) else 1
+    return Reckoning(p.batch * p.out_height * p.out_width, pairs(p), chunk(p), p.groups, p.group_out_channels, flush)
 
 
-def largest_product(problem: DotProblem) -> int:
-    """Of two codes."""
-    return problem.a.max_code * (problem.w.span or (0, problem.w.max_code))[1]
-
-
-def fitting(problem: DotProblem) -> int:
-    """Pairs of products that fit a byte."""
-    return 255 // max(1, 2 * largest_product(problem))
-
-
-def centre(operand: Operand) -> int:
-    """The middle of an operand's codes."""
-    return 1 << (operand.bits - 1)
-
-
-def products(problem: DotProblem) -> tuple[int, int]:
-    """The least and the largest product of centred codes."""
+def tile(problem: DotProblem) -> tuple[int, int]:
+    """Equal parts of a row whose sums take 16 KiB and whose patches take 24 KiB; to a block, few that LLVM orders."""
     p = problem
-    activations = [code - centre(p.a) for code in (0, p.a.max_code)]
-    weights = [code - centre(p.w) for code in p.w.span or (0, p.w.max_code)]
-    corners = [a * w for a in activations for w in weights]
-    return min(corners), max(corners)
-
-
-def fitting_centred(problem: DotProblem) -> int:
-    """Pairs of products of centred codes whose range fits a byte; 0 where the weights' zero is not their centre.
-
-    Otherwise the sum of the codes would be needed, of which centring leaves no trace.
-    """
-    w, (low, high) = problem.w, products(problem)
-    if not (w.one_offset and w.multiplier == 1 and w.offset == -centre(w)):
-        return 0
-    # Weights of a single code next to codes of one value leave a range of 0, which any number of pairs fits.
-    return min(255 // max(1, 2 * (high - low)), 127 // max(1, high), 128 // max(1, -low))
-
-
-def centred(problem: DotProblem) -> bool:
-    """Whether centring saves more flushes than what lanes begin with costs."""
-    return 1.5 * short(fitting(problem)) < short(fitting_centred(problem)) and short(fitting_centred(problem)) > 0
-
-
-def short(fitting: int) -> int:
-    """The most pairs between flushes that fit, while the loop over them stays short."""
-    return max((n for n in range(1, min(fitting, MOST_PAIRS) + 1) if body(n) <= MOST_PAIRS), default=0)
-
-
-def chunk(problem: DotProblem) -> int:
-    """Pairs between flushes."""
-    return short(fitting_centred(problem) if centred(problem) else fitting(problem))
-
-
-def bias(problem: DotProblem) -> int:
-    """What lanes begin with: see `PairDot`."""
-    return 128 - 512 * chunk(problem) * products(problem)[0] if centred(problem) else 0
-
-
-def span(problem: DotProblem) -> int:
-    """Flushes that fit 16 bits, at least as many as whole loads need."""
-    p = problem
-    low, high = products(p)
-    largest = high - low if centred(p) else largest_product(p)
-    return 65535 // max(1, 2 * largest * chunk(p))
-
-
-def needs_sum(problem: DotProblem) -> bool:
-    """Whether the sum of a patch's codes is needed."""
-    return problem.needs_code_sum and not centred(problem)
+    most = max(BLOCK, min(SUMS // (2 * p.out_channels), PATCHES // (2 * pairs(p))))
+    pixels = even_blocks(p.out_width, most)
+    return pixels, even_blocks(pixels, 4)

@@ -14,19 +14,9 @@ from schedules.cores import CORES
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 from schedules.layout import Layout
 from schedules.ordered_pairs import BYTES, MOST_PIXELS, OrderedPairs, body
+from schedules.pair_chunks import bias, centre, centred, chunk, fitting, fitting_centred, pairs, products, span
 from schedules.techniques import select
-from schedules.techniques.u8_mla import (
-    U8Mla,
-    bias,
-    centre,
-    centred,
-    chunk,
-    fitting,
-    fitting_centred,
-    pairs,
-    products,
-    span,
-)
+from schedules.techniques.u8_mla import U8Mla
 
 Machines = Callable[[str], Machine]
 A53 = CORES["cortex-a53"]
