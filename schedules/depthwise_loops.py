@@ -12,14 +12,13 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.compact import LANES, centred_value, expand_vectors, per_byte
+from schedules.depthwise_codes import ByteCodes, spans
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, of_lanes, splat, vload, vstore
 from schedules.padding import runs
 from schedules.registers import Registers, held
 
-# Channels to a vector, the widest first.
-WIDTHS = (LANES, 8, 1)
 # Weights of more taps than this would fill the registers.
 HELD_TAPS = 9
 # Written out, kernels of more taps, or of more columns at the border or anywhere, would take LLVM minutes: they loop.
@@ -74,6 +73,8 @@ class Loops:
         What is taken off an activation's code.
     mr, tile : int
         Pixels that share loads; pixels of a row whose sums are kept before they become codes.
+    codes : ByteCodes, optional
+        Makes codes of sums as they are; without it sums of a tile are kept for the epilogue.
     """
 
     problem: DotProblem
@@ -81,6 +82,7 @@ class Loops:
     centre: int
     mr: int
     tile: int
+    codes: ByteCodes | None = None
 
     def weights(self, packed: Any) -> Any:
         """Emit, once a call, the weights' values as bytes; row ``tap * blocks + block`` has 16 channels."""
@@ -98,10 +100,15 @@ class Loops:
         for (pixels, parts), found in groupby(self._tiles(), key=lambda tile: tile[1:]):
             alike = list(found)
             with T.serial(0, len(alike)) as index:
-                ox = alike[0][0] + index * self.tile
+                where = n, oy, alike[0][0] + index * self.tile
+                if self.codes is not None:
+                    sums = self.codes.rows(pixels)
+                    self._sum_tile(x, weights, sums, where, parts)
+                    self.codes.pack(sums, where, pixels)
+                    continue
                 sums = T.alloc_buffer((pixels, self.problem.channels), self.dtype)
-                self._sum_tile(x, weights, sums, (n, oy, ox), parts)
-                self._finish(sums, gamma, epilogue, (n, oy, ox), pixels)
+                self._sum_tile(x, weights, sums, where, parts)
+                self._finish(sums, gamma, epilogue, where, pixels)
 
     def _tiles(self) -> Iterator[tuple[int, int, tuple[Run, ...]]]:
         """First pixel, number of pixels, and their runs."""
@@ -125,20 +132,16 @@ class Loops:
     def _sum_tile(self, x: Any, weights: Any, sums: Any, where: Any, parts: tuple[Run, ...]) -> None:
         """Emit the sums of all channels of a tile; taps are asked for their row only where some may lie outside."""
         p = self.problem
-        n, oy, ox = where
+        _, oy, ox = where
         top = oy * p.stride[0] - p.padding[0]
         left = ox * p.stride[1] - p.padding[1]
 
         def every_vector(guarded: bool) -> None:
-            done = 0
-            for lanes in WIDTHS:
-                count = (p.channels - done) // lanes
-                if count:
-                    with T.serial(0, count) as index:
-                        channels = self._channels(x, weights, sums, n, done + index * lanes, lanes)
-                        for part in parts:
-                            self._sum_run(channels, top, left, part, guarded)
-                done += count * lanes
+            for first, count, lanes in spans(p.channels):
+                with T.serial(0, count) as index:
+                    channels = self._channels(x, weights, sums, where, first + index * lanes, lanes)
+                    for part in parts:
+                        self._sum_run(channels, top, left, part, guarded)
 
         if max(p.padding[0], p.padding[2]) <= 0:
             every_vector(False)
@@ -150,8 +153,8 @@ class Loops:
             with T.Else():
                 every_vector(True)
 
-    def _channels(self, x: Any, weights: Any, sums: Any, n: Any, first: Any, lanes: int) -> Channels:
-        p = self.problem
+    def _channels(self, x: Any, weights: Any, sums: Any, where: Any, first: Any, lanes: int) -> Channels:
+        p, codes, n = self.problem, self.codes, where[0]
         blocks, kind = -(-p.channels // LANES), of_lanes("int8", lanes)
 
         def load(y: Any, ix: Any) -> Any:
@@ -169,8 +172,13 @@ class Loops:
             tap = ky * p.kernel[1] + kx
             return read(tap) if kept is None else kept[tap]
 
+        counted = None if codes is None else codes.counter(first, lanes)
+
         def store(pixel: Any, vector: Any) -> None:
-            vstore(T, sums, vector, [pixel, first], lanes)
+            if codes is None or counted is None:
+                vstore(T, sums, vector, [pixel, first], lanes)
+            else:
+                codes.store(sums, where, pixel, first, counted(vector), lanes)
 
         return Channels(first, lanes, load, weight, store)
 

@@ -18,7 +18,8 @@ import numpy as np
 from schedules.blocked import even_blocks
 from schedules.compact import LANES, pack_vectors, per_byte, unpack_vectors, vector_code_at
 from schedules.cores import CoreSpec
-from schedules.depthwise_loops import WIDTHS, Loops
+from schedules.depthwise_codes import ByteCodes, spans
+from schedules.depthwise_loops import Loops
 from schedules.dot_problem import INT32_MAX, DotProblem
 from schedules.epilogue import Epilogue
 from schedules.knob_space import Space, around, block_pixels, row_tiles
@@ -56,7 +57,7 @@ class Depthwise(Technique):
     def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
         """Products and loads of each vector of channels, and what follows them."""
         p = problem
-        vectors = sum((p.channels % above) // lanes for above, lanes in zip((1 << 30, *WIDTHS), WIDTHS, strict=False))
+        vectors = sum(count for _, count, _ in spans(p.channels))
         loads = (1 + 1 / self.knobs(problem, core)["mr"]) * p.kernel[0] * p.kernel[1] / 2
         taps = {name: count * p.k for name, count in _TAP[sum_dtype(p, core)].items()}
         each = core.cycles({**taps, "ldr": loads}) + _FINISH / core.vector_issue
@@ -107,7 +108,9 @@ class Depthwise(Technique):
 
         def body(x: Any, constants: list[Any], epilogue: Epilogue) -> None:
             packed, gamma = constants
-            loops = Loops(p, sum_dtype(p, core), centre_of(p), knobs["mr"], knobs["tile"])
+            dtype = sum_dtype(p, core)
+            codes = ByteCodes.prepare(p, dtype, centre_of(p), epilogue)
+            loops = Loops(p, dtype, centre_of(p), knobs["mr"], knobs["tile"], codes)
             weights = loops.weights(packed)
             with rows(p, knobs) as index:
                 loops.row(x, weights, gamma, epilogue, index // p.out_height, index % p.out_height)

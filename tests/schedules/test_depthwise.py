@@ -10,6 +10,7 @@ import pytest
 from kernel_runner import Machine, build_kernel, constant_operands, evaluate, random_operands
 
 from schedules.cores import CORES
+from schedules.depthwise_codes import MOST_LEVELS
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 from schedules.layout import Layout
 from schedules.techniques import select
@@ -30,7 +31,7 @@ def depthwise(channels: int, **fields: object) -> DotProblem:
     """A 3x3 convolution of each channel."""
     usual = {"height": 5, "width": 9, "a": Operand(2), "w": signed(2), "kernel": (3, 3), "padding": (1, 1, 1, 1)}
     sizes = {"channels": channels, "out_channels": channels, "groups": channels}
-    return DotProblem(1, **{**usual, **sizes, **fields})  # type: ignore[arg-type] - a mapping of fields
+    return DotProblem(**{"batch": 1, **usual, **sizes, **fields})  # type: ignore[arg-type] - a mapping of fields
 
 
 BIPOLAR = Operand(1, 2, -1, uniform=True)
@@ -76,6 +77,19 @@ EPILOGUES = (
 def test_every_shape(core: str, machines: Machines) -> None:
     machine = machines(core)
     machine.check([build_kernel(DEPTHWISE, problem, machine.core) for problem in (*SHAPES, *LARGE, *EPILOGUES)])
+
+
+@pytest.mark.parametrize("core", MACHINES)
+def test_sums_become_codes_in_registers(core: str, machines: Machines) -> None:
+    """Few thresholds, some beyond a byte, codes that count downwards: in every geometry and layout."""
+    machine, kernels = machines(core), []
+    layouts = (Layout(), Layout("planes", 3))
+    for i, problem in enumerate((*SHAPES, *LARGE)):
+        levels = 1 + i % MOST_LEVELS
+        kernels.append(replace(problem, epilogue=Thresholds(3, levels, out=layouts[i % 2])))
+    wide = depthwise(48, height=6, width=15, batch=2)
+    kernels += [replace(wide, epilogue=Thresholds(3, levels, out=out)) for levels in (1, 2, 3, 7) for out in layouts]
+    machine.check([build_kernel(DEPTHWISE, problem, machine.core) for problem in kernels])
 
 
 @pytest.mark.parametrize("tall", [1, 9])
