@@ -6,6 +6,7 @@ Nine products are soon done. Sums that are stored, loaded again and compared in 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,17 @@ from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, of_lanes, splat, vload, vstore
 from schedules.pack_codes import pack_pixel
 from schedules.registers import held
+from schedules.vectors import ArmVectors, part
 
 # More thresholds would take registers that products need.
 MOST_LEVELS = 7
 # Channels to a vector, the widest first.
 _WIDTHS = (LANES, 8, 1)
+# Vectors that become one as each eight lanes become a byte of a plane.
+_MERGED = 8
+
+# ``(first pixel of a run, its sums)``: emits what is done with the sums of neighbouring pixels.
+Store = Callable[[Any, Sequence[Any]], None]
 
 
 @dataclass(frozen=True)
@@ -54,57 +61,38 @@ class ByteCodes:
         """Emit, once a call, the tables; None where sums are not accumulators yet, or have many or several tables."""
         spec, channels = problem.epilogue, problem.channels
         few = spec is not None and spec.side is None and not spec.falls and spec.levels <= MOST_LEVELS
+        # Only Arm's cores have sums of bytes.
         corrected = problem.a.multiplier != 1 or problem.a.offset or centre
         if spec is None or not few or dtype != "int8" or corrected:
             return None
         wide, flip = epilogue.tables[:2]
         thresholds = T.alloc_buffer((spec.levels, channels), "int8")
         turn = T.alloc_buffer((channels,), "uint8")
-
-        def ends(kind: str, lanes: int) -> Any:
-            return (splat(const(end, kind), lanes) for end in (-128, 127))
-
         for first, count, lanes in spans(channels):
+            low, high = (splat(const(end, str(wide.dtype)), lanes) for end in (-128, 127))
             with T.serial(0, count) as index:
                 c = first + index * lanes
                 for level in range(spec.levels):
-                    low, high = ends(str(wide.dtype), lanes)
                     value = tirx.max(tirx.min(vload(wide, [0, level, c], lanes), high), low)
                     vstore(T, thresholds, value.astype(of_lanes("int8", lanes)), [level, c], lanes)
-                flipped = vload(flip, [c], lanes) != splat(const(0, "uint8"), lanes)
-                ones, none = (splat(const(code, "uint8"), lanes) for code in (255, 0))
-                vstore(T, turn, tirx.Select(flipped, ones, none), [c], lanes)
+                vstore(T, turn, _mask(vload(flip, [c], lanes) != _bytes(0, lanes), lanes), [c], lanes)
         return ByteCodes(spec, epilogue, thresholds, turn, channels)
 
-    def counter(self, first: Any, lanes: int) -> Any:
-        """Emit the loading of the tables of some channels; returns what makes codes of a vector of their sums."""
-        rows = [held(vload(self.thresholds, [i, first], lanes), "int8", lanes) for i in range(self.spec.levels)]
-        turn = held(vload(self.turn, [first], lanes), "uint8", lanes)
-        levels = splat(const(self.spec.levels, "uint8"), lanes)
+    @property
+    def _downwards_is_complement(self) -> bool:
+        return self.spec.levels & (self.spec.levels + 1) == 0
 
-        def code(sums: Any) -> Any:
-            hits = [(sums >= row).astype(of_lanes("uint8", lanes)) for row in rows]
-            # Downwards is levels - n: n ^ -1 is -1 - n, so what is missing is levels + 1, which is 0 modulo 2**bits.
-            number = sum(hits[1:], hits[0])
-            if self.spec.levels & (self.spec.levels + 1) == 0:
-                return number ^ (turn & levels)
-            return (number ^ turn) + (turn & (levels + splat(const(1, "uint8"), lanes)))
-
-        return code
+    @property
+    def _in_planes(self) -> bool:
+        """Whether vectors become whole bytes of planes, and those of codes that count downwards their complements."""
+        out = self.spec.out
+        return out.kind == "planes" and out.groups == 1 and self.channels % 8 == 0 and self._downwards_is_complement
 
     def rows(self, pixels: int) -> Any:
         """Emit where the codes of a tile wait to be packed; None where they need not."""
-        if self.spec.out.kind == "nhwc":
+        if self.spec.out.kind == "nhwc" or self._in_planes:
             return None
         return T.alloc_buffer((pixels, self.channels), "uint8")
-
-    def store(self, rows: Any, where: Any, pixel: Any, first: Any, code: Any, lanes: int) -> None:
-        """Emit the storing of a vector of codes of a pixel of a tile; ``where`` is the tile's first pixel."""
-        n, y, x = where
-        if rows is None:
-            vstore(T, self.epilogue.out, code, [n, y, x + pixel, first], lanes)
-        else:
-            vstore(T, rows, code, [pixel, first], lanes)
 
     def pack(self, rows: Any, where: Any, pixels: int) -> None:
         """Emit what is left to do for a tile once all its codes are made."""
@@ -113,6 +101,68 @@ class ByteCodes:
         n, y, x = where
         with T.serial(0, pixels) as i:
             pack_pixel(self.spec.out, self.epilogue.out, rows, i, n, y, x + i, self.channels)
+
+    def store(self, rows: Any, where: Any, first: Any, lanes: int) -> Store:
+        """Emit the loading of the tables of some channels; ``where`` is the tile's first pixel."""
+        n, y, x = where
+        tables = [held(vload(self.thresholds, [i, first], lanes), "int8", lanes) for i in range(self.spec.levels)]
+        turn = held(vload(self.turn, [first], lanes), "uint8", lanes)
+        if self._in_planes:
+            return self._planes(tables, turn, where, first, lanes)
+
+        def store(pixel: Any, sums: Sequence[Any]) -> None:
+            for i, vector in enumerate(sums):
+                code = self._count(vector, tables, turn, lanes)
+                if rows is None:
+                    vstore(T, self.epilogue.out, code, [n, y, x + pixel + i, first], lanes)
+                else:
+                    vstore(T, rows, code, [pixel + i, first], lanes)
+
+        return store
+
+    def _count(self, sums: Any, tables: Sequence[Any], turn: Any, lanes: int) -> Any:
+        hits = [(sums >= row).astype(of_lanes("uint8", lanes)) for row in tables]
+        number = sum(hits[1:], hits[0])
+        if self._downwards_is_complement:
+            return number ^ (turn & _bytes(self.spec.levels, lanes))
+        # n ^ -1 is -1 - n.
+        return (number ^ turn) + (turn & _bytes(self.spec.levels + 1, lanes))
+
+    def _planes(self, tables: Sequence[Any], turn: Any, where: Any, first: Any, lanes: int) -> Store:
+        """Bits without codes: bit ``p`` changes at each threshold whose number is a multiple of ``2**p``."""
+        n, y, x = where
+        place = held(_places(lanes), "uint8", lanes)
+        flips = held(_merge([turn & place] * _MERGED, lanes), "uint8", lanes)
+        live = self.spec.levels.bit_length()
+
+        def store(pixel: Any, sums: Sequence[Any]) -> None:
+            places, bits = [], []
+            for i, vector in enumerate(sums):
+                masks = [_mask(vector >= row, lanes) for row in tables]
+                for plane in range(live):
+                    step = 1 << plane
+                    bit = masks[step - 1]
+                    for mask in masks[2 * step - 1 :: step]:
+                        bit = bit ^ mask
+                    places.append([n, y, x + pixel + i, 0, plane, first // 8])
+                    bits.append(held(bit & place, "uint8", lanes))
+                for plane in range(live, self.spec.out.bits):
+                    self._store_bytes(_bytes(0, lanes), 0, [n, y, x + pixel + i, 0, plane, first // 8], lanes)
+            for start in range(0, len(bits), _MERGED):
+                merged = held(_merge(bits[start : start + _MERGED], lanes) ^ flips, "uint8", lanes)
+                for i, at in enumerate(places[start : start + _MERGED]):
+                    self._store_bytes(merged, i, at, lanes)
+
+        return store
+
+    def _store_bytes(self, merged: Any, number: int, at: Any, lanes: int) -> None:
+        """Emit the storing of the bytes that one of the merged vectors became."""
+        if lanes == 8:
+            T.buffer_store(self.epilogue.out, part(merged, number, 1), at)
+            return
+        # Two bytes as one lane: LLVM would store one after the other.
+        both = part(tirx.reinterpret("uint16x8", merged), number, 1)
+        vstore(T, self.epilogue.out, tirx.reinterpret("uint8x2", both), at, 2)
 
 
 def spans(channels: int) -> list[tuple[int, int, int]]:
@@ -124,3 +174,27 @@ def spans(channels: int) -> list[tuple[int, int, int]]:
             found.append((done, count, lanes))
         done += count * lanes
     return found
+
+
+def _bytes(value: int, lanes: int) -> Any:
+    return splat(const(value, "uint8"), lanes)
+
+
+def _mask(hit: Any, lanes: int) -> Any:
+    return tirx.Select(hit, _bytes(255, lanes), _bytes(0, lanes))
+
+
+def _places(lanes: int) -> Any:
+    """1, 2, 4 to 128, and again."""
+    place = tirx.Ramp(const(0, "int32"), const(1, "int32"), lanes).astype(f"uint8x{lanes}")
+    return _bytes(1, lanes) << (place & _bytes(7, lanes))
+
+
+def _merge(vectors: Sequence[Any], lanes: int) -> Any:
+    """Sums of each eight lanes of up to eight vectors, in order; what is left of the result means nothing."""
+    level = list(vectors)
+    for _ in range(3):
+        level += level[-1:] * (len(level) % 2)
+        pairs = zip(level[::2], level[1::2], strict=True)
+        level = [held(ArmVectors().add_pairs(a, b, "uint8", lanes), "uint8", lanes) for a, b in pairs]
+    return level[0]

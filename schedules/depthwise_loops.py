@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,7 +12,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.compact import LANES, centred_value, expand_vectors, per_byte
-from schedules.depthwise_codes import ByteCodes, spans
+from schedules.depthwise_codes import ByteCodes, Store, spans
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, of_lanes, splat, vload, vstore
@@ -49,14 +49,14 @@ class Channels:
     weight : callable
         ``(ky, kx)``: the weights of a tap as int8.
     store : callable
-        ``(pixel, vector)``: emits the storing of a pixel's sums.
+        ``(first pixel, vectors)``: emits the storing of neighbouring pixels' sums.
     """
 
     first: Any
     lanes: int
     load: Callable[[Any, Any], Any]
     weight: Callable[[Any, Any], Any]
-    store: Callable[[Any, Any], None]
+    store: Store
 
 
 @dataclass(frozen=True)
@@ -172,14 +172,11 @@ class Loops:
             tap = ky * p.kernel[1] + kx
             return read(tap) if kept is None else kept[tap]
 
-        counted = None if codes is None else codes.counter(first, lanes)
+        def keep(pixel: Any, vectors: Sequence[Any]) -> None:
+            for i, vector in enumerate(vectors):
+                vstore(T, sums, vector, [pixel + i, first], lanes)
 
-        def store(pixel: Any, vector: Any) -> None:
-            if codes is None or counted is None:
-                vstore(T, sums, vector, [pixel, first], lanes)
-            else:
-                codes.store(sums, where, pixel, first, counted(vector), lanes)
-
+        store = keep if codes is None else codes.store(sums, where, first, lanes)
         return Channels(first, lanes, load, weight, store)
 
     def _sum_run(self, channels: Channels, top: Any, left: Any, part: Run, guarded: bool) -> None:
@@ -213,8 +210,7 @@ class Loops:
                     for i, kx in meeting[shift]:
                         product = self._product(value, channels.weight(ky, kx), channels.lanes)
                         registers[i, 0] = registers[i, 0] + product
-        for i in range(count):
-            channels.store(pixel + i, registers[i, 0])
+        channels.store(pixel, registers.vectors())
 
     def _sum_alone(self, channels: Channels, top: Any, left: Any, pixel: Any, guarded: bool) -> None:
         """Emit the sums of a pixel in loops over the taps inside."""
@@ -234,7 +230,7 @@ class Loops:
                 kx = first + index
                 value = channels.load(y, x + kx * apart)
                 registers[0, 0] = registers[0, 0] + self._product(value, channels.weight(ky, kx), channels.lanes)
-        channels.store(pixel, registers[0, 0])
+        channels.store(pixel, registers.vectors())
 
     def _tap_rows(self) -> Iterator[Any]:
         """The rows of taps, written out or as the loop that this emits."""
