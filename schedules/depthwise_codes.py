@@ -42,18 +42,17 @@ class ByteCodes:
         Their number, and the layout of the codes.
     epilogue : Epilogue
         The kernel's.
-    thresholds : Buffer
-        int8 ``(levels, channels)``: sums lie in -126 to 126, so what lies beyond a byte counts the same at its ends.
-    turn : Buffer
-        uint8 ``(channels,)``: all ones where codes count downwards, else 0.
+    tables : Buffer
+        int8 ``(levels + 2, channels)``: thresholds (sums lie in -126 to 126, so what lies beyond a byte counts the same
+        at its ends), then what the number reached is taken from, and what flips the bits of that: -1 and -1, or
+        ``levels`` and 0 where codes count downwards.
     channels : int
         How many.
     """
 
     spec: Thresholds
     epilogue: Epilogue
-    thresholds: Any
-    turn: Any
+    tables: Any
     channels: int
 
     @staticmethod
@@ -66,17 +65,19 @@ class ByteCodes:
         if spec is None or not few or dtype != "int8" or corrected:
             return None
         wide, flip = epilogue.tables[:2]
-        thresholds = T.alloc_buffer((spec.levels, channels), "int8")
-        turn = T.alloc_buffer((channels,), "uint8")
+        tables = T.alloc_buffer((spec.levels + 2, channels), "int8")
         for first, count, lanes in spans(channels):
             low, high = (splat(const(end, str(wide.dtype)), lanes) for end in (-128, 127))
             with T.serial(0, count) as index:
                 c = first + index * lanes
                 for level in range(spec.levels):
                     value = tirx.max(tirx.min(vload(wide, [0, level, c], lanes), high), low)
-                    vstore(T, thresholds, value.astype(of_lanes("int8", lanes)), [level, c], lanes)
-                vstore(T, turn, _mask(vload(flip, [c], lanes) != _bytes(0, lanes), lanes), [c], lanes)
-        return ByteCodes(spec, epilogue, thresholds, turn, channels)
+                    vstore(T, tables, value.astype(of_lanes("int8", lanes)), [level, c], lanes)
+                flipped = vload(flip, [c], lanes) != _bytes(0, lanes)
+                for row, (down, up) in enumerate(((spec.levels, -1), (0, -1))):
+                    value = tirx.Select(flipped, *(splat(const(end, "int8"), lanes) for end in (down, up)))
+                    vstore(T, tables, value, [spec.levels + row, c], lanes)
+        return ByteCodes(spec, epilogue, tables, channels)
 
     @property
     def _downwards_is_complement(self) -> bool:
@@ -105,14 +106,13 @@ class ByteCodes:
     def store(self, rows: Any, where: Any, first: Any, lanes: int) -> Store:
         """Emit the loading of the tables of some channels; ``where`` is the tile's first pixel."""
         n, y, x = where
-        tables = [held(vload(self.thresholds, [i, first], lanes), "int8", lanes) for i in range(self.spec.levels)]
-        turn = held(vload(self.turn, [first], lanes), "uint8", lanes)
+        rows_of = [held(vload(self.tables, [i, first], lanes), "int8", lanes) for i in range(self.spec.levels + 2)]
         if self._in_planes:
-            return self._planes(tables, turn, where, first, lanes)
+            return self._planes(rows_of, where, first, lanes)
 
         def store(pixel: Any, sums: Sequence[Any]) -> None:
             for i, vector in enumerate(sums):
-                code = self._count(vector, tables, turn, lanes)
+                code = _count(vector, rows_of, lanes)
                 if rows is None:
                     vstore(T, self.epilogue.out, code, [n, y, x + pixel + i, first], lanes)
                 else:
@@ -120,25 +120,19 @@ class ByteCodes:
 
         return store
 
-    def _count(self, sums: Any, tables: Sequence[Any], turn: Any, lanes: int) -> Any:
-        hits = [(sums >= row).astype(of_lanes("uint8", lanes)) for row in tables]
-        number = sum(hits[1:], hits[0])
-        if self._downwards_is_complement:
-            return number ^ (turn & _bytes(self.spec.levels, lanes))
-        # n ^ -1 is -1 - n.
-        return (number ^ turn) + (turn & _bytes(self.spec.levels + 1, lanes))
-
-    def _planes(self, tables: Sequence[Any], turn: Any, where: Any, first: Any, lanes: int) -> Store:
+    def _planes(self, tables: Sequence[Any], where: Any, first: Any, lanes: int) -> Store:
         """Bits without codes: bit ``p`` changes at each threshold whose number is a multiple of ``2**p``."""
         n, y, x = where
         place = held(_places(lanes), "uint8", lanes)
-        flips = held(_merge([turn & place] * _MERGED, lanes), "uint8", lanes)
+        flipped = tables[-1].astype(of_lanes("uint8", lanes)) == _bytes(0, lanes)
+        turn = held(tirx.Select(flipped, place, _bytes(0, lanes)), "uint8", lanes)
+        flips = held(_merge([turn] * _MERGED, lanes), "uint8", lanes)
         live = self.spec.levels.bit_length()
 
         def store(pixel: Any, sums: Sequence[Any]) -> None:
             places, bits = [], []
             for i, vector in enumerate(sums):
-                masks = [_mask(vector >= row, lanes) for row in tables]
+                masks = [_mask(vector >= row, lanes) for row in tables[:-2]]
                 for plane in range(live):
                     step = 1 << plane
                     bit = masks[step - 1]
@@ -174,6 +168,13 @@ def spans(channels: int) -> list[tuple[int, int, int]]:
             found.append((done, count, lanes))
         done += count * lanes
     return found
+
+
+def _count(sums: Any, tables: Sequence[Any], lanes: int) -> Any:
+    """Codes of a vector of sums."""
+    kind = of_lanes("int8", lanes)
+    hits = [(sums >= row).astype(kind) for row in tables[:-2]]
+    return ((tables[-2] - sum(hits[1:], hits[0])) ^ tables[-1]).astype(of_lanes("uint8", lanes))
 
 
 def _bytes(value: int, lanes: int) -> Any:

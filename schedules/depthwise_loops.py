@@ -13,6 +13,7 @@ from tvm.script.ir_builder import tirx as T
 
 from schedules.compact import LANES, centred_value, expand_vectors, per_byte
 from schedules.depthwise_codes import ByteCodes, Store, spans
+from schedules.depthwise_tiles import WrittenTiles
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, of_lanes, splat, vload, vstore
@@ -75,6 +76,8 @@ class Loops:
         Pixels that share loads; pixels of a row whose sums are kept before they become codes.
     codes : ByteCodes, optional
         Makes codes of sums as they are; without it sums of a tile are kept for the epilogue.
+    written : WrittenTiles, optional
+        Loops for a core in order, where it has them.
     """
 
     problem: DotProblem
@@ -83,6 +86,7 @@ class Loops:
     mr: int
     tile: int
     codes: ByteCodes | None = None
+    written: WrittenTiles | None = None
 
     def weights(self, packed: Any) -> Any:
         """Emit, once a call, the weights' values as bytes; row ``tap * blocks + block`` has 16 channels."""
@@ -136,7 +140,17 @@ class Loops:
         top = oy * p.stride[0] - p.padding[0]
         left = ox * p.stride[1] - p.padding[1]
 
+        columns = [part.columns for part in parts for _ in range(part.count)]
+        every_row = range(p.kernel[0])
+        written = None if self.written is None else self.written.loop(columns, every_row)
+
         def every_vector(guarded: bool) -> None:
+            if self.written is not None and written is not None:
+                if not guarded:
+                    self.written.call(written, every_row, x, where)
+                    return
+                if self.written.call_border(columns, x, where):
+                    return
             for first, count, lanes in spans(p.channels):
                 with T.serial(0, count) as index:
                     channels = self._channels(x, weights, sums, where, first + index * lanes, lanes)

@@ -20,11 +20,14 @@ from schedules.compact import LANES, pack_vectors, per_byte, unpack_vectors, vec
 from schedules.cores import CoreSpec
 from schedules.depthwise_codes import ByteCodes, spans
 from schedules.depthwise_loops import Loops
+from schedules.depthwise_tiles import WrittenTiles
 from schedules.dot_problem import INT32_MAX, DotProblem
 from schedules.epilogue import Epilogue
 from schedules.knob_space import Space, around, block_pixels, row_tiles
 from schedules.layout import Layout
+from schedules.ordered_depthwise import MOST_PIXELS
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
+from schedules.vectors import in_order
 
 # Rows of the image that a tile reads, and its sums and codes, take no more than this of L1.
 TILE_BYTES = 24 << 10
@@ -67,7 +70,8 @@ class Depthwise(Technique):
         """Pixels that share loads, and pixels of a row whose sums are kept before they become codes."""
         p = problem
         each = p.channels * (p.kernel[0] * p.stride[1] + int(sum_dtype(p, core)[3:]) // 8 + 1)
-        pixels = even_blocks(p.out_width, max(8, TILE_BYTES // each))
+        most = MOST_PIXELS if in_order(core) else p.out_width
+        pixels = even_blocks(p.out_width, min(most, max(8, TILE_BYTES // each)))
         return {**super().knobs(problem, core), "mr": min(4, p.out_width), "tile": pixels}
 
     def space(self, problem: DotProblem, core: CoreSpec) -> Space:
@@ -112,6 +116,7 @@ class Depthwise(Technique):
             codes = ByteCodes.prepare(p, dtype, centre_of(p), epilogue)
             loops = Loops(p, dtype, centre_of(p), knobs["mr"], knobs["tile"], codes)
             weights = loops.weights(packed)
+            loops = replace(loops, written=WrittenTiles.prepare(p, weights, codes, core))
             with rows(p, knobs) as index:
                 loops.row(x, weights, gamma, epilogue, index // p.out_height, index % p.out_height)
 
