@@ -13,14 +13,17 @@ from schedules.compact import LANES
 from schedules.cores import CoreSpec
 from schedules.depthwise_codes import ByteCodes
 from schedules.dot_problem import DotProblem, Thresholds
-from schedules.intrinsics import vload, vstore
+from schedules.intrinsics import const, splat, vload, vstore
 from schedules.ordered_depthwise import OrderedDepthwise
 from schedules.padding import runs
+from schedules.registers import held
 from schedules.vectors import call_loop, in_order
 
 # In taller images the rows at the border take little of the time: they are left to LLVM, for the sake of code size.
 MOST_BORDERED = 28
 MOST_TAPS = 9
+# The largest sum, or minus the least.
+MOST_SUM = 126
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class WrittenTiles:
     codes : ByteCodes
         Its thresholds, and where codes go.
     table : Buffer
-        int8 ``(blocks, taps + levels + 2, 16)``: of each 16 channels the weights and `ByteCodes.tables`.
+        int8 ``(blocks, taps + levels, 16)``: of each 16 channels weights and thresholds, so that codes count upwards.
     """
 
     problem: DotProblem
@@ -48,15 +51,19 @@ class WrittenTiles:
         p = problem
         if codes is None or not in_order(core) or not _possible(p, codes.spec):
             return None
-        blocks, rows = p.channels // LANES, codes.spec.levels + 2
-        table = T.alloc_buffer((blocks, p.k + rows, LANES), "int8")
+        blocks, levels, kind = p.channels // LANES, codes.spec.levels, f"int8x{LANES}"
+        table = T.alloc_buffer((blocks, p.k + levels, LANES), "int8")
         with T.serial(0, blocks) as block:
+            # Where codes count downwards, x < t is -x >= 1 - t: then there is nothing to turn.
+            turn = held(~vload(codes.tables, [levels + 1, block * LANES], LANES), "int8", LANES)
             for tap in range(p.k):
-                value = vload(weights, [tap * blocks + block, 0], LANES).astype(f"int8x{LANES}")
-                vstore(T, table, value, [block, tap, 0], LANES)
-            for row in range(rows):
-                value = vload(codes.tables, [row, block * LANES], LANES)
-                vstore(T, table, value, [block, p.k + row, 0], LANES)
+                value = held(vload(weights, [tap * blocks + block, 0], LANES).astype(kind), "int8", LANES)
+                vstore(T, table, (value ^ turn) - turn, [block, tap, 0], LANES)
+            for level in range(levels):
+                # No sum is less; 1 - t is a byte then.
+                least = splat(const(-MOST_SUM, "int8"), LANES)
+                value = held(tirx.max(vload(codes.tables, [level, block * LANES], LANES), least), "int8", LANES)
+                vstore(T, table, (value ^ turn) - turn - turn, [block, p.k + level, 0], LANES)
         return WrittenTiles(p, codes, table)
 
     def loop(self, columns: Sequence[Sequence[int] | None], rows: range) -> OrderedDepthwise | None:

@@ -33,8 +33,7 @@ _AHEAD = 2
 class OrderedDepthwise:
     """Codes of neighbouring pixels of a row, of all channels, from bytes of the image and a table of vectors.
 
-    Of each 16 channels the table has the weights of all taps, the thresholds, what is added to minus the number
-    reached, and what flips the bits of that: see `depthwise_codes`.
+    Of each 16 channels the table has the weights of all taps and the thresholds. A code is how many are reached.
 
     Attributes
     ----------
@@ -88,7 +87,7 @@ class OrderedDepthwise:
     @property
     def held(self) -> int:
         """Registers that are no column's."""
-        return self.rows * self.taps + self.levels + 2 + self.sums + _MASKS
+        return self.rows * self.taps + self.levels + 1 + self.sums + _MASKS
 
     def columns(self, pixel: int) -> range:
         """The columns inside that a pixel meets."""
@@ -118,7 +117,7 @@ class OrderedDepthwise:
             lines.append(f"add {base}, {base}, {before}")
         lines += [f"mov {_COUNT}, #{self.channels // LANES}", f"mov {_LANES}, #{LANES}"]
         lines.append(f"mov {_BACK}, #{self.pixels * self.channels - LANES}")
-        lines.append(f"mov {_SIZE}, #{LANES * (self.tables + self.levels + 2)}")
+        lines.append(f"mov {_SIZE}, #{LANES * (self.tables + self.levels)}")
         return [*lines, *_Emission(self).whole()]
 
 
@@ -130,9 +129,10 @@ class _Emission:
         self.lines: list[str] = []
         self.thresholds = loop.rows * loop.taps
         self.added = self.thresholds + loop.levels
-        self.sums = self.added + 2
+        self.sums = self.added + 1
         self.masks = self.sums + loop.sums
         self.free = deque(range(loop.held, _REGISTERS))
+        self.shallow = len(self.free) < (1 + _AHEAD) * loop.rows
         # Register, base and offset of what is to be loaded; the first's upper half may be on its way.
         self.loads: deque[tuple[int, str, int]] = deque()
         self.high: str | None = None
@@ -146,8 +146,9 @@ class _Emission:
         loop = self.loop
         met = sorted({column for pixel in range(loop.pixels) for column in loop.columns(pixel)})
         first = self.column(met[0])
-        self.table(*range(self.sums))
+        self.table(*range(self.added))
         self.settle()
+        self.lines.append(f"movi v{self.added}.16b, #{loop.levels}")
         # After the last round nothing else comes: it loads the same again.
         self.lines += ["1:", f"subs {_COUNT}, {_COUNT}, #1", f"csel {_STEP}, {_LANES}, xzr, ne"]
         self.lines += [f"csel {_SIZE}, {_SIZE}, xzr, ne", f"add {_TABLE}, {_TABLE}, {_SIZE}"]
@@ -185,7 +186,6 @@ class _Emission:
             self.compare()
             if reads == pixel:
                 self.table(next(levels))
-        self.table(self.added, self.added + 1)
         self.settle()
         self.free = deque(sorted(self.free)[self.loop.rows :])
 
@@ -236,18 +236,17 @@ class _Emission:
             self.late += self.finish(target)
 
     def finish(self, target: int) -> list[tuple[list[str], int | None]]:
-        """What makes codes of a sum, the comparisons apart from what waits for them."""
+        """What makes a code of a sum, all levels less those that are greater: comparisons apart from their sums."""
         total, others = self.masks, (self.masks + 1, self.masks + 2)
         found: list[tuple[list[str], int | None]] = []
         waiting = f"add v{total}.16b, v{total}.16b, v{self.added}.16b"
         for level in range(self.loop.levels):
             mask = total if level == 0 else others[level % 2]
-            found.append(([f"cmge v{mask}.16b, v{target}.16b, v{self.thresholds + level}.16b"], target))
+            found.append(([f"cmgt v{mask}.16b, v{self.thresholds + level}.16b, v{target}.16b"], target))
             if level:
                 found.append(([waiting], None))
                 waiting = f"add v{total}.16b, v{total}.16b, v{mask}.16b"
         found.append(([waiting], None))
-        found.append(([f"eor v{total}.16b, v{total}.16b, v{self.added + 1}.16b"], None))
         step = f"add {_OUT}, {_OUT}, #{self.loop.channels}"
         return [*found, ([f"str q{total}, [{_OUT}]", step], None)]
 
@@ -264,7 +263,7 @@ class _Emission:
             self.loads.popleft()
             self.lines += [f"add {base}, {base}, {_STEP}" for base in _ROWS[: self.loop.rows]]
         if not self.loads:
-            if len(self.free) < self.loop.rows:
+            if self.shallow:
                 # No other load comes before this vector is needed.
                 self.join()
             return
