@@ -56,13 +56,17 @@ class ByteCodes:
     channels: int
 
     @staticmethod
-    def prepare(problem: DotProblem, dtype: str, centre: int, epilogue: Epilogue) -> ByteCodes | None:
-        """Emit, once a call, the tables; None where sums are not accumulators yet, or have many or several tables."""
-        spec, channels = problem.epilogue, problem.channels
+    def serves(problem: DotProblem, dtype: str, centre: int) -> bool:
+        """Whether sums are accumulators as they are, in bytes (on Arm's cores only), and have few thresholds."""
+        spec, a = problem.epilogue, problem.a
         few = spec is not None and spec.side is None and not spec.falls and spec.levels <= MOST_LEVELS
-        # Only Arm's cores have sums of bytes.
-        corrected = problem.a.multiplier != 1 or problem.a.offset or centre
-        if spec is None or not few or dtype != "int8" or corrected:
+        return few and dtype == "int8" and a.multiplier == 1 and not (a.offset or centre)
+
+    @staticmethod
+    def prepare(problem: DotProblem, dtype: str, centre: int, epilogue: Epilogue) -> ByteCodes | None:
+        """Emit, once a call, the tables; None where they do not serve."""
+        spec, channels = problem.epilogue, problem.channels
+        if spec is None or not ByteCodes.serves(problem, dtype, centre):
             return None
         wide, flip = epilogue.tables[:2]
         tables = T.alloc_buffer((spec.levels + 2, channels), "int8")

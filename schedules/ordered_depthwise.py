@@ -105,9 +105,10 @@ class OrderedDepthwise:
 
     def definition(self) -> str:
         """An LLVM function ``(codes of the image, table, codes)``, inlined where it is called."""
-        clobbered = [*(f"v{r}" for r in range(_REGISTERS)), *_ROWS[1:], *_HIGH]
-        clobbered += [_COUNT, _LANES, _BACK, _SIZE, _STEP]
-        return written_function(self.name, self.instructions(), "<16 x i8>", (), (_X, _TABLE, _OUT), clobbered)
+        general = [*_ROWS[1:], *_HIGH, _COUNT, _LANES, _BACK, _SIZE, _STEP]
+        clobbered = [*(f"v{r}" for r in range(_REGISTERS)), *general]
+        bases = _X, _TABLE, _OUT
+        return written_function(self.name, self.instructions(), "<16 x i8>", (), bases, clobbered, once=True)
 
     def instructions(self) -> list[str]:
         """The whole of it."""
@@ -145,7 +146,7 @@ class _Emission:
         """Load what the first channels need, then 16 channels a round."""
         loop = self.loop
         met = sorted({column for pixel in range(loop.pixels) for column in loop.columns(pixel)})
-        first = self.column(met[0])
+        first = [self.column(column) for column in met[: 1 if self.shallow else _AHEAD]]
         self.table(*range(self.added))
         self.settle()
         self.lines.append(f"movi v{self.added}.16b, #{loop.levels}")
@@ -156,10 +157,10 @@ class _Emission:
         self.lines += [f"sub {_OUT}, {_OUT}, {_BACK}", "b.ne 1b"]
         return self.lines
 
-    def round(self, met: list[int], first: list[int]) -> None:
+    def round(self, met: list[int], first: list[list[int]]) -> None:
         """Column by column; then all is as at the beginning, for the next channels."""
-        loop, coming = self.loop, deque(met[1:])
-        columns = deque([(met[0], first)])
+        loop, coming = self.loop, deque(met[len(first) :])
+        columns = deque(zip(met, first, strict=False))
         last = {column - pixel * loop.stride: column for pixel in range(loop.pixels) for column in loop.columns(pixel)}
         begun = False
         while columns:
@@ -168,16 +169,17 @@ class _Emission:
             column, registers = columns.popleft()
             self.multiply(column, registers)
             self.free += registers
-            if not coming and not begun and set(first) <= set(self.free):
+            if not coming and not begun and set(itertools.chain(*first)) <= set(self.free):
                 # Once the loads before are written, the bases may go on.
                 begun = True
                 self.loads.append((-1, "", 0))
-                self.load(met[0], first)
+                for following, vectors in zip(met, first, strict=False):
+                    self.load(following, vectors)
             for tap in (tap for tap, final in last.items() if final == column):
                 self.table(*(row * loop.taps + tap for row in range(loop.rows)))
-        self.finish_round()
+        self.finish_round(sum(map(len, first)))
 
-    def finish_round(self) -> None:
+    def finish_round(self, begun: int) -> None:
         """Compare what is left, and load the next thresholds when the last pixel has met these."""
         pixel = self.sums + (self.loop.pixels - 1) % self.loop.sums
         levels = itertools.count(self.thresholds)
@@ -187,7 +189,7 @@ class _Emission:
             if reads == pixel:
                 self.table(next(levels))
         self.settle()
-        self.free = deque(sorted(self.free)[self.loop.rows :])
+        self.free = deque(sorted(self.free)[begun:])
 
     def table(self, *registers: int) -> None:
         """Have vectors of the table loaded: registers of weights, then of what belongs to thresholds."""

@@ -69,7 +69,9 @@ class Depthwise(Technique):
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """Pixels that share loads, and pixels of a row whose sums are kept before they become codes."""
         p = problem
-        each = p.channels * (p.kernel[0] * p.stride[1] + int(sum_dtype(p, core)[3:]) // 8 + 1)
+        dtype = sum_dtype(p, core)
+        kept = 0 if ByteCodes.serves(p, dtype, centre_of(p)) else int(dtype[3:]) // 8
+        each = p.channels * (p.kernel[0] * p.stride[1] + kept + 1)
         most = MOST_PIXELS if in_order(core) else p.out_width
         pixels = even_blocks(p.out_width, min(most, max(8, TILE_BYTES // each)))
         return {**super().knobs(problem, core), "mr": min(4, p.out_width), "tile": pixels}
