@@ -87,7 +87,13 @@ def test_sums_become_codes_in_registers(core: str, machines: Machines) -> None:
     for i, problem in enumerate((*SHAPES, *LARGE)):
         levels = 1 + i % MOST_LEVELS
         kernels.append(replace(problem, epilogue=Thresholds(3, levels, out=layouts[i % 2])))
+    # What cores in order have loops for: several tiles, strides, rows and columns at every border, dilation of rows.
     wide = depthwise(48, height=6, width=15, batch=2)
+    tall = depthwise(32, height=31, width=40)
+    strided = replace(wide, stride=(2, 2), padding=(0, 0, 1, 1))
+    sides = replace(wide, padding=(2, 2, 2, 2), dilation=(2, 1))
+    square = replace(wide, kernel=(2, 3), padding=(0, 2, 1, 1), stride=(1, 3))
+    kernels += [replace(p, epilogue=Thresholds(2, 3)) for p in (tall, strided, sides, square)]
     kernels += [replace(wide, epilogue=Thresholds(3, levels, out=out)) for levels in (1, 2, 3, 7) for out in layouts]
     machine.check([build_kernel(DEPTHWISE, problem, machine.core) for problem in kernels])
 
