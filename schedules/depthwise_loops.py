@@ -13,12 +13,13 @@ from tvm.script.ir_builder import tirx as T
 
 from schedules.compact import LANES, centred_value, expand_vectors, per_byte
 from schedules.depthwise_codes import ByteCodes, Store, spans
+from schedules.depthwise_sums import Sums, together
 from schedules.depthwise_tiles import WrittenTiles
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, of_lanes, splat, vload, vstore
 from schedules.padding import runs
-from schedules.registers import Registers, held
+from schedules.registers import held
 
 # Weights of more taps than this would fill the registers.
 HELD_TAPS = 9
@@ -215,16 +216,19 @@ class Loops:
         for i in range(count):
             for kx in columns:
                 meeting.setdefault(i * p.stride[1] + kx * p.dilation[1], []).append((i, kx))
-        registers = Registers([(i, 0) for i in range(count)], self.dtype, channels.lanes)
+        sums = Sums(count, self.dtype, channels.lanes, together(p, self.dtype, self.centre))
         for ky in self._tap_rows() if meeting else ():
             y = top + ky * p.dilation[0]
             with _where(tirx.all(y >= 0, y < p.height) if guarded else None):
                 for shift in sorted(meeting):
                     value = channels.load(y, left + pixel * p.stride[1] + shift)
                     for i, kx in meeting[shift]:
-                        product = self._product(value, channels.weight(ky, kx), channels.lanes)
-                        registers[i, 0] = registers[i, 0] + product
-        channels.store(pixel, registers.vectors())
+                        sums.add(i, value, channels.weight(ky, kx))
+                # A row that may be left out, or is a loop, ends what waits.
+                if guarded or p.k > WRITTEN_TAPS:
+                    sums.settle()
+        sums.settle()
+        channels.store(pixel, sums.vectors())
 
     def _sum_alone(self, channels: Channels, top: Any, left: Any, pixel: Any, guarded: bool) -> None:
         """Emit the sums of a pixel in loops over the taps inside."""
@@ -235,7 +239,7 @@ class Loops:
             """Taps before so many columns."""
             return tirx.min((tirx.max(distance, 0) + (apart - 1)) // apart, p.kernel[1])
 
-        registers = Registers([(0, 0)], self.dtype, channels.lanes)
+        sums = Sums(1, self.dtype, channels.lanes, 1)
         first = reached(-x)
         with T.serial(0, p.kernel[0]) as ky:
             y = top + ky * p.dilation[0]
@@ -243,8 +247,8 @@ class Loops:
             with _where(inside), T.serial(0, tirx.max(reached(p.width - x) - first, 0)) as index:
                 kx = first + index
                 value = channels.load(y, x + kx * apart)
-                registers[0, 0] = registers[0, 0] + self._product(value, channels.weight(ky, kx), channels.lanes)
-        channels.store(pixel, registers.vectors())
+                sums.add(0, value, channels.weight(ky, kx))
+        channels.store(pixel, sums.vectors())
 
     def _tap_rows(self) -> Iterator[Any]:
         """The rows of taps, written out or as the loop that this emits."""
@@ -253,11 +257,6 @@ class Loops:
             return
         with T.serial(0, self.problem.kernel[0]) as ky:
             yield ky
-
-    def _product(self, value: Any, weight: Any, lanes: int) -> Any:
-        """A byte times a byte, in 16 bits, which hold it, or in 8 where all sums fit them."""
-        wide = of_lanes("int8" if self.dtype == "int8" else "int16", lanes)
-        return (value.astype(wide) * weight.astype(wide)).astype(of_lanes(self.dtype, lanes))
 
     def _finish(self, sums: Any, gamma: Any, epilogue: Epilogue, where: Any, pixels: int) -> None:
         """Emit what turns the sums of a tile into accumulators, and those into codes."""

@@ -74,7 +74,9 @@ class Depthwise(Technique):
         each = p.channels * (p.kernel[0] * p.stride[1] + kept + 1)
         most = MOST_PIXELS if in_order(core) else p.out_width
         pixels = even_blocks(p.out_width, min(most, max(8, TILE_BYTES // each)))
-        return {**super().knobs(problem, core), "mr": min(4, p.out_width), "tile": pixels}
+        # Sums of 32 bits take four registers a pixel: loading twice costs a core in order less than spilling.
+        shared = 1 if in_order(core) and dtype == "int32" else 4
+        return {**super().knobs(problem, core), "mr": min(shared, p.out_width), "tile": pixels}
 
     def space(self, problem: DotProblem, core: CoreSpec) -> Space:
         """Any block and any part of a row."""

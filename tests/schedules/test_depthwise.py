@@ -11,6 +11,7 @@ from kernel_runner import Machine, build_kernel, constant_operands, evaluate, ra
 
 from schedules.cores import CORES
 from schedules.depthwise_codes import MOST_LEVELS
+from schedules.depthwise_sums import together
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 from schedules.layout import Layout
 from schedules.techniques import select
@@ -125,6 +126,23 @@ def test_every_pair_of_widths(core: str, machines: Machines) -> None:
                 full = constant_operands(problem, problem.a.max_code, code, w.offset)
                 kernels.append(build_kernel(DEPTHWISE, problem, machine.core, full))
     assert types == ({"int8", "int16", "int32"} if machine.core.is_arm else {"int16", "int32"})
+    machine.check(kernels)
+
+
+@pytest.mark.parametrize("core", MACHINES)
+def test_products_wait_in_16_bits(core: str, machines: Machines) -> None:
+    """As many as fit, at both ends of their range."""
+    machine, kernels = machines(core), []
+    for most, count in ((127, 2), (85, 3), (60, 4), (128, 1)):
+        top = min(128 + most, 255)
+        w = replace(signed(8), span=(128 - most, top))
+        for shape in ({"height": 4, "width": 6}, {"kernel": (5, 6), "padding": (2, 3, 2, 2), "height": 3, "width": 7}):
+            problem = depthwise(17, a=Operand(8), w=w, **shape)
+            assert together(problem, sum_dtype(problem, machine.core), 128) == count
+            kernels.append(build_kernel(DEPTHWISE, problem, machine.core))
+            for a, code in ((0, 128 - most), (0, top), (255, 128 - most)):
+                full = constant_operands(problem, a, code, w.offset)
+                kernels.append(build_kernel(DEPTHWISE, problem, machine.core, full))
     machine.check(kernels)
 
 
