@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,14 +12,15 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.compact import LANES, centred_value, expand_vectors, per_byte
+from schedules.depthwise_codes import ByteCodes, Store, spans
+from schedules.depthwise_sums import Sums, together
+from schedules.depthwise_tiles import WrittenTiles
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, of_lanes, splat, vload, vstore
 from schedules.padding import runs
-from schedules.registers import Registers, held
+from schedules.registers import held
 
-# Channels to a vector, the widest first.
-WIDTHS = (LANES, 8, 1)
 # Weights of more taps than this would fill the registers.
 HELD_TAPS = 9
 # Written out, kernels of more taps, or of more columns at the border or anywhere, would take LLVM minutes: they loop.
@@ -50,14 +51,14 @@ class Channels:
     weight : callable
         ``(ky, kx)``: the weights of a tap as int8.
     store : callable
-        ``(pixel, vector)``: emits the storing of a pixel's sums.
+        ``(first pixel, vectors)``: emits the storing of neighbouring pixels' sums.
     """
 
     first: Any
     lanes: int
     load: Callable[[Any, Any], Any]
     weight: Callable[[Any, Any], Any]
-    store: Callable[[Any, Any], None]
+    store: Store
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,10 @@ class Loops:
         What is taken off an activation's code.
     mr, tile : int
         Pixels that share loads; pixels of a row whose sums are kept before they become codes.
+    codes : ByteCodes, optional
+        Makes codes of sums as they are; without it sums of a tile are kept for the epilogue.
+    written : WrittenTiles, optional
+        Loops for a core in order, where it has them.
     """
 
     problem: DotProblem
@@ -81,6 +86,8 @@ class Loops:
     centre: int
     mr: int
     tile: int
+    codes: ByteCodes | None = None
+    written: WrittenTiles | None = None
 
     def weights(self, packed: Any) -> Any:
         """Emit, once a call, the weights' values as bytes; row ``tap * blocks + block`` has 16 channels."""
@@ -98,10 +105,15 @@ class Loops:
         for (pixels, parts), found in groupby(self._tiles(), key=lambda tile: tile[1:]):
             alike = list(found)
             with T.serial(0, len(alike)) as index:
-                ox = alike[0][0] + index * self.tile
+                where = n, oy, alike[0][0] + index * self.tile
+                if self.codes is not None:
+                    sums = self.codes.rows(pixels)
+                    self._sum_tile(x, weights, sums, where, parts)
+                    self.codes.pack(sums, where, pixels)
+                    continue
                 sums = T.alloc_buffer((pixels, self.problem.channels), self.dtype)
-                self._sum_tile(x, weights, sums, (n, oy, ox), parts)
-                self._finish(sums, gamma, epilogue, (n, oy, ox), pixels)
+                self._sum_tile(x, weights, sums, where, parts)
+                self._finish(sums, gamma, epilogue, where, pixels)
 
     def _tiles(self) -> Iterator[tuple[int, int, tuple[Run, ...]]]:
         """First pixel, number of pixels, and their runs."""
@@ -125,20 +137,26 @@ class Loops:
     def _sum_tile(self, x: Any, weights: Any, sums: Any, where: Any, parts: tuple[Run, ...]) -> None:
         """Emit the sums of all channels of a tile; taps are asked for their row only where some may lie outside."""
         p = self.problem
-        n, oy, ox = where
+        _, oy, ox = where
         top = oy * p.stride[0] - p.padding[0]
         left = ox * p.stride[1] - p.padding[1]
 
+        columns = [part.columns for part in parts for _ in range(part.count)]
+        every_row = range(p.kernel[0])
+        written = None if self.written is None else self.written.loop(columns, every_row)
+
         def every_vector(guarded: bool) -> None:
-            done = 0
-            for lanes in WIDTHS:
-                count = (p.channels - done) // lanes
-                if count:
-                    with T.serial(0, count) as index:
-                        channels = self._channels(x, weights, sums, n, done + index * lanes, lanes)
-                        for part in parts:
-                            self._sum_run(channels, top, left, part, guarded)
-                done += count * lanes
+            if self.written is not None and written is not None:
+                if not guarded:
+                    self.written.call(written, every_row, x, where)
+                    return
+                if self.written.call_border(columns, x, where):
+                    return
+            for first, count, lanes in spans(p.channels):
+                with T.serial(0, count) as index:
+                    channels = self._channels(x, weights, sums, where, first + index * lanes, lanes)
+                    for part in parts:
+                        self._sum_run(channels, top, left, part, guarded)
 
         if max(p.padding[0], p.padding[2]) <= 0:
             every_vector(False)
@@ -150,8 +168,8 @@ class Loops:
             with T.Else():
                 every_vector(True)
 
-    def _channels(self, x: Any, weights: Any, sums: Any, n: Any, first: Any, lanes: int) -> Channels:
-        p = self.problem
+    def _channels(self, x: Any, weights: Any, sums: Any, where: Any, first: Any, lanes: int) -> Channels:
+        p, codes, n = self.problem, self.codes, where[0]
         blocks, kind = -(-p.channels // LANES), of_lanes("int8", lanes)
 
         def load(y: Any, ix: Any) -> Any:
@@ -169,9 +187,11 @@ class Loops:
             tap = ky * p.kernel[1] + kx
             return read(tap) if kept is None else kept[tap]
 
-        def store(pixel: Any, vector: Any) -> None:
-            vstore(T, sums, vector, [pixel, first], lanes)
+        def keep(pixel: Any, vectors: Sequence[Any]) -> None:
+            for i, vector in enumerate(vectors):
+                vstore(T, sums, vector, [pixel + i, first], lanes)
 
+        store = keep if codes is None else codes.store(sums, where, first, lanes)
         return Channels(first, lanes, load, weight, store)
 
     def _sum_run(self, channels: Channels, top: Any, left: Any, part: Run, guarded: bool) -> None:
@@ -196,17 +216,19 @@ class Loops:
         for i in range(count):
             for kx in columns:
                 meeting.setdefault(i * p.stride[1] + kx * p.dilation[1], []).append((i, kx))
-        registers = Registers([(i, 0) for i in range(count)], self.dtype, channels.lanes)
+        sums = Sums(count, self.dtype, channels.lanes, together(p, self.dtype, self.centre))
         for ky in self._tap_rows() if meeting else ():
             y = top + ky * p.dilation[0]
             with _where(tirx.all(y >= 0, y < p.height) if guarded else None):
                 for shift in sorted(meeting):
                     value = channels.load(y, left + pixel * p.stride[1] + shift)
                     for i, kx in meeting[shift]:
-                        product = self._product(value, channels.weight(ky, kx), channels.lanes)
-                        registers[i, 0] = registers[i, 0] + product
-        for i in range(count):
-            channels.store(pixel + i, registers[i, 0])
+                        sums.add(i, value, channels.weight(ky, kx))
+                # A row that may be left out, or is a loop, ends what waits.
+                if guarded or p.k > WRITTEN_TAPS:
+                    sums.settle()
+        sums.settle()
+        channels.store(pixel, sums.vectors())
 
     def _sum_alone(self, channels: Channels, top: Any, left: Any, pixel: Any, guarded: bool) -> None:
         """Emit the sums of a pixel in loops over the taps inside."""
@@ -217,7 +239,7 @@ class Loops:
             """Taps before so many columns."""
             return tirx.min((tirx.max(distance, 0) + (apart - 1)) // apart, p.kernel[1])
 
-        registers = Registers([(0, 0)], self.dtype, channels.lanes)
+        sums = Sums(1, self.dtype, channels.lanes, 1)
         first = reached(-x)
         with T.serial(0, p.kernel[0]) as ky:
             y = top + ky * p.dilation[0]
@@ -225,8 +247,8 @@ class Loops:
             with _where(inside), T.serial(0, tirx.max(reached(p.width - x) - first, 0)) as index:
                 kx = first + index
                 value = channels.load(y, x + kx * apart)
-                registers[0, 0] = registers[0, 0] + self._product(value, channels.weight(ky, kx), channels.lanes)
-        channels.store(pixel, registers[0, 0])
+                sums.add(0, value, channels.weight(ky, kx))
+        channels.store(pixel, sums.vectors())
 
     def _tap_rows(self) -> Iterator[Any]:
         """The rows of taps, written out or as the loop that this emits."""
@@ -235,11 +257,6 @@ class Loops:
             return
         with T.serial(0, self.problem.kernel[0]) as ky:
             yield ky
-
-    def _product(self, value: Any, weight: Any, lanes: int) -> Any:
-        """A byte times a byte, in 16 bits, which hold it, or in 8 where all sums fit them."""
-        wide = of_lanes("int8" if self.dtype == "int8" else "int16", lanes)
-        return (value.astype(wide) * weight.astype(wide)).astype(of_lanes(self.dtype, lanes))
 
     def _finish(self, sums: Any, gamma: Any, epilogue: Epilogue, where: Any, pixels: int) -> None:
         """Emit what turns the sums of a tile into accumulators, and those into codes."""

@@ -13,6 +13,7 @@ def written_function(
     bases: Sequence[str],
     clobbered: Sequence[str],
     ends: int = 0,
+    once: bool = False,
 ) -> str:
     """The text of an LLVM function of addresses, and of a place for each vector that it makes.
 
@@ -33,6 +34,8 @@ def written_function(
     ends : int
         Addresses after those, of the last elements of buffers that the function writes to: it does not use them, but
         TVM gives a buffer no more memory than it sees in use.
+    once : bool
+        Whether loops around it must stay loops: LLVM takes it for one instruction, however long it is.
 
     Returns
     -------
@@ -50,7 +53,7 @@ def written_function(
     text = "\\0A".join(instructions)
     lines = [
         f"define internal i32 @{name}({parameters}) alwaysinline nounwind {{",
-        f'  %r = call {made} asm sideeffect "{text}", "{constraints}"({addresses})',
+        f'  %r = call {made} asm sideeffect "{text}", "{constraints}"({addresses}){" noduplicate" * once}',
     ]
     for i in range(number):
         lines.append(f"  %s{i} = extractvalue {made} %r, {i}")

@@ -18,12 +18,16 @@ import numpy as np
 from schedules.blocked import even_blocks
 from schedules.compact import LANES, pack_vectors, per_byte, unpack_vectors, vector_code_at
 from schedules.cores import CoreSpec
-from schedules.depthwise_loops import WIDTHS, Loops
+from schedules.depthwise_codes import ByteCodes, spans
+from schedules.depthwise_loops import Loops
+from schedules.depthwise_tiles import WrittenTiles
 from schedules.dot_problem import INT32_MAX, DotProblem
 from schedules.epilogue import Epilogue
 from schedules.knob_space import Space, around, block_pixels, row_tiles
 from schedules.layout import Layout
+from schedules.ordered_depthwise import MOST_PIXELS
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
+from schedules.vectors import in_order
 
 # Rows of the image that a tile reads, and its sums and codes, take no more than this of L1.
 TILE_BYTES = 24 << 10
@@ -56,7 +60,7 @@ class Depthwise(Technique):
     def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
         """Products and loads of each vector of channels, and what follows them."""
         p = problem
-        vectors = sum((p.channels % above) // lanes for above, lanes in zip((1 << 30, *WIDTHS), WIDTHS, strict=False))
+        vectors = sum(count for _, count, _ in spans(p.channels))
         loads = (1 + 1 / self.knobs(problem, core)["mr"]) * p.kernel[0] * p.kernel[1] / 2
         taps = {name: count * p.k for name, count in _TAP[sum_dtype(p, core)].items()}
         each = core.cycles({**taps, "ldr": loads}) + _FINISH / core.vector_issue
@@ -65,9 +69,14 @@ class Depthwise(Technique):
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """Pixels that share loads, and pixels of a row whose sums are kept before they become codes."""
         p = problem
-        each = p.channels * (p.kernel[0] * p.stride[1] + int(sum_dtype(p, core)[3:]) // 8 + 1)
-        pixels = even_blocks(p.out_width, max(8, TILE_BYTES // each))
-        return {**super().knobs(problem, core), "mr": min(4, p.out_width), "tile": pixels}
+        dtype = sum_dtype(p, core)
+        kept = 0 if ByteCodes.serves(p, dtype, centre_of(p)) else int(dtype[3:]) // 8
+        each = p.channels * (p.kernel[0] * p.stride[1] + kept + 1)
+        most = MOST_PIXELS if in_order(core) else p.out_width
+        pixels = even_blocks(p.out_width, min(most, max(8, TILE_BYTES // each)))
+        # Sums of 32 bits take four registers a pixel: loading twice costs a core in order less than spilling.
+        shared = 1 if in_order(core) and dtype == "int32" else 4
+        return {**super().knobs(problem, core), "mr": min(shared, p.out_width), "tile": pixels}
 
     def space(self, problem: DotProblem, core: CoreSpec) -> Space:
         """Any block and any part of a row."""
@@ -107,8 +116,11 @@ class Depthwise(Technique):
 
         def body(x: Any, constants: list[Any], epilogue: Epilogue) -> None:
             packed, gamma = constants
-            loops = Loops(p, sum_dtype(p, core), centre_of(p), knobs["mr"], knobs["tile"])
+            dtype = sum_dtype(p, core)
+            codes = ByteCodes.prepare(p, dtype, centre_of(p), epilogue)
+            loops = Loops(p, dtype, centre_of(p), knobs["mr"], knobs["tile"], codes)
             weights = loops.weights(packed)
+            loops = replace(loops, written=WrittenTiles.prepare(p, weights, codes, core))
             with rows(p, knobs) as index:
                 loops.row(x, weights, gamma, epilogue, index // p.out_height, index % p.out_height)
 

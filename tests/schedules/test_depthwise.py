@@ -10,6 +10,8 @@ import pytest
 from kernel_runner import Machine, build_kernel, constant_operands, evaluate, random_operands
 
 from schedules.cores import CORES
+from schedules.depthwise_codes import MOST_LEVELS
+from schedules.depthwise_sums import together
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 from schedules.layout import Layout
 from schedules.techniques import select
@@ -30,7 +32,7 @@ def depthwise(channels: int, **fields: object) -> DotProblem:
     """A 3x3 convolution of each channel."""
     usual = {"height": 5, "width": 9, "a": Operand(2), "w": signed(2), "kernel": (3, 3), "padding": (1, 1, 1, 1)}
     sizes = {"channels": channels, "out_channels": channels, "groups": channels}
-    return DotProblem(1, **{**usual, **sizes, **fields})  # type: ignore[arg-type] - a mapping of fields
+    return DotProblem(**{"batch": 1, **usual, **sizes, **fields})  # type: ignore[arg-type] - a mapping of fields
 
 
 BIPOLAR = Operand(1, 2, -1, uniform=True)
@@ -78,6 +80,25 @@ def test_every_shape(core: str, machines: Machines) -> None:
     machine.check([build_kernel(DEPTHWISE, problem, machine.core) for problem in (*SHAPES, *LARGE, *EPILOGUES)])
 
 
+@pytest.mark.parametrize("core", MACHINES)
+def test_sums_become_codes_in_registers(core: str, machines: Machines) -> None:
+    """Few thresholds, some beyond a byte, codes that count downwards: in every geometry and layout."""
+    machine, kernels = machines(core), []
+    layouts = (Layout(), Layout("planes", 3))
+    for i, problem in enumerate((*SHAPES, *LARGE)):
+        levels = 1 + i % MOST_LEVELS
+        kernels.append(replace(problem, epilogue=Thresholds(3, levels, out=layouts[i % 2])))
+    # What cores in order have loops for: several tiles, strides, rows and columns at every border, dilation of rows.
+    wide = depthwise(48, height=6, width=15, batch=2)
+    tall = depthwise(32, height=31, width=40)
+    strided = replace(wide, stride=(2, 2), padding=(0, 0, 1, 1))
+    sides = replace(wide, padding=(2, 2, 2, 2), dilation=(2, 1))
+    square = replace(wide, kernel=(2, 3), padding=(0, 2, 1, 1), stride=(1, 3))
+    kernels += [replace(p, epilogue=Thresholds(2, 3)) for p in (tall, strided, sides, square)]
+    kernels += [replace(wide, epilogue=Thresholds(3, levels, out=out)) for levels in (1, 2, 3, 7) for out in layouts]
+    machine.check([build_kernel(DEPTHWISE, problem, machine.core) for problem in kernels])
+
+
 @pytest.mark.parametrize("tall", [1, 9])
 def test_code_does_not_grow_with_the_kernel(tall: int) -> None:
     """Straight code for each column of taps at each pixel of the border takes LLVM minutes."""
@@ -105,6 +126,23 @@ def test_every_pair_of_widths(core: str, machines: Machines) -> None:
                 full = constant_operands(problem, problem.a.max_code, code, w.offset)
                 kernels.append(build_kernel(DEPTHWISE, problem, machine.core, full))
     assert types == ({"int8", "int16", "int32"} if machine.core.is_arm else {"int16", "int32"})
+    machine.check(kernels)
+
+
+@pytest.mark.parametrize("core", MACHINES)
+def test_products_wait_in_16_bits(core: str, machines: Machines) -> None:
+    """As many as fit, at both ends of their range."""
+    machine, kernels = machines(core), []
+    for most, count in ((127, 2), (85, 3), (60, 4), (128, 1)):
+        top = min(128 + most, 255)
+        w = replace(signed(8), span=(128 - most, top))
+        for shape in ({"height": 4, "width": 6}, {"kernel": (5, 6), "padding": (2, 3, 2, 2), "height": 3, "width": 7}):
+            problem = depthwise(17, a=Operand(8), w=w, **shape)
+            assert together(problem, sum_dtype(problem, machine.core), 128) == count
+            kernels.append(build_kernel(DEPTHWISE, problem, machine.core))
+            for a, code in ((0, 128 - most), (0, top), (255, 128 - most)):
+                full = constant_operands(problem, a, code, w.offset)
+                kernels.append(build_kernel(DEPTHWISE, problem, machine.core, full))
     machine.check(kernels)
 
 
