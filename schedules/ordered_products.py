@@ -20,7 +20,7 @@ CODES = FIELDS * WORD
 SIZE, CODES_SIZE = CHANNELS * WORD, FIELDS * WORD
 # Of a word, with a share of loading its activations.
 INSTRUCTIONS = CHANNELS * (2 * FIELDS + 1) + FIELDS
-# General registers; x18 is one of them on Linux.
+# General registers; x18 and x19 are not everywhere free to use.
 A, SUMS = ("x0", "x1", "x4"), tuple(f"x{i}" for i in (14, 15, 16, 17, 20, 21, 22, 23))
 _MASK, _W, _TAKEN, _CHAINS = "x9", ("x5", "x6"), ("x7", "x12", "x13", "x28"), ("x24", "x25", "x26", "x27")
 CLOBBERED = (*A, *SUMS, *_W, *_TAKEN, *_CHAINS)

@@ -23,6 +23,7 @@ from schedules.epilogue import Epilogue
 from schedules.intrinsics import const
 from schedules.knob_space import Space, around, block_pixels, row_tiles
 from schedules.layout import Layout, pack_planes, plane_bytes
+from schedules.ordered_column import OrderedColumn
 from schedules.panel import Source, copy_instructions
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
 from schedules.vectors import assembly, in_order, shared_loads, vectors
@@ -56,6 +57,9 @@ class BitSerial(Technique):
         moves = copy_instructions(p, p.a.bits, plane_bytes(p.group_channels))
         copies = moves * core.cycles({"ldr": 1, "str": 1})
         knobs, parts = self.knobs(p, core), short(p, self.signs)
+        if in_order(core) and not self.signs and is_column(p):
+            # A vector of weights is loaded in a cycle; reduced and finished.
+            return outputs * (steps(p) * (3 * pairs + p.w.bits) + 6 + 3.5) + copies
         if in_order(core):
             # Each pair of planes is a loop of its own; beyond a few, all are widened each step.
             wide = pairs > MAX_PAIRS
@@ -192,6 +196,18 @@ NR_LIMIT = 8
 def large(problem: DotProblem, planes: int) -> bool:
     """Whether a sum of products of codes, of weights with this many planes, may exceed 16 bits."""
     return problem.k * problem.a.max_code * ((1 << planes) - 1) > 65535
+
+
+def is_column(problem: DotProblem) -> bool:
+    """Whether an in-order core does all channels of the only pixel at once; see `BitDot.column`."""
+    p = problem
+    row, blocks = row_bytes(p), padded_channels(p, NR_LIMIT) // NR_LIMIT
+    plain = p.groups * p.out_height * p.out_width == 1 and row % STEP == 0 and not bipolar(p) and not large(p, p.w.bits)
+    return (
+        plain
+        and p.a.bits * p.w.bits <= MAX_PAIRS
+        and OrderedColumn(p.a.bits, p.w.bits, steps(p), row, blocks).possible()
+    )
 
 
 def short(problem: DotProblem, signs: bool) -> tuple[int, Any] | None:

@@ -16,6 +16,7 @@ from schedules.ordered_products import CODES
 from schedules.techniques import TECHNIQUES, select
 from schedules.techniques.bit_madd import loop
 from schedules.weave import woven
+from tvm_lowbit.metering.kernels import meter_kernel
 
 A53 = CORES["cortex-a53"]
 TECHNIQUE = TECHNIQUES["bit_madd"]
@@ -83,6 +84,17 @@ def test_it_is_for_in_order_cores() -> None:
     assert select(replace(BASE, out_channels=1024), A53).technique is TECHNIQUE
     for core in ("cortex-a72", "cortex-a76"):
         assert TECHNIQUE.declines(BASE, CORES[core]) == f"{core} starts instructions of both kinds by itself"
+
+
+def test_it_pays_as_much_as_it_says() -> None:
+    taken = {}
+    for name in ("bit_madd", "bit_serial"):
+        kernel = build_kernel(TECHNIQUES[name], replace(BASE, out_channels=128), A53)
+        out = np.zeros_like(kernel.expected)
+        taken[name] = meter_kernel(kernel.function, [*kernel.arguments, out], "cortex-a53").cycles
+    assert taken["bit_madd"] < 0.85 * taken["bit_serial"]
+    estimate = TECHNIQUE.cycles(replace(BASE, out_channels=128), A53)
+    assert taken["bit_madd"] == pytest.approx(estimate, rel=0.15)
 
 
 def test_others_are_put_where_they_need_not_wait() -> None:
