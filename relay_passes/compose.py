@@ -16,7 +16,7 @@ import numpy.typing as npt
 from relay_passes import dataflow, ops
 from relay_passes.ops import constant, op_name, quant_spec
 from schedules.epilogue import SIDE_THRESHOLDS
-from schedules.slants import fit_slants
+from schedules.slants import Slants, fit_slants
 
 Codes = npt.NDArray[np.int64]
 Table = npt.NDArray[Any]
@@ -163,13 +163,11 @@ def _composed(first: Any, second: Any, bits: int, as_row: bool) -> Counts | None
     few = found.rises.shape[0] * max(found.rises.shape[1], 0 if found.falls is None else found.falls.shape[1])
     if few <= SIDE_THRESHOLDS:
         return found
-    if bits and not as_row:
-        # By steps codes are joined in less time than accumulators by rows.
-        low = np.zeros(both[1].rises.shape[2], np.int64)
-        if both[1].falls is None and not isinstance(
-            fit_slants(both[1].rises, low, low + (1 << int(first.attrs["bits"])) - 1), str
-        ):
-            return None
+    counted = bits if as_row else int(first.attrs["bits"])
+    low = np.zeros(both[1].rises.shape[2], np.int64)
+    if bits and both[1].falls is None and isinstance(fit_slants(both[1].rises, low, low + (1 << counted) - 1), Slants):
+        # By steps codes are joined in less time than accumulators by rows of thresholds.
+        return None
     return found if found.nbytes <= both[0].nbytes + both[1].nbytes else None
 
 
