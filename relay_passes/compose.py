@@ -16,6 +16,7 @@ import numpy.typing as npt
 from relay_passes import dataflow, ops
 from relay_passes.ops import constant, op_name, quant_spec
 from schedules.epilogue import SIDE_THRESHOLDS
+from schedules.slants import Slants, fit_slants
 
 Codes = npt.NDArray[np.int64]
 Table = npt.NDArray[Any]
@@ -138,7 +139,7 @@ def compose_requantize(mod: Any) -> Any:
         codes, side = old.args[0], old.args[-1] if int(old.attrs["side_bits"]) else None
         for joined, other in ((codes, side), (side, codes)):
             first = None if joined is None else inner(joined)
-            bits = int(old.attrs["side_bits"]) if joined is codes else _bits(values, other)
+            bits = int(old.attrs["side_bits"]) if joined is codes else code_bits(values, other)
             if first is None or bits is None or int(first.attrs["axis"]) != int(old.attrs["axis"]):
                 continue
             found = _composed(first, old, bits, joined is side)
@@ -160,10 +161,17 @@ def _composed(first: Any, second: Any, bits: int, as_row: bool) -> Counts | None
     if found is None:
         return None
     few = found.rises.shape[0] * max(found.rises.shape[1], 0 if found.falls is None else found.falls.shape[1])
-    return found if few <= SIDE_THRESHOLDS or found.nbytes <= both[0].nbytes + both[1].nbytes else None
+    if few <= SIDE_THRESHOLDS:
+        return found
+    counted = bits if as_row else int(first.attrs["bits"])
+    low = np.zeros(both[1].rises.shape[2], np.int64)
+    if bits and both[1].falls is None and isinstance(fit_slants(both[1].rises, low, low + (1 << counted) - 1), Slants):
+        # By steps codes are joined in less time than accumulators by rows of thresholds.
+        return None
+    return found if found.nbytes <= both[0].nbytes + both[1].nbytes else None
 
 
-def _bits(values: dict[Any, Any], codes: Any) -> int | None:
+def code_bits(values: dict[Any, Any], codes: Any) -> int | None:
     """The width of codes, where it is known."""
     value: Any = values.get(codes)
     while op_name(value) == "relax.nn.max_pool2d":

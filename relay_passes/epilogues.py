@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from relay_passes.ops import constant, literal, shape_of
@@ -44,18 +45,38 @@ def fitted(
     ends = reach(problem, weights, offset)
     wide = [constant(table) for table in tables[::2]]
     short = narrowed(wide, *ends)
-    if epilogue.side is not None and not epilogue.falls:
-        for dtype in ("int16", "int32"):
-            found = fit_slants(wide[0], *ends, dtype)
-            if not isinstance(found, str):
-                own = None if dtype == problem.threshold_dtype else dtype
-                epilogue = replace(epilogue, shift=found.shift, dtype=own)
-                return epilogue, [literal(found.thresholds), tables[1], literal(found.steps)], why
-            why = f"; the residual's codes pick thresholds: {found}"
+    joined = _joined(epilogue, tables, *ends, problem.threshold_dtype)
+    if not isinstance(joined, str):
+        return *joined, ""
+    why += joined
     if short is None:
         return epilogue, tables, why
     first, *falls = map(literal, short)
     return replace(epilogue, dtype="int16"), [first, tables[1], *falls], why
+
+
+def fitted_to_codes(epilogue: Thresholds, call: Any, bits: int | None) -> tuple[Thresholds, list[Any]]:
+    """The same where what is counted are codes of so many bits; None if that is not known."""
+    tables = tables_of(call)
+    if bits is None:
+        return epilogue, tables
+    low = np.zeros(shape_of(tables[0])[2], np.int64)
+    joined = _joined(epilogue, tables, low, low + (1 << bits) - 1, str(tables[0].ty.dtype))
+    return (epilogue, tables) if isinstance(joined, str) else joined
+
+
+def _joined(
+    epilogue: Thresholds, tables: list[Any], low: npt.NDArray[Any], high: npt.NDArray[Any], own: str
+) -> tuple[Thresholds, list[Any]] | str:
+    """A residual join by steps, or why not; empty where it is none. ``own`` is the type it is counted in otherwise."""
+    if epilogue.side is None or epilogue.falls:
+        return ""
+    for dtype in ("int16", "int32"):
+        found = fit_slants(constant(tables[0]), low, high, dtype)
+        if not isinstance(found, str):
+            epilogue = replace(epilogue, shift=found.shift, dtype=None if dtype == own else dtype)
+            return epilogue, [literal(found.thresholds), tables[1], literal(found.steps)]
+    return f"; the residual's codes pick thresholds: {found}"
 
 
 def tables_of(call: Any) -> list[Any]:

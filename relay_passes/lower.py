@@ -13,8 +13,8 @@ from tvm import te
 from relay_passes import dataflow, layouts, notes, ops
 from relay_passes.assign import PLAIN
 from relay_passes.chosen import Chosen
-from relay_passes.compose import compose_requantize
-from relay_passes.epilogues import fitted, tables_of, thresholds_of
+from relay_passes.compose import code_bits, compose_requantize
+from relay_passes.epilogues import fitted, fitted_to_codes, tables_of, thresholds_of
 from relay_passes.forms import Forms, call_kernel, joined, pooled, taken
 from relay_passes.lower_float import FloatKernels
 from relay_passes.network import CONCAT, TAKE, Product, Survey, techniques
@@ -202,9 +202,12 @@ class _Lowering:
         assert self.forms is not None
         layout, shape = self._written(var), layouts.nhwc_shape(shape_of(call))
         epilogue, side = self._side(var, call, thresholds_of(call, layout))
+        source = self.values[var].args[0]
+        bits = code_bits(self.values, source) if str(source.ty.dtype) == "uint8" else None
+        epilogue, tables = fitted_to_codes(epilogue, call, bits)
         values = self.forms.get(call.args[0], PLAIN, name)
         kernel = requantize_pixels(shape, str(call.args[0].ty.dtype), epilogue, str(call.args[1].ty.dtype))
-        args = [values, *tables_of(call), *side]
+        args = [values, *tables, *side]
         packed = call_kernel(scope, kernel, "requantize", args, layout.shape(*shape), "uint8", f"{name}/physical")
         return self.forms.produced(packed, layout, shape_of(call), name, self.survey.kept(var))
 
