@@ -20,7 +20,7 @@ BLOCK, TILE, ODD = 15, 20, 3
 LATENCY, THREADS = 20, 4
 # Bytes of the caches that a tile's patches with a block's weights, its sums, and all weights may take; cycles of a line
 # that is loaded nevertheless, from L2 or from memory, about half of it hidden.
-LINE, PATCHES, SUMS, WEIGHTS = 64, 24 << 10, 16 << 10, 256 << 10
+LINE, PATCHES, SUMS, WEIGHTS = 64, 24 << 10, 16 << 10, 384 << 10
 MISS, FAR = 10, 30
 # Patches of four threads fit L2.
 MOST_PATCHES = 64 << 10
