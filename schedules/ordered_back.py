@@ -10,6 +10,7 @@ import itertools
 from collections import deque
 from dataclasses import dataclass
 
+from schedules.half_loads import HalfLoads
 from schedules.winograd_points import FOUR, NINTH
 from schedules.written_function import written_function
 
@@ -88,18 +89,13 @@ class OrderedBack:
         return [*lines, f"add {_SUMS}, {_SUMS}, {_TILE}", "b.ne 1b"]
 
 
-class _Emission:
-    """The instructions of one tile so far, free registers, and loads that wait for their turn."""
+class _Emission(HalfLoads):
+    """The instructions of one tile, and free registers."""
 
     def __init__(self, loop: OrderedBack) -> None:
+        super().__init__(_HIGH)
         self.loop = loop
-        self.lines: list[str] = []
         self.free = deque(range(_FIRST, _REGISTERS))
-        # Register, base and offset of what is to be loaded; the first's upper half may be on its way.
-        self.loads: deque[tuple[int, str, int]] = deque()
-        self.high: str | None = None
-        self.pending: tuple[int, str] | None = None
-        self.turn = 0
 
     def take(self) -> int:
         """A free register, the one that has been free for longest."""
@@ -110,40 +106,6 @@ class _Emission:
         register = self.take()
         self.loads.append((register, base, at))
         return register
-
-    def advance(self) -> None:
-        """Load beside an operation: an upper half to a general register, then after another one the lower half."""
-        if not self.loads:
-            return
-        register, base, at = self.loads[0]
-        if self.high is None:
-            self.high = _HIGH[self.turn]
-            self.turn = (self.turn + 1) % len(_HIGH)
-            self.lines.append(f"ldr {self.high}, [{base}, #{at + 8}]")
-            return
-        self.loads.popleft()
-        self.lines.append(f"ldr d{register}, [{base}, #{at}]")
-        self.join()
-        self.pending, self.high = (register, self.high), None
-
-    def join(self) -> None:
-        """Complete the vector that was loaded last."""
-        if self.pending is not None:
-            self.lines.append(f"ins v{self.pending[0]}.d[1], {self.pending[1]}")
-        self.pending = None
-
-    def need(self, *registers: int) -> None:
-        """See that what was to be loaded is there."""
-        while any(load[0] in registers for load in self.loads):
-            self.advance()
-        if self.pending is not None and self.pending[0] in registers:
-            self.join()
-
-    def write(self, instruction: str, *registers: int) -> None:
-        """An operation on registers, and what stands beside it."""
-        self.need(*registers)
-        self.lines.append(instruction)
-        self.advance()
 
     def tile(self) -> list[str]:
         """Both halves of 16 channels."""

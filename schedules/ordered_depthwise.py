@@ -14,6 +14,7 @@ import itertools
 from collections import deque
 from dataclasses import dataclass
 
+from schedules.half_loads import HalfLoads
 from schedules.written_function import written_function
 
 LANES = 16
@@ -122,23 +123,18 @@ class OrderedDepthwise:
         return [*lines, *_Emission(self).whole()]
 
 
-class _Emission:
-    """The instructions so far, loads that wait for their turn, and comparisons that wait for theirs."""
+class _Emission(HalfLoads):
+    """The instructions, and comparisons that wait for their turn."""
 
     def __init__(self, loop: OrderedDepthwise) -> None:
+        super().__init__(_HIGH)
         self.loop = loop
-        self.lines: list[str] = []
         self.thresholds = loop.rows * loop.taps
         self.added = self.thresholds + loop.levels
         self.sums = self.added + 1
         self.masks = self.sums + loop.sums
         self.free = deque(range(loop.held, _REGISTERS))
         self.shallow = len(self.free) < (1 + _AHEAD) * loop.rows
-        # Register, base and offset of what is to be loaded; the first's upper half may be on its way.
-        self.loads: deque[tuple[int, str, int]] = deque()
-        self.high: str | None = None
-        self.pending: tuple[int, str] | None = None
-        self.turn = 0
         # Instructions and the sum that they read.
         self.late: deque[tuple[list[str], int | None]] = deque()
 
@@ -260,41 +256,11 @@ class _Emission:
             self.lines += lines[1:]
 
     def advance(self) -> None:
-        """Load beside an operation: an upper half to a general register, then after another one the lower half."""
+        """As always; before the loads of the next channels the bases go on."""
         while self.loads and self.loads[0][0] < 0:
             self.loads.popleft()
             self.lines += [f"add {base}, {base}, {_STEP}" for base in _ROWS[: self.loop.rows]]
-        if not self.loads:
-            if self.shallow:
-                # No other load comes before this vector is needed.
-                self.join()
-            return
-        register, base, at = self.loads[0]
-        if self.high is None:
-            self.high = _HIGH[self.turn]
-            self.turn = (self.turn + 1) % len(_HIGH)
-            self.lines.append(f"ldr {self.high}, [{base}, #{at + 8}]")
-            return
-        self.loads.popleft()
-        self.lines.append(f"ldr d{register}, [{base}, #{at}]")
-        self.join()
-        self.pending, self.high = (register, self.high), None
-
-    def join(self) -> None:
-        """Complete the vector that was loaded last."""
-        if self.pending is not None:
-            self.lines.append(f"ins v{self.pending[0]}.d[1], {self.pending[1]}")
-        self.pending = None
-
-    def need(self, *registers: int) -> None:
-        """See that what was to be loaded is there."""
-        while any(load[0] in registers for load in self.loads):
-            self.advance()
-        if self.pending is not None and self.pending[0] in registers:
+        if not self.loads and self.shallow:
+            # No other load comes before this vector is needed.
             self.join()
-
-    def write(self, instruction: str, *registers: int) -> None:
-        """An operation on registers, and what stands beside it."""
-        self.need(*registers)
-        self.lines.append(instruction)
-        self.advance()
+        super().advance()
