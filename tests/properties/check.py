@@ -67,6 +67,8 @@ def check(model: onnx.ModelProto) -> None:
             largest = max(1e-6, float(np.abs(values).max()))
             np.testing.assert_allclose(result.outputs[name], values, rtol=1e-4, atol=1e-4 * largest, err_msg=name)
     left = set(said["on_integers"]) - {row.name for row in artifact.report.low_bit}
+    # Behind a ReLU, codes of -1 and 0 are 0 alone: nothing is quantised there, and the report says so.
+    left -= {row.name for row in artifact.report.stays_float if "holds fewer than two codes" in row.reason}
     assert not left, f"quantised products in float: {sorted(left)}\n{artifact.report}"
 
 
