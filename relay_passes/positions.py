@@ -91,7 +91,8 @@ def _pad(call: Any, emit: Emit) -> Any | None:
     for axis, pair in enumerate(zip(widths[::2], widths[1::2], strict=True)):
         if any(pair):
             x = x if padded is None else emit(padded, "padded")
-            at: Array = np.pad(np.arange(shape_of(x)[axis]), pair, mode=mode)  # type: ignore[call-overload]  # a word
+            places = np.arange(shape_of(x)[axis])
+            at: Array = np.pad(places, pair, mode=mode)  # type: ignore[call-overload]  # NumPy wants a literal
             padded = relax.op.take(x, literal(at.astype(np.int64)), axis=axis, mode="clip")
     return x if padded is None else padded
 

@@ -7,15 +7,17 @@ after it. So one is put in only where it can start at once, by the latencies of 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-SLOTS = 2
+from schedules.pipelines.cortex_a53 import PIPELINE
+from schedules.pipelines.model import Cost
+
+SLOTS = PIPELINE.issue
 # Cycles, and instructions that start in the first of them.
 Bundle = tuple[int, list[str]]
-# Cycles until a result can be read; of all others 1, or 2 if an operand is shifted.
-_LATENCIES = {"ldr": 3, "mul": 4, "madd": 4, "lsr": 2}
-# Cycles that a unit is busy of which there is one.
-_BUSY = {"ldr": ("load", 1), "mul": ("multiply", 2), "madd": ("multiply", 2)}
+# Classes of instructions in the core's tables; all others are arithmetic.
+_KINDS = {"ldr": "load", "mul": "mul_x", "madd": "mul_x", "lsr": "shift_imm"}
+_LOADS = "ls"
 # Places short of an even pace after which instructions wait for their operands rather than be put off.
 _LATE = 16
 # Instructions among which the next one is looked for.
@@ -32,8 +34,8 @@ class _Others:
 
     def earliest(self, line: str) -> int:
         """When an instruction can start."""
-        unit, _ = _BUSY.get(_name(line), ("", 0))
-        return max([self.free.get(unit, 0), *(self.ready.get(register, 0) for register in _registers(line)[1:])])
+        units = [self.free.get(unit, 0) for unit in _busy(line)]
+        return max([0, *units, *(self.ready.get(register, 0) for register in _registers(line)[1:])])
 
     def next(self, now: int, late: bool) -> str | None:
         """Take the first of a few instructions that can start, past others whose registers are not its own."""
@@ -43,16 +45,24 @@ class _Others:
                 continue
             if late or self.earliest(line) <= now:
                 del self.lines[i]
-                if _name(line) in _BUSY:
-                    unit, cycles = _BUSY[_name(line)]
-                    self.free[unit] = now + cycles
-                self.ready[to] = now + _LATENCIES.get(_name(line), 1 + ("ls" in line))
+                self.free |= {unit: now + int(cycles) for unit, cycles in _busy(line).items()}
+                self.ready[to] = now + _cost(line).latency
                 return line
         return None
 
 
 def _name(line: str) -> str:
     return line.split(" ", 1)[0]
+
+
+def _cost(line: str) -> Cost:
+    """What the core's tables say."""
+    return PIPELINE.costs[_KINDS.get(_name(line), "alu_lsl" if "ls" in line else "alu")]
+
+
+def _busy(line: str) -> Mapping[str, float]:
+    """Units of which there is one, and for how many cycles."""
+    return {unit: cycles for unit, cycles in _cost(line).narrow.items() if PIPELINE.units[unit] == 1}
 
 
 def _registers(line: str) -> list[str]:
@@ -82,7 +92,7 @@ def woven(bundles: Sequence[Bundle], others: Sequence[str]) -> list[str]:
     for length, own in bundles:
         lines += own
         if any(_name(line) == "ldr" for line in own):
-            waiting.free["load"] = now + length
+            waiting.free[_LOADS] = now + length
         for cycle in range(length):
             take(SLOTS - (0 if cycle else len(own)))
             now += 1

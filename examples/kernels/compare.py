@@ -73,7 +73,7 @@ def table(cells: Mapping[tuple[str, str, int], Mapping[str, float]], kind: str) 
     """Lines of markdown: a row for each core and layer, a column for each width."""
     yield f"| {kind} | {' | '.join(WIDTHS)} |"
     yield f"|---|{'---|' * len(WIDTHS)}"
-    for core in ARM:
+    for core in dict.fromkeys(core for core, _, _ in cells):
         for channels, size in LAYERS:
             row = [cells.get((core, bits, channels)) for bits in WIDTHS]
             figures = ["" if ratios is None else f"{ratios[kind]:.3f}" for ratios in row]

@@ -9,6 +9,7 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from schedules.compact import per_byte
 from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
@@ -16,9 +17,6 @@ from schedules.intrinsics import const
 from schedules.layout import Layout
 from schedules.padding import runs
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
-
-# Weights of so many bits are packed by other techniques.
-NARROW_BITS = 4
 
 
 class Portable(Technique):
@@ -33,7 +31,7 @@ class Portable(Technique):
         each here: on such cores they are left to techniques that keep them at their bits and are about as fast.
         """
         steps = problem.macs / problem.group_out_channels * -(-problem.group_out_channels // 16)
-        wider = core.vector_bits / 128 if problem.w.bits > NARROW_BITS else 1
+        wider = core.vector_bits / 128 if per_byte(problem.w.bits) == 1 else 1
         return steps * core.cycles({"widen": 6, "mla": 4, "ldr": 5, "str": 4}) / wider
 
     def in_layout(self, problem: DotProblem) -> Layout:
