@@ -14,51 +14,85 @@ Worst case: a byte of such a sum takes at most 24 products of 9, 216.
 
 from __future__ import annotations
 
+from schedules.pipelines.cortex_a53 import PIPELINE
+
 CHANNELS, FIELDS, WORD, BITS = 8, 3, 8, 2
 CODES = FIELDS * WORD
-# Bytes of a word of weights of eight channels, and of its activations.
-SIZE, CODES_SIZE = CHANNELS * WORD, FIELDS * WORD
-# Of a word, with a share of loading its activations.
-INSTRUCTIONS = CHANNELS * (2 * FIELDS + 1) + FIELDS
+# Numbers to a word's activations: its factors, and in the first word what is added to each channel's doubled sum.
+FACTORS = 4
 # General registers; x18 and x19 are not everywhere free to use.
 A, SUMS = ("x0", "x1", "x4"), tuple(f"x{i}" for i in (14, 15, 16, 17, 20, 21, 22, 23))
 _MASK, _W, _TAKEN, _CHAINS = "x9", ("x5", "x6"), ("x7", "x12", "x13", "x28"), ("x24", "x25", "x26", "x27")
-CLOBBERED = (*A, *SUMS, *_W, *_TAKEN, *_CHAINS)
+_WEIGHTS = "x30"
+# LLVM knows x30 by its other name only.
+CLOBBERED = (*A, *SUMS, _MASK, *_W, *_TAKEN, *_CHAINS, "lr")
+# A round of more words is more than a third of the cache of instructions.
+MOST_WORDS = 48
+# The farthest that a load of two registers reaches.
+_REACH = 504
+# Bytes of what is added to eight channels' sums.
+_ADDED = 2 * CHANNELS
 
 
-def begin(weights: str, first: int, codes: str) -> list[str]:
-    """What the first round needs: the mask, activations of its first word, and weights of its first two channels."""
+def size(words: int) -> int:
+    """Bytes of eight channels' weights, ``(words, 8, 8)``, and of eight 16-bit numbers to add to their doubled sums."""
+    return words * CHANNELS * WORD + _ADDED
+
+
+def places(words: int) -> int:
+    """Instructions of a round."""
+    return words * (CHANNELS * 2 * FIELDS + CHANNELS // 2 + 2) + 16
+
+
+def cycles(words: int) -> int:
+    """Cycles that a round's multiplications take."""
+    return words * CHANNELS * FIELDS * int(PIPELINE.costs["mul_x"].narrow["M"])
+
+
+def begin(words: int, weights: str, first: int, codes: str) -> list[str]:
+    """What the first round needs: the mask, activations of its first word, and weights of its first two channels.
+
+    ``weights`` is the register that counts from the first block, in which the weights begin at ``first``.
+    """
     lines = [f"movz {_MASK}, #{0x0303}"] + [f"movk {_MASK}, #{0x0303}, lsl #{16 * i}" for i in (1, 2, 3)]
     lines += [f"ldr {register}, [{codes}, #{WORD * i}]" for i, register in enumerate(A)]
-    return lines + [f"ldr {register}, [{weights}, #{first + WORD * i}]" for i, register in enumerate(_W)]
+    return [*lines, f"add {_WEIGHTS}, {weights}, #{first}", *([_next(_W)] if words else [])]
 
 
-def products(words: int, weights: str, first: int, following: int | None, codes: str) -> list[str]:
-    """A round: the products of all words, sums of four channels each packed in the first and the fifth of `SUMS`.
+def products(words: int, apart: int, more: bool, codes: str) -> list[str]:
+    """A round: the products of all words, doubled sums of four channels each packed in the first and fifth of `SUMS`.
 
-    ``first`` is where the round's weights begin, counted from the register ``weights``, ``following`` the next round's.
+    ``apart`` bytes lie between a block's weights and the next one's, of which there are ``more`` or not.
     """
     lines: list[str] = []
     # Channels go in pairs; what is left of a pair is done among the next one's products.
     left: list[str] = []
     for word in range(words):
         for pair in range(0, CHANNELS, 2):
-            done = word * CHANNELS + pair + 2
-            place = first + done * WORD if done < words * CHANNELS else following
-            reloaded = (word + 1) % words * CODES_SIZE if pair + 2 == CHANNELS else None
+            last = pair + 2 == CHANNELS
+            reloaded = (word + 1) % words * FACTORS * WORD if last else None
             chains = _CHAINS[pair % 4 :][:2]
-            lines += _pair(chains, weights, place, codes, reloaded, left)
+            lines += _pair(chains, not (last and word + 1 == words), codes, reloaded, left)
             left = [_flush(SUMS[pair + i], chain, word == 0) for i, chain in enumerate(chains)]
-    lines += left
-    for half in (0, 4):
-        to = SUMS[half]
-        lines += [f"add {to}, {to}, {SUMS[half + i]}, lsl #{16 * i}" for i in (1, 2, 3)]
+    added, common = _TAKEN[:2], _TAKEN[2]
+    lines += [_next(added), *left, f"ldr {common}, [{codes}, #{FIELDS * WORD}]"]
+    lines += [f"add {_WEIGHTS}, {_WEIGHTS}, #{apart}", *([_next(_W)] if words else [])] if more else []
+    lines += [f"add {each}, {each}, {common}" for each in added]
+    halves = list(zip((SUMS[0], SUMS[4]), added, strict=True))
+    if not words:
+        return [*lines, *(f"mov {to}, {each}" for to, each in halves)]
+    lines += [f"add {to}, {each}, {to}, lsl #1" for to, each in halves]
+    for i in (1, 2, 3):
+        lines += [f"add {SUMS[half]}, {SUMS[half]}, {SUMS[half + i]}, lsl #{16 * i + 1}" for half in (0, 4)]
     return lines
 
 
-def _pair(
-    chains: tuple[str, ...], weights: str, place: int | None, codes: str, reloaded: int | None, left: list[str]
-) -> list[str]:
+def _next(registers: tuple[str, ...]) -> str:
+    """The next two words of what is stored one after the other."""
+    return f"ldp {registers[0]}, {registers[1]}, [{_WEIGHTS}], #{2 * WORD}"
+
+
+def _pair(chains: tuple[str, ...], more: bool, codes: str, reloaded: int | None, left: list[str]) -> list[str]:
     """A word's products with two channels; weights, and activations if they are to be, loaded anew after the last."""
     lines: list[str] = []
     for field in range(FIELDS):
@@ -67,13 +101,22 @@ def _pair(
             lines.append(f"madd {chain}, {factors}, {chain}" if field else f"mul {chain}, {factors}")
             if field + 1 < FIELDS:
                 lines.append(f"and {_TAKEN[2 * field + i]}, {_MASK}, {_W[i]}, lsr #{BITS * (field + 1)}")
-            if field + 2 == FIELDS and place is not None:
-                lines.append(f"ldr {_W[i]}, [{weights}, #{place + WORD * i}]")
             # By now the pair before is complete.
             lines += left[i : i + 1] if field == 0 else []
-        if reloaded is not None:
-            lines.append(f"ldr {A[field]}, [{codes}, #{reloaded + WORD * field}]")
+        if field + 2 == FIELDS and more:
+            lines.append(_next(_W))
+        if reloaded is not None and field + 2 == FIELDS:
+            lines += _both(codes, reloaded)
+    if reloaded is not None:
+        lines.append(f"ldr {A[2]}, [{codes}, #{reloaded + 2 * WORD}]")
     return lines
+
+
+def _both(codes: str, at: int) -> list[str]:
+    """The first two factors of a word."""
+    if at <= _REACH:
+        return [f"ldp {A[0]}, {A[1]}, [{codes}, #{at}]"]
+    return [f"ldr {register}, [{codes}, #{at + WORD * i}]" for i, register in enumerate(A[:2])]
 
 
 def _flush(to: str, chain: str, fresh: bool) -> str:

@@ -13,10 +13,10 @@ from schedules.pipelines.cortex_a53 import PIPELINE
 from schedules.pipelines.model import Cost
 
 SLOTS = PIPELINE.issue
-# Cycles, and instructions that start in the first of them.
-Bundle = tuple[int, list[str]]
+# Instructions that start in one cycle.
+Bundle = list[str]
 # Classes of instructions in the core's tables; all others are arithmetic.
-_KINDS = {"ldr": "load", "mul": "mul_x", "madd": "mul_x", "lsr": "shift_imm"}
+_KINDS = {"ldr": "load", "ldp": "load_pair", "mul": "mul_x", "madd": "mul_x", "lsr": "shift_imm"}
 _LOADS = "ls"
 # Places short of an even pace after which instructions wait for their operands rather than be put off.
 _LATE = 16
@@ -35,18 +35,22 @@ class _Others:
     def earliest(self, line: str) -> int:
         """When an instruction can start."""
         units = [self.free.get(unit, 0) for unit in _busy(line)]
-        return max([0, *units, *(self.ready.get(register, 0) for register in _registers(line)[1:])])
+        return max([0, *units, *(self.ready.get(register, 0) for register in _registers(line)[1])])
 
-    def next(self, now: int, late: bool) -> str | None:
-        """Take the first of a few instructions that can start, past others whose registers are not its own."""
+    def next(self, now: int, late: bool, loads: int) -> str | None:
+        """Take the first of a few instructions that can start, past others whose registers are not its own.
+
+        From the cycle ``loads`` on the vector loop loads itself.
+        """
         for i, line in enumerate(self.lines[: 1 if late else _AHEAD]):
-            passed, (to, *read) = self.lines[:i], _registers(line)
-            if any(to in _registers(other) or _registers(other)[0] in read for other in passed):
+            passed, (written, read) = self.lines[:i], _registers(line)
+            if any(written & set().union(*_registers(other)) or _registers(other)[0] & read for other in passed):
                 continue
-            if late or self.earliest(line) <= now:
+            busy = _busy(line)
+            if late or (self.earliest(line) <= now and now + busy.get(_LOADS, 0) <= loads):
                 del self.lines[i]
-                self.free |= {unit: now + int(cycles) for unit, cycles in _busy(line).items()}
-                self.ready[to] = now + _cost(line).latency
+                self.free |= {unit: now + int(cycles) for unit, cycles in busy.items()}
+                self.ready |= {register: now + _cost(line).latency + n for n, register in enumerate(_results(line))}
                 return line
         return None
 
@@ -62,12 +66,20 @@ def _cost(line: str) -> Cost:
 
 def _busy(line: str) -> Mapping[str, float]:
     """Units of which there is one, and for how many cycles."""
-    return {unit: cycles for unit, cycles in _cost(line).narrow.items() if PIPELINE.units[unit] == 1}
+    number = len(_results(line))
+    return {unit: cycles * number for unit, cycles in _cost(line).narrow.items() if PIPELINE.units[unit] == 1}
 
 
-def _registers(line: str) -> list[str]:
-    """The register that is written to, then those that are read."""
-    return re.findall(r"x\d+", line)
+def _results(line: str) -> list[str]:
+    """The registers that an instruction makes, in their order."""
+    return re.findall(r"x\d+", line)[: 2 if _name(line) == "ldp" else 1]
+
+
+def _registers(line: str) -> tuple[set[str], set[str]]:
+    """The registers that are written to, bases that move along among them, and those that are read."""
+    found, made = re.findall(r"x\d+", line), _results(line)
+    moved = re.findall(r"\[(x\d+)\], #", line)
+    return {*made, *moved}, set(found[len(made) :])
 
 
 def woven(bundles: Sequence[Bundle], others: Sequence[str]) -> list[str]:
@@ -78,30 +90,43 @@ def woven(bundles: Sequence[Bundle], others: Sequence[str]) -> list[str]:
     bundles : sequence of Bundle
         The vector loop; it waits for nothing of the others.
     others : sequence of str
-        They come no later than at an even pace, for which they get cycles of their own where no places are left.
+        They come as places are left; where too few are left before the end, they get cycles of their own.
     """
     lines: list[str] = []
-    total, now, passed = sum(length for length, _ in bundles), 0, 0
+    free = [max(0, SLOTS - len(own)) for own in bundles]
+    total, now, passed = sum(free), 0, 0
     waiting = _Others(others)
 
-    def take(number: int, late: bool = False) -> None:
+    def take(number: int, late: bool, until: int) -> None:
         for _ in range(number):
-            line = waiting.next(now, late) if waiting.lines else None
+            line = waiting.next(now, late, until) if waiting.lines else None
             lines.extend([] if line is None else [line])
 
-    for length, own in bundles:
+    for own, left, loads in zip(bundles, free, _loads(bundles), strict=True):
         lines += own
-        if any(_name(line) == "ldr" for line in own):
-            waiting.free[_LOADS] = now + length
-        for cycle in range(length):
-            take(SLOTS - (0 if cycle else len(own)))
-            now += 1
-        passed += length
-        due = len(others) * (total - passed) // total
+        if _is_load(own):
+            waiting.free[_LOADS] = now + 1
+        take(left, False, now + loads)
+        now += 1
+        passed += left
+        due = len(others) * (total - passed) // max(1, total)
         while len(waiting.lines) >= due + SLOTS:
             before = len(lines)
-            take(SLOTS, len(waiting.lines) >= due + _LATE)
+            take(SLOTS, len(waiting.lines) >= due + _LATE, now + _AHEAD)
             now += 1
             if len(lines) - before < SLOTS:
                 break
     return [*lines, *waiting.lines]
+
+
+def _is_load(own: Bundle) -> bool:
+    return any(_name(line).startswith("ld") for line in own)
+
+
+def _loads(bundles: Sequence[Bundle]) -> list[int]:
+    """Of each bundle, cycles to the next one that loads."""
+    distances, distance = [], len(bundles)
+    for own in reversed(bundles):
+        distances.append(distance + 1)
+        distance = 0 if _is_load(own) else distance + 1
+    return distances[::-1]

@@ -1,10 +1,10 @@
 """``bit_madd``: dense layers of two bits on in-order cores, by both halves of the core at once.
 
-Most of K goes as in ``bit_serial`` through the vector unit, the rest meanwhile through general registers, where one
-multiplication sums eight products: `ordered_column`, `ordered_products`.
+Most of K is counted in the vector unit, the rest meanwhile multiplied in general registers, where one multiplication
+sums eight products: `select_column`, `ordered_products`.
 
-Worst cases: a byte takes 16 counts of 8 for each step, of six at the most; a byte of a product 24 products of 9;
-16-bit sums hold ``9 K``, all of which `OrderedColumn.possible` says.
+Worst cases: a byte takes 32 counts for each step, of seven at the most; a byte of a product 24 products of 9; 16 bits
+hold twice a sum, ``18 K``.
 """
 
 from __future__ import annotations
@@ -16,24 +16,19 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from schedules.bit_dot import STEP, BitDot
-from schedules.blocked import Dots, blocked, padded_channels
+from schedules.bit_dot import BitDot
+from schedules.blocked import CHANNEL_BLOCK, Dots, blocked, padded_channels
 from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const
 from schedules.layout import Layout, pack_planes
-from schedules.ordered_column import BLOCK, CHANNELS, OrderedColumn
-from schedules.ordered_products import BITS, CODES, FIELDS, WORD
+from schedules.ordered_products import BITS, CHANNELS, CODES, FACTORS, FIELDS, WORD
 from schedules.panel import Panel
+from schedules.select_column import ACTIVATIONS, BY_CODE, MOST_STEPS, PLANES, STEP, SelectColumn
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
 from schedules.techniques.bit_serial import row_bytes, source
-from schedules.vectors import assembly, call_loop, in_order, keep_rolled, vectors
-
-# Steps whose planes fit registers.
-MOST_STEPS = 6
-# A round of more words is more than a third of the cache of instructions.
-MOST_WORDS = 32
+from schedules.vectors import Vectors, assembly, call_loop, in_order, keep_rolled, transpose_sums, vectors
 
 
 class BitMadd(Technique):
@@ -53,7 +48,7 @@ class BitMadd(Technique):
             return f"both sides must have {BITS} bits, not {p.name}"
         if p.groups * p.height * p.width != 1 or p.kernel != (1, 1) or any(p.padding):
             return "only dense layers have but one pixel"
-        if not (1 <= loop(p).words <= MOST_WORDS and loop(p).possible()):
+        if not (loop(p).possible()):
             return f"{p.k} products are too few or too many to divide between registers"
         return None
 
@@ -67,34 +62,32 @@ class BitMadd(Technique):
         return Layout("planes", problem.a.bits)
 
     def constants(self, problem: DotProblem, weights: Array, weight_offset: Array) -> list[Array]:
-        """Blocks of eight channels ``(blocks, bytes)``, as `OrderedColumn` reads them, and corrections."""
+        """Blocks of eight channels ``(blocks, bytes)``, as `SelectColumn` reads them, and corrections."""
         p, each = problem, loop(problem)
         codes = np.zeros((each.blocks * CHANNELS, each.steps * 8 * STEP + each.words * CODES), np.uint8)
         codes[: p.out_channels, : p.k] = weights[:, :, 0, 0]
         counted, multiplied = np.split(codes, [each.steps * 8 * STEP], axis=1)
-        # (blocks, 2, 4, bits, steps, 16) to (blocks, 2, bits, steps, 4, 16)
-        planes = pack_planes(counted, BITS).reshape(each.blocks, CHANNELS // BLOCK, BLOCK, BITS, each.steps, STEP)
-        planes = planes.transpose(0, 1, 3, 4, 2, 5).reshape(each.blocks, -1)
+        low, high = counted & 1, counted >> 1
+        # (channels, 2, steps, 16) to (channels, steps, 2, 16): `pack_planes` takes the first bit for the first plane.
+        planes = pack_planes((high | (1 - (low ^ high)) << 1).astype(np.uint8), PLANES).reshape(
+            -1, PLANES, each.steps, STEP
+        )
         fields = multiplied.reshape(each.blocks, CHANNELS, each.words, FIELDS, WORD)
         words = (fields << (BITS * np.arange(FIELDS, dtype=np.uint8)[:, None])).sum(axis=3, dtype=np.uint8)
-        packed = np.concatenate([planes, words.transpose(0, 2, 1, 3).reshape(each.blocks, -1)], axis=1)
+        added = np.array(BY_CODE)[counted].sum(axis=1).astype("<u2").view(np.uint8)
+        parts = planes.transpose(0, 2, 1, 3), words.transpose(0, 2, 1, 3), added
+        packed = np.concatenate([part.reshape(each.blocks, -1) for part in parts], axis=1)
         return [np.ascontiguousarray(packed), *corrections(p, weights, weight_offset)]
 
     def unpack_weights(self, problem: DotProblem, constant: Array) -> Array:
         """The codes again."""
         p = problem
         o, c = np.meshgrid(np.arange(p.out_channels), np.arange(p.k), indexing="ij")
-        bits = [(constant[o // CHANNELS, at] >> shift) & 1 for at, shift in places(p, o, c, np.where)]
-        return (bits[0] | bits[1] << 1).astype(np.uint8)[:, :, None, None]
+        return decoded(p, lambda byte: constant[o // CHANNELS, byte], o, c, np.where)[:, :, None, None]
 
     def weight_at(self, problem: DotProblem, at: Callable[..., Any], o: Any, c: Any, y: Any, x: Any) -> Any:
         """Two bits."""
-        one = const(1, "uint8")
-        low, high = (
-            (at(o // CHANNELS, byte) >> shift.astype("uint8")) & one
-            for byte, shift in places(problem, o, c, tirx.Select)
-        )
-        return low | (high << one)
+        return decoded(problem, lambda byte: at(o // CHANNELS, byte), o, c, tirx.Select)
 
     def build(self, problem: DotProblem, knobs: Knobs, core: CoreSpec) -> Any:
         """See `Technique.build`."""
@@ -102,12 +95,13 @@ class BitMadd(Technique):
 
         def body(x: Any, constants: list[Any], epilogue: Epilogue) -> None:
             weights, beta, gamma = constants
-            plain = BitDot(vectors(core), BITS, BITS, row, BLOCK, "bytes", STEP, weights)
+            plain = BitDot(vectors(core), BITS, BITS, row, CHANNEL_BLOCK, "bytes", STEP, weights)
 
             def column(panel: Panel, sums: Any) -> bool:
                 assert panel.stride() == BITS * each.stride
-                factors = T.alloc_buffer((each.words, FIELDS), "int64")
+                factors = T.alloc_buffer((max(1, each.words), FACTORS), "int64")
                 make_factors(panel, each, factors)
+                T.buffer_store(factors, added(vectors(core), panel, each), [0, FIELDS])
                 operands = panel.address(const(0), 0, 0), tirx.address_of(weights[0, 0])
                 places = sums[0, 0], factors[0, 0], sums[0, each.blocks * CHANNELS - 1]
                 call_loop(each, set(), (*operands, *(tirx.address_of(place) for place in places)), "uint16", 8)
@@ -125,32 +119,34 @@ class BitMadd(Technique):
         return frame(p, self.in_layout(p), [((each.blocks, each.size), "uint8"), *correction_shapes(p)], body)
 
 
-def loop(problem: DotProblem) -> OrderedColumn:
+def loop(problem: DotProblem) -> SelectColumn:
     """How K is divided: as is fastest."""
     row, blocks = row_bytes(problem), padded_channels(problem, CHANNELS) // CHANNELS
 
-    def divided(steps: int) -> OrderedColumn:
-        words = max(0, -(-(row - steps * STEP) // FIELDS))
-        return OrderedColumn(BITS, BITS, steps, row, blocks, words)
+    def divided(steps: int) -> SelectColumn:
+        return SelectColumn(steps, row, blocks, max(0, -(-(row - steps * STEP) // FIELDS)))
 
-    return min((divided(steps) for steps in range(1, MOST_STEPS + 1)), key=lambda each: each.cycles)
+    ways = [divided(steps) for steps in range(1, MOST_STEPS + 1)]
+    return min([way for way in ways if way.possible()] or ways, key=lambda way: way.cycles)
 
 
-def places(problem: DotProblem, o: Any, c: Any, choose: Callable[..., Any]) -> list[tuple[Any, Any]]:
-    """Where the bits of a channel's code ``c`` are: bytes of its block, and shifts."""
+def decoded(problem: DotProblem, read: Callable[[Any], Any], o: Any, c: Any, choose: Callable[..., Any]) -> Any:
+    """A channel's code ``c``, of NumPy arrays or in TIR; ``read`` gets bytes of its block."""
     each = loop(problem)
     j, rest = o % CHANNELS, c - each.steps * 8 * STEP
     counted = rest < 0
-    byte = each.planes_size + (rest // CODES * CHANNELS + j) * WORD + rest % WORD
-    found = []
-    for q in range(BITS):
-        plane = (((j // BLOCK * BITS + q) * each.steps + c // (8 * STEP)) * BLOCK + j % BLOCK) * STEP + c // 8 % STEP
-        shift = rest % CODES // WORD * BITS + q
-        found.append((choose(counted, plane, byte), choose(counted, c % 8, shift)))
-    return found
+    word = each.planes_size + (rest // CODES * CHANNELS + j) * WORD + rest % WORD
+    bits = []
+    for plane in range(PLANES):
+        byte = ((j * each.steps + c // (8 * STEP)) * PLANES + plane) * STEP + c // 8 % STEP
+        shift = choose(counted, c % 8, rest % CODES // WORD * BITS + plane).astype("uint8")
+        bits.append((read(choose(counted, byte, word)) >> shift) & 1)
+    first, second = bits
+    # What is counted has the upper bit first, then whether both are alike.
+    return choose(counted, (first << 1) | (first ^ second ^ 1), first | (second << 1))
 
 
-def make_factors(panel: Panel, each: OrderedColumn, factors: Any) -> None:
+def make_factors(panel: Panel, each: SelectColumn, factors: Any) -> None:
     """Emit what `ordered_products` multiplies with, from the rest of the planes: bytes of codes in reverse."""
     # Bit 7 - i to byte i; a byte that is not zero carries into its own highest bit.
     ones, chosen, carry = 0x0101010101010101, 0x0102040810204080, 0x7F7F7F7F7F7F7F7F
@@ -170,3 +166,16 @@ def make_factors(panel: Panel, each: OrderedColumn, factors: Any) -> None:
                 # Signed, as TVM takes it for granted that sums of unsigned numbers do not wrap.
                 code = code - factors[word, 0] * const(1 << (BITS * field), "int64")
             T.buffer_store(factors, code, [word, field])
+
+
+def added(v: Vectors, panel: Panel, each: SelectColumn) -> Any:
+    """What comes of the activations that are counted, four times 16 bits: emitted as an expression."""
+    # A byte of a step takes up to 8 (1 + 2 + 1) ones, so seven steps fit.
+    total: Any = None
+    for step in range(each.steps):
+        low, high = (panel.load(const(0), plane, const(step * STEP), STEP) for plane in range(BITS))
+        one = tirx.popcount(low) + tirx.popcount(high) + tirx.popcount(high) + tirx.popcount(low ^ high)
+        total = one if total is None else total + one
+    (sums,) = transpose_sums(v, [v.widen_pairs(total, "uint16", 8)], "uint16", 8)
+    number = tirx.Shuffle([sums], [0]).astype("int64")
+    return number * const(ACTIVATIONS * 0x0001000100010001, "int64")
