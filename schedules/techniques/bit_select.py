@@ -1,0 +1,152 @@
+"""``bit_select``: products of 2-bit codes by three counts; see `select_dot`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm.script.ir_builder import tirx as T
+
+from schedules.blocked import Dots, blocked, padded_channels, tile
+from schedules.cores import CoreSpec
+from schedules.dot_problem import DotProblem
+from schedules.epilogue import Epilogue
+from schedules.intrinsics import const
+from schedules.knob_space import Space, around
+from schedules.layout import Layout, pack_planes, plane_bytes
+from schedules.panel import copy_instructions
+from schedules.select_dot import DEEP, LANES, STEP, SelectDot
+from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
+from schedules.techniques.bit_serial import source
+from schedules.vectors import vectors
+
+# A lane of 16 bits counts each product once.
+MAX_K = 65535
+# A sum of more products of 3 and 3 may not fit 16 bits.
+MAX_SHORT_K = 65535 // 9
+
+
+class BitSelect(Technique):
+    """Blocks of ``mr`` pixels x ``nr`` channels held in registers, 16 bits of K of eight channels a step."""
+
+    name = "bit_select"
+
+    def declines(self, problem: DotProblem, core: CoreSpec) -> str | None:
+        """Both sides have two bits; K must fit 16 bits."""
+        p = problem
+        if (p.a.bits, p.w.bits) != (2, 2):
+            return f"three counts make products of 2-bit codes, not {p.name}"
+        if p.k > MAX_K:
+            return f"{p.k} products would overflow a 16-bit lane (at most {MAX_K})"
+        return super().declines(problem, core)
+
+    def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
+        """The steps, a fixed part of each output, and the copies of the patches."""
+        p = problem
+        outputs = p.batch * p.out_height * p.out_width * p.groups * padded_channels(p, LANES)
+        moves = copy_instructions(p, p.a.bits, plane_bytes(p.group_channels))
+        copies = moves * core.cycles({"ldr": 1, "str": 1})
+        step = core.cycles({"and": 3, "cnt": 3, "uadalp": 3, "ldr": 1.5})
+        return outputs * (units(p) / LANES * step + 2) + copies
+
+    def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
+        """``unroll`` is how many units are written into a round of the loop."""
+        p = problem
+        limits = {"mr": min(2, p.out_width), "nr": widths(p)[-1], "tile": tile(p), "unroll": min(2, units(p))}
+        return {**super().knobs(problem, core), **limits}
+
+    def space(self, problem: DotProblem, core: CoreSpec) -> Space:
+        """Blocks of up to 24 sums."""
+        return around(self.knobs(problem, core), problem)
+
+    def in_layout(self, problem: DotProblem) -> Layout:
+        """Bit planes, each group's channels starting at a byte."""
+        return Layout("planes", problem.a.bits, problem.groups)
+
+    def constants(self, problem: DotProblem, weights: Array, weight_offset: Array) -> list[Array]:
+        """Weight planes ``(groups, blocks, units, 2, 16)``, eight channels of two bytes each, and ``v`` of channels."""
+        p = problem
+        # Zero bits past the weights add to no count where the activations' are zero too.
+        high, low = weights >> 1, weights & 1
+        first, second = 1 - high, 1 - (high ^ low)
+        v = (first * (1 + 2 * second.astype(np.int64))).sum(axis=(1, 2, 3)).reshape(p.groups, -1)
+        channels = padded_channels(p, LANES) - p.group_out_channels
+        v = np.pad(v, ((0, 0), (0, channels))).astype(kind(p))
+        return [self.pack(p, first | second << 1), v, *corrections(p, weights, weight_offset)]
+
+    def pack(self, problem: DotProblem, codes: Array) -> Array:
+        """Codes ``(O, C / groups, kh, kw)`` to blocked planes."""
+        p = problem
+        grouped = codes.reshape(p.groups, p.group_out_channels, p.group_channels, *p.kernel)
+        planes = pack_planes(grouped.transpose(0, 1, 3, 4, 2), 2).transpose(0, 1, 4, 2, 3, 5)
+        planes = planes.reshape(p.groups, p.group_out_channels, 2, -1)
+        channels = padded_channels(p, LANES) - p.group_out_channels
+        pad = units(p) * DEEP - planes.shape[-1]
+        planes = np.pad(planes, ((0, 0), (0, channels), (0, 0), (0, pad)))
+        blocks = planes.reshape(p.groups, -1, LANES, 2, units(p), DEEP).transpose(0, 1, 4, 3, 2, 5)
+        return np.ascontiguousarray(blocks).reshape(shape(p))
+
+    def unpack_weights(self, problem: DotProblem, constant: Array) -> Array:
+        """The codes again, from their planes."""
+        p = problem
+        blocks = constant.reshape(p.groups, -1, units(p), 2, LANES, DEEP).transpose(0, 1, 4, 3, 2, 5)
+        used = p.kernel[0] * p.kernel[1] * plane_bytes(p.group_channels)
+        planes = blocks.reshape(p.groups, -1, 2, units(p) * DEEP)[:, : p.group_out_channels, :, :used]
+        planes = planes.reshape(p.groups, p.group_out_channels, 2, *p.kernel, -1)
+        bits = np.unpackbits(planes, axis=-1, bitorder="little", count=p.group_channels)
+        codes = 2 * (1 - bits[:, :, 0]) + (bits[:, :, 0] ^ bits[:, :, 1])
+        return codes.transpose(0, 1, 4, 2, 3).reshape(p.out_channels, p.group_channels, *p.kernel)
+
+    def weight_at(self, problem: DotProblem, at: Callable[..., Any], o: Any, c: Any, y: Any, x: Any) -> Any:
+        """A bit of each plane."""
+        p = problem
+        group, channel = o // p.group_out_channels, o % p.group_out_channels
+        byte = (y * p.kernel[1] + x) * plane_bytes(p.group_channels) + c // 8
+        place = channel % LANES * DEEP + byte % DEEP
+
+        def bit(plane: int) -> Any:
+            found = at(group, channel // LANES, byte // DEEP, plane, place)
+            return (found >> (c % 8).astype("uint8")) & const(1, "uint8")
+
+        first = bit(0)
+        return ((first ^ const(1, "uint8")) << const(1, "uint8")) | (first ^ bit(1))
+
+    def build(self, problem: DotProblem, knobs: Knobs, core: CoreSpec) -> Any:
+        """See `Technique.build`."""
+        p, nr = problem, knobs["nr"]
+
+        def body(x: Any, constants: list[Any], epilogue: Epilogue) -> None:
+            weights, sums, beta, gamma = constants
+            dot = SelectDot(vectors(core), units(p) * DEEP, nr, weights, sums, p.k > MAX_SHORT_K, knobs["unroll"])
+            sum_codes = dot.sum_codes if p.needs_code_sum else None
+            scale = p.a.multiplier * p.w.multiplier
+            dots = Dots(dot.dtype, dot.lanes, dot.multiply, sum_codes, scale, prepare=dot.prepare)
+            emit = blocked(p, knobs["mr"], nr, knobs["tile"], source(p, x), dots, (beta, gamma), epilogue, DEEP)
+            with rows(p, knobs) as index:
+                dot.begin(min(knobs["tile"], p.out_width))
+                emit(index // p.out_height, index % p.out_height)
+
+        shapes = [(shape(p), "uint8"), ((p.groups, padded_channels(p, LANES)), kind(p)), *correction_shapes(p)]
+        return frame(p, self.in_layout(p), shapes, body)
+
+
+def units(problem: DotProblem) -> int:
+    """Steps of two bytes through a plane of a patch."""
+    return -(-problem.kernel[0] * problem.kernel[1] * plane_bytes(problem.group_channels) // DEEP)
+
+
+def shape(problem: DotProblem) -> tuple[int, ...]:
+    """The packed weights'."""
+    return problem.groups, padded_channels(problem, LANES) // LANES, units(problem), 2, STEP
+
+
+def kind(problem: DotProblem) -> str:
+    """Type of what is known of each channel."""
+    return "int32" if problem.k > MAX_SHORT_K else "int16"
+
+
+def widths(problem: DotProblem) -> list[int]:
+    """Channels of a block that divide those of a group."""
+    padded = padded_channels(problem, LANES)
+    return [nr for nr in range(LANES, 4 * LANES + 1, LANES) if padded % nr == 0]
