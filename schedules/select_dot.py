@@ -20,7 +20,7 @@ hold that up to K = 8191, and the sum, of 9 K, up to 7281 without one. Beyond, b
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -30,12 +30,10 @@ from tvm.script.ir_builder import tirx as T
 from schedules.intrinsics import const, splat, vload, vstore
 from schedules.panel import Panel
 from schedules.registers import Registers, held
-from schedules.vectors import Vectors, transpose_sums
+from schedules.select_rows import COUNTS, DEEP, LANES, MOST_UNITS, WEIGHTS, SelectRows
+from schedules.vectors import Vectors, call_loop, transpose_sums
 
-# Bytes of K and channels of a vector.
-DEEP, LANES = 2, 8
 STEP = DEEP * LANES
-COUNTS = 3
 
 
 def pieces(row_bytes: int) -> Iterator[tuple[int, int, int]]:
@@ -66,8 +64,8 @@ class SelectDot:
         ``v`` of each channel, ``(groups, channels)``.
     large : bool
         Whether a sum may not fit 16 bits.
-    times : int
-        Units to a round of the loop.
+    written : bool
+        Whether the loop is the one of `select_rows`, where a block allows it.
     """
 
     v: Vectors
@@ -76,7 +74,8 @@ class SelectDot:
     weights: Any
     sums: Any
     large: bool
-    times: int
+    written: bool
+    defined: set[str] = field(default_factory=set)
     codes: Any = field(default=None, init=False)
     masses: Any = field(default=None, init=False)
 
@@ -118,55 +117,81 @@ class SelectDot:
 
     def multiply(self, panel: Panel, g: Any, channel: Any, pixel: Any, pixels: int) -> list[Any]:
         """See `blocked.Dots`."""
-        vectors = self.nr // LANES
-        outputs = list(product(range(pixels), range(vectors)))
-        counts = [Registers(outputs, "uint16", LANES) for _ in range(COUNTS)]
+        outputs = list(product(range(pixels), range(self.nr // LANES)))
         units = self.row_bytes // DEEP
-        with T.serial(0, units // self.times) as index:
-            for part in range(self.times):
-                self._unit(counts, g, channel, pixel, pixels, index * self.times + part)
-        for unit in range(units // self.times * self.times, units):
-            self._unit(counts, g, channel, pixel, pixels, const(unit))
-        return [
-            sum_
-            for i, j in outputs
-            for sum_ in self._combined([c[i, j] for c in counts], pixel + i, [g, channel + j * LANES])
-        ]
-
-    def _unit(self, counts: list[Registers], g: Any, channel: Any, pixel: Any, pixels: int, unit: Any) -> None:
-        def spread(i: int, plane: int) -> Any:
-            two = tirx.reinterpret("uint16", vload(self.codes, [pixel + i, plane, unit * DEEP], DEEP))
-            return held(tirx.reinterpret("uint8x16", splat(two, LANES)), "uint8", STEP)
-
-        codes = [[spread(i, plane) for plane in range(2)] for i in range(pixels)]
-        for j in range(self.nr // LANES):
-            p, q = (
-                held(vload(self.weights, [g, channel // LANES + j, unit, plane, 0], STEP), "uint8", STEP)
-                for plane in range(2)
-            )
-            for i, (high, gray) in enumerate(codes):
-                mask = held(high ^ p, "uint8", STEP)
-                for number in range(COUNTS):
-                    if number:
-                        mask = held((mask & q) | (~mask & gray), "uint8", STEP)
-                    ones = self.v.widen_pairs(tirx.popcount(mask), "uint16", LANES)
-                    counts[number][i, j] = counts[number][i, j] + ones
-
-    def _combined(self, counts: list[Any], pixel: Any, channel: list[Any]) -> list[Any]:
-        """The sums of eight channels out of their counts."""
-        if self.large:
-            parts = [[tirx.Shuffle([c], list(range(at, at + 4))).astype("int32x4") for c in counts] for at in (0, 4)]
+        loop = SelectRows(pixels, self.nr // LANES, self.row_bytes, units * WEIGHTS, chunk(units))
+        if self.written and loop.possible():
+            once, rest = self._written(outputs, loop, g, channel, pixel)
         else:
-            parts = [[tirx.reinterpret("int16x8", c) for c in counts]]
-        kind = "int32" if self.large else "int16"
+            once, rest = self._counted(outputs, g, channel, pixel)
+        found = [self._combined(once[i, j], rest[i, j], pixel + i, [g, channel + j * LANES]) for i, j in outputs]
+        return [sums for vectors in found for sums in vectors]
+
+    def _written(self, outputs: list[Any], loop: SelectRows, g: Any, channel: Any, pixel: Any) -> list[Registers]:
+        """Counts as `select_rows` makes them: in bytes, which are widened after each call."""
+        rounds, rest = divmod(self.row_bytes // DEEP, loop.units)
+        counts = [Registers(outputs, "uint16", LANES, clear=rounds > 1) for _ in range(2)]
+
+        def run(part: SelectRows, first: Any, add: bool) -> None:
+            codes = tirx.address_of(self.codes[pixel, 0, first * DEEP])
+            weights = tirx.address_of(self.weights[g, channel // LANES, first, 0, 0])
+            made = call_loop(part, self.defined, (codes, weights), "uint8", STEP)
+            for number, ij in enumerate(outputs):
+                c1, c2, c3 = (self.v.widen_pairs(c, "uint16", LANES) for c in made[COUNTS * number :][:COUNTS])
+                two = held(c2, "uint16", LANES)
+                counts[0][ij] = counts[0][ij] + c1 if add else c1
+                counts[1][ij] = (counts[1][ij] + two if add else two) + two + c3
+
+        if rounds > 1:
+            with T.serial(0, rounds) as index:
+                run(loop, index * loop.units, True)
+        else:
+            run(loop, const(0), False)
+        if rest:
+            run(replace(loop, units=rest), const(rounds * loop.units), True)
+        return counts
+
+    def _counted(self, outputs: list[Any], g: Any, channel: Any, pixel: Any) -> list[Registers]:
+        """Counts as LLVM orders them, in lanes of 16 bits."""
+        counts = [Registers(outputs, "uint16", LANES) for _ in range(COUNTS)]
+        with T.serial(0, self.row_bytes // DEEP) as unit:
+            planes = [[self._spread(pixel + i, plane, unit) for plane in range(2)] for i in range(outputs[-1][0] + 1)]
+            for i, j in outputs:
+                (high, gray), block = planes[i], channel // LANES + j
+                p, q = (held(vload(self.weights, [g, block, unit, n, 0], STEP), "uint8", STEP) for n in range(2))
+                mask = high ^ p
+                for number, sums in enumerate(counts):
+                    mask = held(mask if number == 0 else (mask & q) | (~mask & gray), "uint8", STEP)
+                    sums[i, j] = sums[i, j] + self.v.widen_pairs(tirx.popcount(mask), "uint16", LANES)
+        for ij in outputs:
+            counts[1][ij] = counts[1][ij] + counts[1][ij] + counts[2][ij]
+        return counts[:2]
+
+    def _spread(self, pixel: Any, plane: int, unit: Any) -> Any:
+        """Two bytes of a patch in all lanes."""
+        two = tirx.reinterpret("uint16", vload(self.codes, [pixel, plane, unit * DEEP], DEEP))
+        return held(tirx.reinterpret("uint8x16", splat(two, LANES)), "uint8", STEP)
+
+    def _combined(self, once: Any, rest: Any, pixel: Any, channel: list[Any]) -> list[Any]:
+        """The sums of eight channels out of ``c1`` and ``2 c2 + c3``."""
+        kind, pairs = "int16", [(tirx.reinterpret("int16x8", once), tirx.reinterpret("int16x8", rest))]
+        if self.large:
+            kind, lanes = "int32", [[*range(at, at + 4)] for at in (0, 4)]
+            pairs = [tuple(tirx.Shuffle([c], four).astype("int32x4") for c in (once, rest)) for four in lanes]
         u = splat(self.masses[0, pixel].astype(kind), self.lanes)
         found = []
-        for number, (c1, c2, c3) in enumerate(parts):
+        for number, (c1, c23) in enumerate(pairs):
             v = vload(self.sums, [channel[0], channel[1] + number * self.lanes], self.lanes)
-            twice = held(c1 + u - v, kind, self.lanes)
-            half = twice + (twice >> splat(const(1, kind), self.lanes))
-            found.append(tirx.reinterpret(f"{self.dtype}x{self.lanes}", half + c3 + c2 + c2))
+            twice = held(c1 + (u - v), kind, self.lanes)
+            half = twice >> splat(const(1, kind), self.lanes)
+            found.append(tirx.reinterpret(f"{self.dtype}x{self.lanes}", c23 + twice + half))
         return found
+
+
+def chunk(units: int) -> int:
+    """Units that are counted in bytes: as many as a loop of equal ones allows, else as they are left."""
+    least = -(-units // MOST_UNITS)
+    return next((units // n for n in range(least, least + 3) if units % n == 0), -(-units // least))
 
 
 def _filled(vector: Any, size: int) -> Any:

@@ -51,9 +51,9 @@ class BitSelect(Technique):
         return outputs * (units(p) / LANES * step + 2) + copies
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
-        """``unroll`` is how many units are written into a round of the loop."""
+        """Blocks whose counts fit the registers."""
         p = problem
-        limits = {"mr": min(2, p.out_width), "nr": widths(p)[-1], "tile": tile(p), "unroll": min(2, units(p))}
+        limits = {"mr": min(2, p.out_width), "nr": widths(p)[-1], "tile": tile(p)}
         return {**super().knobs(problem, core), **limits}
 
     def space(self, problem: DotProblem, core: CoreSpec) -> Space:
@@ -118,7 +118,7 @@ class BitSelect(Technique):
 
         def body(x: Any, constants: list[Any], epilogue: Epilogue) -> None:
             weights, sums, beta, gamma = constants
-            dot = SelectDot(vectors(core), units(p) * DEEP, nr, weights, sums, p.k > MAX_SHORT_K, knobs["unroll"])
+            dot = SelectDot(vectors(core), units(p) * DEEP, nr, weights, sums, p.k > MAX_SHORT_K, core.is_arm)
             sum_codes = dot.sum_codes if p.needs_code_sum else None
             scale = p.a.multiplier * p.w.multiplier
             dots = Dots(dot.dtype, dot.lanes, dot.multiply, sum_codes, scale, prepare=dot.prepare)
