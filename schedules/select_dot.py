@@ -105,8 +105,8 @@ class SelectDot:
                 vstore(T, self.codes, high ^ low, [pixel, 1, at], size)
                 ones, both = (held(tirx.popcount(x), "uint8", size) for x in (high, high & low))
                 for number, sum_ in enumerate((ones + both + both, ones + ones + tirx.popcount(low))):
-                    whole = sum_ if size == STEP else _filled(sum_, size)
-                    totals[0, number] = totals[0, number] + self.v.widen_pairs(whole, "uint16", 8)
+                    wide = self.v.widen_pairs(_filled(sum_, size), "uint16", 8)
+                    totals[0, number] = totals[0, number] + wide
         for number in range(2):
             (total,) = transpose_sums(self.v, [self.v.widen_pairs(totals[0, number], "uint32", 4)], "uint32", 4)
             T.buffer_store(self.masses, tirx.Shuffle([total], [0]), [number, pixel])
@@ -196,5 +196,7 @@ def chunk(units: int) -> int:
 
 def _filled(vector: Any, size: int) -> Any:
     """A vector of 16 bytes that begins with those of a shorter one, the others zero."""
-    zeros = splat(const(0, "uint8"), size)
-    return tirx.Shuffle([vector, zeros], [*range(size), *[size] * (STEP - size)])
+    while size < STEP:
+        vector = tirx.Shuffle([vector, splat(const(0, "uint8"), size)], list(range(2 * size)))
+        size *= 2
+    return vector
