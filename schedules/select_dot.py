@@ -10,11 +10,11 @@ addition nine for 128 products. Summed over K, with counts ``c``, ``u`` of the p
 
     sum(a w) = 2 c2 + c3 + 3 (c1 + u - v) / 2
 
-A vector holds two bytes of each of eight channels, and two bytes of a patch meet all of them: UADALP adds a channel's
-counts in a lane of 16 bits, so that nothing is added up over lanes in the end.
+A vector holds two bytes of each of eight channels, and two bytes of a patch meet all of them: widened (UADDLP), a lane
+of 16 bits is a channel's count, so that nothing is added up over lanes in the end, and steps of K are 16 long.
 
-Worst cases: a lane counts each product once, so it ends at K. ``c1 + u - v`` lies in -3 K and 4 K: 16 bits, with a sign,
-hold that up to K = 8191, and the sum, of 9 K, up to 7281 without one. Beyond, both are computed in 32 bits.
+Worst cases: ``2 c2 + c3`` and ``u`` are at most 3 K, which 16 bits hold up to K = 21845. ``c1 + u - v`` lies in -3 K to
+4 K: 16 bits with a sign hold that up to K = 8191, and the sum, of 9 K, up to 7281 without one. Beyond, in 32 bits.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class SelectDot:
         ``v`` of each channel, ``(groups, channels)``.
     large : bool
         Whether a sum may not fit 16 bits.
-    written : bool
-        Whether the loop is the one of `select_rows`, where a block allows it.
+    codes_too : bool
+        Whether the sum of a patch's codes is asked for.
     """
 
     v: Vectors
@@ -74,7 +74,7 @@ class SelectDot:
     weights: Any
     sums: Any
     large: bool
-    written: bool
+    codes_too: bool
     defined: set[str] = field(default_factory=set)
     codes: Any = field(default=None, init=False)
     masses: Any = field(default=None, init=False)
@@ -92,11 +92,11 @@ class SelectDot:
     def begin(self, pixels: int) -> None:
         """Declare, within the loop over rows, what `prepare` writes of each pixel of a tile."""
         self.codes = T.alloc_buffer((pixels, 2, self.row_bytes), "uint8")
-        self.masses = T.alloc_buffer((2, pixels), "uint32")
+        self.masses = T.alloc_buffer((1 + self.codes_too, pixels), "uint32")
 
     def prepare(self, panel: Panel, pixel: Any) -> None:
-        """Emit the planes ``a1`` and ``g`` of a patch, its ``u`` and the sum of its codes."""
-        totals = Registers([(0, 0), (0, 1)], "uint16", 8)
+        """Emit the planes ``a1`` and ``g`` of a patch, its ``u`` and the sum of its codes; a lane holds 3 K at most."""
+        totals = Registers([(0, number) for number in range(1 + self.codes_too)], "uint16", 8)
         for first, count, size in pieces(self.row_bytes):
             with T.serial(0, count) as index:
                 at = first + index * size
@@ -104,11 +104,12 @@ class SelectDot:
                 vstore(T, self.codes, high, [pixel, 0, at], size)
                 vstore(T, self.codes, high ^ low, [pixel, 1, at], size)
                 ones, both = (held(tirx.popcount(x), "uint8", size) for x in (high, high & low))
-                for number, sum_ in enumerate((ones + both + both, ones + ones + tirx.popcount(low))):
+                sums = (ones + both + both, ones + ones + tirx.popcount(low))
+                for (_, number), sum_ in zip(totals.buffers, sums, strict=False):
                     wide = self.v.widen_pairs(_filled(sum_, size), "uint16", 8)
                     totals[0, number] = totals[0, number] + wide
-        for number in range(2):
-            (total,) = transpose_sums(self.v, [self.v.widen_pairs(totals[0, number], "uint32", 4)], "uint32", 4)
+        for number, lanes in enumerate(totals.vectors()):
+            (total,) = transpose_sums(self.v, [self.v.widen_pairs(lanes, "uint32", 4)], "uint32", 4)
             T.buffer_store(self.masses, tirx.Shuffle([total], [0]), [number, pixel])
 
     def sum_codes(self, panel: Panel, pixel: Any) -> Any:
@@ -120,15 +121,12 @@ class SelectDot:
         outputs = list(product(range(pixels), range(self.nr // LANES)))
         units = self.row_bytes // DEEP
         loop = SelectRows(pixels, self.nr // LANES, self.row_bytes, units * WEIGHTS, chunk(units))
-        if self.written and loop.possible():
-            once, rest = self._written(outputs, loop, g, channel, pixel)
-        else:
-            once, rest = self._counted(outputs, g, channel, pixel)
+        once, rest = self._counts(outputs, loop, g, channel, pixel)
         found = [self._combined(once[i, j], rest[i, j], pixel + i, [g, channel + j * LANES]) for i, j in outputs]
         return [sums for vectors in found for sums in vectors]
 
-    def _written(self, outputs: list[Any], loop: SelectRows, g: Any, channel: Any, pixel: Any) -> list[Registers]:
-        """Counts as `select_rows` makes them: in bytes, which are widened after each call."""
+    def _counts(self, outputs: list[Any], loop: SelectRows, g: Any, channel: Any, pixel: Any) -> list[Registers]:
+        """``c1`` and ``2 c2 + c3``, out of counts in bytes that are widened after each call."""
         rounds, rest = divmod(self.row_bytes // DEEP, loop.units)
         counts = [Registers(outputs, "uint16", LANES, clear=rounds > 1) for _ in range(2)]
 
@@ -150,27 +148,6 @@ class SelectDot:
         if rest:
             run(replace(loop, units=rest), const(rounds * loop.units), True)
         return counts
-
-    def _counted(self, outputs: list[Any], g: Any, channel: Any, pixel: Any) -> list[Registers]:
-        """Counts as LLVM orders them, in lanes of 16 bits."""
-        counts = [Registers(outputs, "uint16", LANES) for _ in range(COUNTS)]
-        with T.serial(0, self.row_bytes // DEEP) as unit:
-            planes = [[self._spread(pixel + i, plane, unit) for plane in range(2)] for i in range(outputs[-1][0] + 1)]
-            for i, j in outputs:
-                (high, gray), block = planes[i], channel // LANES + j
-                p, q = (held(vload(self.weights, [g, block, unit, n, 0], STEP), "uint8", STEP) for n in range(2))
-                mask = high ^ p
-                for number, sums in enumerate(counts):
-                    mask = held(mask if number == 0 else (mask & q) | (~mask & gray), "uint8", STEP)
-                    sums[i, j] = sums[i, j] + self.v.widen_pairs(tirx.popcount(mask), "uint16", LANES)
-        for ij in outputs:
-            counts[1][ij] = counts[1][ij] + counts[1][ij] + counts[2][ij]
-        return counts[:2]
-
-    def _spread(self, pixel: Any, plane: int, unit: Any) -> Any:
-        """Two bytes of a patch in all lanes."""
-        two = tirx.reinterpret("uint16", vload(self.codes, [pixel, plane, unit * DEEP], DEEP))
-        return held(tirx.reinterpret("uint8x16", splat(two, LANES)), "uint8", STEP)
 
     def _combined(self, once: Any, rest: Any, pixel: Any, channel: list[Any]) -> list[Any]:
         """The sums of eight channels out of ``c1`` and ``2 c2 + c3``."""

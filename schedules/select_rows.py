@@ -9,6 +9,7 @@ Worst case: a byte counts 8 bits a step, 248 in `MOST_UNITS`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from schedules.written_function import written_function
 
@@ -93,7 +94,7 @@ class SelectRows:
             if len(addresses) > 1:
                 low, high = size & 0xFFFF, size >> 16
                 lines += [f"mov {_SIZE}, #{low}", *([f"movk {_SIZE}, #{high}, lsl #16"] if high else [])]
-            lines += [f"add {to}, {of}, {_SIZE}" for of, to in zip(addresses, addresses[1:], strict=False)]
+            lines += [f"add {to}, {of}, {_SIZE}" for of, to in pairwise(addresses)]
         return lines
 
     def _unit(self, fresh: bool = False) -> list[str]:

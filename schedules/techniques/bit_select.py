@@ -6,31 +6,34 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tvm.script.ir_builder import tirx as T
 
 from schedules.blocked import Dots, blocked, padded_channels, tile
 from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const
-from schedules.knob_space import Space, around
+from schedules.knob_space import Space, around, row_tiles
 from schedules.layout import Layout, pack_planes, plane_bytes
 from schedules.panel import copy_instructions
-from schedules.select_dot import DEEP, LANES, STEP, SelectDot
+from schedules.select_dot import STEP, SelectDot, chunk
+from schedules.select_rows import DEEP, LANES, WEIGHTS, SelectRows
 from schedules.techniques.base import Array, Knobs, Technique, correction_shapes, corrections, frame, rows
 from schedules.techniques.bit_serial import source
-from schedules.vectors import vectors
+from schedules.vectors import in_order, vectors
 
-# A lane of 16 bits counts each product once.
-MAX_K = 65535
+# Lanes of 16 bits hold three times as much.
+MAX_K = 65535 // 3
 # A sum of more products of 3 and 3 may not fit 16 bits.
 MAX_SHORT_K = 65535 // 9
+# Vectors of eight channels to a block of one pixel.
+MOST_VECTORS = 8
 
 
 class BitSelect(Technique):
     """Blocks of ``mr`` pixels x ``nr`` channels held in registers, 16 bits of K of eight channels a step."""
 
     name = "bit_select"
+    needs = frozenset({"asimd"})
 
     def declines(self, problem: DotProblem, core: CoreSpec) -> str | None:
         """Both sides have two bits; K must fit 16 bits."""
@@ -38,27 +41,37 @@ class BitSelect(Technique):
         if (p.a.bits, p.w.bits) != (2, 2):
             return f"three counts make products of 2-bit codes, not {p.name}"
         if p.k > MAX_K:
-            return f"{p.k} products would overflow a 16-bit lane (at most {MAX_K})"
+            return f"counts of {p.k} products would overflow a 16-bit lane (at most {MAX_K})"
         return super().declines(problem, core)
 
     def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
-        """The steps, a fixed part of each output, and the copies of the patches."""
-        p = problem
-        outputs = p.batch * p.out_height * p.out_width * p.groups * padded_channels(p, LANES)
-        moves = copy_instructions(p, p.a.bits, plane_bytes(p.group_channels))
+        """The steps, what each output and each flush of bytes takes, and the copies of the patches."""
+        p, knobs = problem, self.knobs(problem, core)
+        pixels = p.batch * p.out_height * p.out_width * p.groups
+        # Loads take half as many slots as vector operations.
+        loads = 1 / knobs["mr"] + LANES / knobs["nr"]
+        # In program order each operation waits for the one before.
+        step = 16.5 if in_order(core) else core.cycles({"and": 4, "cnt": 5, "ldr": loads})
+        flushes = -(-units(p) // chunk(units(p))) - 1
+        flush = core.cycles({"uadalp": 4, "and": 1, "ldr": 2, "str": 2})
+        output = (units(p) * step + flushes * flush) / LANES + 2.1 / core.vector_issue
+        vector = core.cycles({"ldr": 2, "str": 2, "and": 8, "cnt": 3, "uadalp": 2})
+        patch = units(p) * DEEP / STEP * vector + 36 / core.vector_issue
+        moves = 0 if whole(p) else copy_instructions(p, p.a.bits, plane_bytes(p.group_channels))
         copies = moves * core.cycles({"ldr": 1, "str": 1})
-        step = core.cycles({"and": 3, "cnt": 3, "uadalp": 3, "ldr": 1.5})
-        return outputs * (units(p) / LANES * step + 2) + copies
+        return pixels * (padded_channels(p, LANES) * output + patch) + copies
 
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
-        """Blocks whose counts fit the registers."""
+        """The block that takes the fewest slots, of those whose weights leave L1 to the patches."""
         p = problem
-        limits = {"mr": min(2, p.out_width), "nr": widths(p)[-1], "tile": tile(p)}
-        return {**super().knobs(problem, core), **limits}
+        mr, nr = block(p, core)
+        return {**super().knobs(p, core), "mr": mr, "nr": nr, "tile": tile(p)}
 
     def space(self, problem: DotProblem, core: CoreSpec) -> Space:
-        """Blocks of up to 24 sums."""
-        return around(self.knobs(problem, core), problem)
+        """Blocks of whatever pixels and channels; `build` takes as many pixels as fit the registers."""
+        p = problem
+        more = {"mr": range(1, min(most_pixels(1), p.out_width) + 1), "nr": widths(p), "tile": row_tiles(p)}
+        return around(self.knobs(p, core), p, more)
 
     def in_layout(self, problem: DotProblem) -> Layout:
         """Bit planes, each group's channels starting at a byte."""
@@ -118,11 +131,13 @@ class BitSelect(Technique):
 
         def body(x: Any, constants: list[Any], epilogue: Epilogue) -> None:
             weights, sums, beta, gamma = constants
-            dot = SelectDot(vectors(core), units(p) * DEEP, nr, weights, sums, p.k > MAX_SHORT_K, core.is_arm)
-            sum_codes = dot.sum_codes if p.needs_code_sum else None
+            codes = p.needs_code_sum
+            dot = SelectDot(vectors(core), units(p) * DEEP, nr, weights, sums, p.k > MAX_SHORT_K, codes)
             scale = p.a.multiplier * p.w.multiplier
+            sum_codes = dot.sum_codes if codes else None
             dots = Dots(dot.dtype, dot.lanes, dot.multiply, sum_codes, scale, prepare=dot.prepare)
-            emit = blocked(p, knobs["mr"], nr, knobs["tile"], source(p, x), dots, (beta, gamma), epilogue, DEEP)
+            mr = min(knobs["mr"], most_pixels(nr // LANES))
+            emit = blocked(p, mr, nr, knobs["tile"], source(p, x), dots, (beta, gamma), epilogue, DEEP)
             with rows(p, knobs) as index:
                 dot.begin(min(knobs["tile"], p.out_width))
                 emit(index // p.out_height, index % p.out_height)
@@ -149,4 +164,32 @@ def kind(problem: DotProblem) -> str:
 def widths(problem: DotProblem) -> list[int]:
     """Channels of a block that divide those of a group."""
     padded = padded_channels(problem, LANES)
-    return [nr for nr in range(LANES, 4 * LANES + 1, LANES) if padded % nr == 0]
+    return [nr for nr in range(LANES, MOST_VECTORS * LANES + 1, LANES) if padded % nr == 0]
+
+
+def most_pixels(vectors_: int) -> int:
+    """Pixels of a block of so many vectors of channels whose counts fit the registers."""
+    return next(mr for mr in range(8, 0, -1) if SelectRows(mr, vectors_, DEEP, WEIGHTS, 1).possible())
+
+
+def block(problem: DotProblem, core: CoreSpec) -> tuple[int, int]:
+    """Pixels and channels of a block."""
+    p, pixels = problem, tile(problem)
+    # More than once are weights read where there are several pixels; blocks below 16 channels cost more than misses.
+    bound = max(core.l1.size * 3 // 8, 2 * WEIGHTS * units(p))
+    single = p.batch * p.out_height * p.out_width == 1
+    found = [nr for nr in widths(p) if single or nr // LANES * WEIGHTS * units(p) <= bound]
+
+    def slots(mr: int, vectors_: int) -> float:
+        """Of a row's pixels, for each vector of channels: nine operations of two slots, loads of one, two to loop."""
+        sizes = [mr] * (pixels // mr) + [pixels % mr] * (pixels % mr > 0)
+        return sum(18 * n + 2 * n / vectors_ + 2 + 2 / vectors_ for n in sizes)
+
+    blocks = [(mr, nr) for nr in found for mr in range(1, min(pixels, most_pixels(nr // LANES)) + 1)]
+    return min(blocks, key=lambda found: slots(found[0], found[1] // LANES))
+
+
+def whole(problem: DotProblem) -> bool:
+    """Whether patches are read where they lie."""
+    p = problem
+    return p.kernel == p.stride == (1, 1) and not any(p.padding)
