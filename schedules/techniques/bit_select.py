@@ -36,13 +36,15 @@ class BitSelect(Technique):
     needs = frozenset({"asimd"})
 
     def declines(self, problem: DotProblem, core: CoreSpec) -> str | None:
-        """Both sides have two bits; K must fit 16 bits."""
-        p = problem
+        """Both sides have two bits; K must fit 16 bits. SDOT is faster on every layer that was metered."""
+        p, reason = problem, super().declines(problem, core)
         if (p.a.bits, p.w.bits) != (2, 2):
-            return f"three counts make products of 2-bit codes, not {p.name}"
+            return reason or f"three counts make products of 2-bit codes, not {p.name}"
         if p.k > MAX_K:
-            return f"counts of {p.k} products would overflow a 16-bit lane (at most {MAX_K})"
-        return super().declines(problem, core)
+            return reason or f"counts of {p.k} products would overflow a 16-bit lane (at most {MAX_K})"
+        if "dotprod" in core.features:
+            return reason or f"{core.name} has SDOT, which multiplies faster than three counts do"
+        return reason
 
     def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
         """The steps, what each output and each flush of bytes takes, and the copies of the patches."""
@@ -51,7 +53,8 @@ class BitSelect(Technique):
         # Loads take half as many slots as vector operations.
         loads = 1 / knobs["mr"] + LANES / knobs["nr"]
         # In program order each operation waits for the one before.
-        step = 16.5 if in_order(core) else core.cycles({"and": 4, "cnt": 5, "ldr": loads})
+        waits = 16.5 if knobs["mr"] > 1 else 19
+        step = waits if in_order(core) else core.cycles({"and": 4, "cnt": 5, "ldr": loads})
         flushes = -(-units(p) // chunk(units(p))) - 1
         flush = core.cycles({"uadalp": 4, "and": 1, "ldr": 2, "str": 2})
         output = (units(p) * step + flushes * flush) / LANES + 2.1 / core.vector_issue
