@@ -36,7 +36,10 @@ class BitSelect(Technique):
     needs = frozenset({"asimd"})
 
     def declines(self, problem: DotProblem, core: CoreSpec) -> str | None:
-        """Both sides have two bits; K must fit 16 bits. SDOT is faster on every layer that was metered."""
+        """Both sides have two bits; K must fit 16 bits.
+
+        Kernels are exact on any core with the instructions, but others were faster on all layers that were metered.
+        """
         p, reason = problem, super().declines(problem, core)
         if (p.a.bits, p.w.bits) != (2, 2):
             return reason or f"three counts make products of 2-bit codes, not {p.name}"
@@ -44,6 +47,8 @@ class BitSelect(Technique):
             return reason or f"counts of {p.k} products would overflow a 16-bit lane (at most {MAX_K})"
         if "dotprod" in core.features:
             return reason or f"{core.name} has SDOT, which multiplies faster than three counts do"
+        if in_order(core):
+            return reason or f"{core.name} would wait for each of the three counts"
         return reason
 
     def cycles(self, problem: DotProblem, core: CoreSpec) -> float:
@@ -52,9 +57,7 @@ class BitSelect(Technique):
         pixels = p.batch * p.out_height * p.out_width * p.groups
         # Loads take half as many slots as vector operations.
         loads = 1 / knobs["mr"] + LANES / knobs["nr"]
-        # In program order each operation waits for the one before.
-        waits = 16.5 if knobs["mr"] > 1 else 19
-        step = waits if in_order(core) else core.cycles({"and": 4, "cnt": 5, "ldr": loads})
+        step = core.cycles({"and": 4, "cnt": 5, "ldr": loads})
         flushes = -(-units(p) // chunk(units(p))) - 1
         flush = core.cycles({"uadalp": 4, "and": 1, "ldr": 2, "str": 2})
         output = (units(p) * step + flushes * flush) / LANES + 2.1 / core.vector_issue

@@ -108,6 +108,7 @@ def test_the_bounds_are_the_last() -> None:
     assert SELECT.declines(replace(longest, a=Operand(1)), A72) == reason
     assert SELECT.declines(longest, CORES["x86-64"]) == "x86-64 lacks asimd"
     assert "has SDOT" in str(SELECT.declines(longest, CORES["cortex-a76"]))
+    assert "would wait" in str(SELECT.declines(longest, CORES["cortex-a53"]))
 
 
 def test_bytes_are_widened_in_time() -> None:
