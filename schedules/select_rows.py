@@ -1,7 +1,8 @@
 """The inner loop of `select_dot` written out, so that no register is spilled and no mask copied before BSL takes it.
 
 Sums begin with the counts of the first step, which are not added. Two bytes of a pixel's plane are loaded to all lanes
-(LD1R), two planes of eight channels together; every address is a register of its own, as LD1R takes no offset.
+(LD1R), two planes of eight channels together; every address is a register of its own, as LD1R takes no offset, and
+weights' are moved once a round, as that is an operation besides the load.
 
 Worst case: a byte counts 8 bits a step, 248 in `MOST_UNITS`.
 """
@@ -74,12 +75,12 @@ class SelectRows:
         rest = self.units - 1
         # A round's own instructions are a hundredth of three units.
         times = next((n for n in (3, 4, 2) if rest % n == 0), 3)
-        lines = [*self._addresses(), *self._unit(fresh=True)]
+        lines = [*self._addresses(), *self._unit(0, 1, fresh=True)]
         if rest >= 2 * times:
             rounds, rest = divmod(rest, times)
-            lines += [f"mov {_COUNT}, #{rounds}", "1:", *self._unit() * times]
+            lines += [f"mov {_COUNT}, #{rounds}", "1:", *self._round(times)]
             lines += [f"subs {_COUNT}, {_COUNT}, #1", "b.ne 1b"]
-        return lines + self._unit() * rest
+        return lines + self._round(rest)
 
     def _codes(self) -> list[str]:
         return [_A, *_OTHERS[: 2 * self.pixels - 1]]
@@ -97,21 +98,25 @@ class SelectRows:
             lines += [f"add {to}, {of}, {_SIZE}" for of, to in pairwise(addresses)]
         return lines
 
-    def _unit(self, fresh: bool = False) -> list[str]:
-        """All counts of two bytes."""
+    def _round(self, units: int) -> list[str]:
+        return [line for number in range(units) for line in self._unit(number, units)]
+
+    def _unit(self, number: int, units: int, fresh: bool = False) -> list[str]:
+        """All counts of two bytes; the first of some units moves the addresses of weights on, behind all of them."""
         codes = self.outputs
         p, q = codes + 2 * self.pixels, codes + 2 * self.pixels + 1
         mask, count = q + 1, q + 2
         lines = [f"ld1r {{v{codes + i}.8h}}, [{address}], #{DEEP}" for i, address in enumerate(self._codes())]
         for j, address in enumerate(self._weights()):
-            lines.append(f"ldp q{p}, q{q}, [{address}], #{WEIGHTS}")
+            place = f", #{WEIGHTS * (number - units)}]" if number else f"], #{WEIGHTS * units}"
+            lines.append(f"ldp q{p}, q{q}, [{address}{place}")
             for i in range(self.pixels):
                 high, gray = codes + 2 * i, codes + 2 * i + 1
                 lines.append(f"eor v{mask}.16b, v{high}.16b, v{p}.16b")
-                for number in range(COUNTS):
-                    if number:
+                for each in range(COUNTS):
+                    if each:
                         lines.append(f"bsl v{mask}.16b, v{q}.16b, v{gray}.16b")
-                    lines += self._count((i * self.vectors + j) * COUNTS + number, mask, count, fresh)
+                    lines += self._count((i * self.vectors + j) * COUNTS + each, mask, count, fresh)
         return lines
 
     def _count(self, sum_: int, mask: int, count: int, fresh: bool) -> list[str]:

@@ -135,10 +135,10 @@ def test_the_loop_reads_each_operand_once(loop: SelectRows) -> None:
             size += int(set_[1]) << 16
         elif move := re.fullmatch(r"add (x\d+), (x\d+), x17", line):
             at[move[1]] = (at[move[2]][0], at[move[2]][1] + size)
-        elif load := re.search(r"\[(x\d+)\], #(\d+)", line):
+        elif load := re.search(r"\[(x\d+)(?:, #(-\d+))?\](?:, #(\d+))?$", line):
             base, place = at[load[1]]
-            read[base].append(place)
-            at[load[1]] = (base, place + int(load[2]))
+            read[base].append(place + int(load[2] or 0))
+            at[load[1]] = (base, place + int(load[3] or 0))
     units = range(loop.units)
     assert sorted(read["x9"]) == sorted(i * loop.stride + DEEP * u for i in range(2 * loop.pixels) for u in units)
     assert sorted(read["x10"]) == sorted(j * loop.block + WEIGHTS * u for j in range(loop.vectors) for u in units)
