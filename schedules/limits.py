@@ -34,6 +34,12 @@ def _bit_serial(p: DotProblem) -> list[Step]:
     ]
 
 
+def _bit_select(p: DotProblem) -> list[Step]:
+    # EOR and two BSL, which are started as CNT is; each counted and added in bytes.
+    step = {"logic": 1, "count": 5, "simple": 3, "adalp": 3 / _BYTE_COUNTS}
+    return [(128, step)] if (p.a.bits, p.w.bits) == (2, 2) else []
+
+
 def _bit_madd(p: DotProblem) -> list[Step]:
     # Three vector operations each for three counts give 128 products; beside each of them an instruction of general
     # registers: of a word of 24 products two AND, three multiplications and an addition.
@@ -102,6 +108,7 @@ def _depthwise(p: DotProblem) -> list[Step]:
 _STEPS: Mapping[str, Callable[[DotProblem], list[Step]]] = MappingProxyType(
     {
         "bit_serial": _bit_serial,
+        "bit_select": _bit_select,
         "bit_madd": _bit_madd,
         "ternary": _ternary,
         "u8_mla": _u8_mla,

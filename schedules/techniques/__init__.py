@@ -11,6 +11,7 @@ from schedules.dot_problem import DotProblem
 from schedules.errors import LowbitError
 from schedules.techniques.base import Technique
 from schedules.techniques.bit_madd import BitMadd
+from schedules.techniques.bit_select import BitSelect
 from schedules.techniques.bit_serial import BitSerial
 from schedules.techniques.depthwise import Depthwise
 from schedules.techniques.portable import Portable
@@ -26,6 +27,7 @@ __all__ = ["TECHNIQUES", "Choice", "Technique", "register", "select"]
 
 _ROWS: tuple[Technique, ...] = (
     BitSerial(),
+    BitSelect(),
     BitMadd(),
     Ternary(),
     U8Mla(),

@@ -70,7 +70,9 @@ class BitSerial(Technique):
             vectors_ = operations(p.a.bits, p.w.bits, *parts)
             return outputs * (vectors_ / core.vector_issue + fixed) + copies
         flush = core.cycles({"uadalp": 1, "and": 1}) if pairs > MAX_PAIRS else 0.5
-        return outputs * (pairs * (steps(p) * core.cycles(self.step) + flush) + fixed) + copies
+        # Half a step is done in vectors of 64 bits, but for what it is added to.
+        run = steps(p) - (0.375 if row_bytes(p) % STEP else 0)
+        return outputs * (pairs * (run * core.cycles(self.step) + flush) + fixed) + copies
 
     @property
     def step(self) -> dict[str, float]:

@@ -198,7 +198,7 @@ def test_nothing_is_read_past_the_operands(pixels: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("core", "wanted"), [("cortex-a53", "u8_mla"), ("cortex-a72", "bit_serial"), ("cortex-a76", "sdot")]
+    ("core", "wanted"), [("cortex-a53", "u8_mla"), ("cortex-a72", "bit_select"), ("cortex-a76", "sdot")]
 )
 def test_it_is_chosen_where_the_core_multiplies_fast(core: str, wanted: str) -> None:
     one = DotProblem(1, 14, 14, 256, 512, Operand(2), Operand(2, 1, -2, uniform=True), epilogue=Thresholds(2, 3))
