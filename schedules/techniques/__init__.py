@@ -13,6 +13,7 @@ from schedules.techniques.base import Technique
 from schedules.techniques.bit_madd import BitMadd
 from schedules.techniques.bit_serial import BitSerial
 from schedules.techniques.depthwise import Depthwise
+from schedules.techniques.mla_madd import MlaMadd
 from schedules.techniques.portable import Portable
 from schedules.techniques.reference import Reference
 from schedules.techniques.smlal import Sdot, Smlal
@@ -28,6 +29,7 @@ _ROWS: tuple[Technique, ...] = (
     BitSerial(),
     BitMadd(),
     Ternary(),
+    MlaMadd(),
     U8Mla(),
     TblLookup(),
     Winograd(),
