@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from schedules.ordered_pairs import BYTES, REACH, UNIT, OrderedPairs
-from schedules.weave import Bundle, woven
+from schedules.interleave import interleaved
 from schedules.written_function import written_function
 
 CHANNELS, WORD, FIELDS = 8, 8, 3
@@ -83,7 +83,7 @@ class BesidePairs(OrderedPairs):
         if rounds == 1:
             # All of it in a row.
             steps = [line for step in range(self.pairs) for line in self._step(step, self.pairs, start=not step)]
-            return lines + woven(bundled(steps), self._beside())
+            return lines + interleaved(steps, self._beside())
         left = self.pairs - rounds * length
         ahead = length + 2 * UNIT
         turn = [f"add x9, x9, #{2 * length}", f"add x10, x10, #{BYTES * length}", f"subs {_COUNT}, {_COUNT}, #1"]
@@ -92,7 +92,7 @@ class BesidePairs(OrderedPairs):
         # The last round's load what follows the pairs, and multiply for nothing unless some are left.
         steps += [*self._step(length - 1, ahead, length, turn), *self._step(0, ahead)]
         moves = [f"add {_CODES_AT}, {_CODES_AT}, #{CODES}", f"add {_WORDS_AT}, {_WORDS_AT}, #{CHANNELS * CODES}"]
-        lines += [*woven(bundled(steps), [*self._beside(), *moves]), "b.ne 1b"]
+        lines += [*interleaved(steps, [*self._beside(), *moves]), "b.ne 1b"]
         for step in range(1, left):
             lines += self._step(step, left)
         return lines
@@ -174,33 +174,3 @@ def _add(to: str, base: str, number: int) -> list[str]:
     lines = [f"add {to}, {base}, #{high}, lsl #12"] if high else []
     return [*lines, f"add {to}, {to if high else base}, #{low}"]
 
-
-_WIDE = ("mul v", "mla v", "usra v")
-
-
-def bundled(lines: list[str]) -> list[Bundle]:
-    """What starts in one cycle: beside a vector operation a scalar one, beside a vector load a move to another half."""
-    found: list[Bundle] = []
-    for line in lines:
-        if found and len(found[-1]) == 1 and _pair(_kind(found[-1][0]), _kind(line)):
-            found[-1].append(line)
-        else:
-            found.append([line])
-    return found
-
-
-def _kind(line: str) -> str:
-    if line.startswith(_WIDE):
-        return "wide"
-    if line.startswith("ldr d"):
-        return "vector load"
-    if line.startswith(("ins v", "movi")):
-        return "half"
-    return "load" if line.startswith("ldr") else "scalar"
-
-
-def _pair(first: str, second: str) -> bool:
-    if "wide" in (first, second):
-        return {first, second} <= {"wide", "load", "scalar"} and first != second
-    loads = "load" in first and "load" in second
-    return not loads

@@ -16,19 +16,7 @@ SLOTS = PIPELINE.issue
 # Instructions that start in one cycle.
 Bundle = list[str]
 # Classes of instructions in the core's tables; all others are arithmetic.
-_KINDS = {
-    "ldr": "load",
-    "ldp": "load_pair",
-    "mul": "mul_x",
-    "madd": "mul_x",
-    "lsr": "shift_imm",
-    "extr": "shift_imm",
-    "ins": "from_gpr_lane",
-    "uaddw": "simple",
-    "uaddw2": "simple",
-}
-# Vector operations among what is put in, which get cycles of their own.
-_VECTOR = frozenset({"ins", "uaddw", "uaddw2"})
+_KINDS = {"ldr": "load", "ldp": "load_pair", "mul": "mul_x", "madd": "mul_x", "lsr": "shift_imm"}
 _LOADS = "ls"
 # Places short of an even pace after which instructions wait for their operands rather than be put off.
 _LATE = 16
@@ -49,14 +37,12 @@ class _Others:
         units = [self.free.get(unit, 0) for unit in _busy(line)]
         return max([0, *units, *(self.ready.get(register, 0) for register in _registers(line)[1])])
 
-    def next(self, now: int, late: bool, loads: int, vector: bool = False) -> str | None:
+    def next(self, now: int, late: bool, loads: int) -> str | None:
         """Take the first of a few instructions that can start, past others whose registers are not its own.
 
-        From the cycle ``loads`` on the vector loop loads itself. It is a vector operation or none.
+        From the cycle ``loads`` on the vector loop loads itself.
         """
         for i, line in enumerate(self.lines[: 1 if late else _AHEAD]):
-            if (_name(line) in _VECTOR) != vector:
-                continue
             passed, (written, read) = self.lines[:i], _registers(line)
             if any(written & set().union(*_registers(other)) or _registers(other)[0] & read for other in passed):
                 continue
@@ -86,12 +72,12 @@ def _busy(line: str) -> Mapping[str, float]:
 
 def _results(line: str) -> list[str]:
     """The registers that an instruction makes, in their order."""
-    return re.findall(r"[xv]\d+", line)[: 2 if _name(line) == "ldp" else 1]
+    return re.findall(r"x\d+", line)[: 2 if _name(line) == "ldp" else 1]
 
 
 def _registers(line: str) -> tuple[set[str], set[str]]:
     """The registers that are written to, bases that move along among them, and those that are read."""
-    found, made = re.findall(r"[xv]\d+", line), _results(line)
+    found, made = re.findall(r"x\d+", line), _results(line)
     moved = re.findall(r"\[(x\d+)\], #", line)
     return {*made, *moved}, set(found[len(made) :])
 
@@ -123,12 +109,6 @@ def woven(bundles: Sequence[Bundle], others: Sequence[str]) -> list[str]:
         take(left, False, now + loads)
         now += 1
         passed += left
-        while (line := waiting.next(now, False, now, vector=True)) is not None:
-            # It takes a cycle of the vector unit.
-            lines.append(line)
-            if not line.startswith("ins"):
-                take(1, False, now + loads - 1)
-                now += 1
         due = len(others) * (total - passed) // max(1, total)
         while len(waiting.lines) >= due + SLOTS:
             before = len(lines)
