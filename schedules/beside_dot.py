@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from schedules.beside_pairs import BesidePairs
-from schedules.beside_tiles import WORD_PAIRS
+from schedules.beside_tiles import Division
 from schedules.pair_dot import PairDot, Weights
 from schedules.panel import Panel
-from schedules.vectors import call_loop
 
 
 @dataclass(frozen=True)
 class BesideDot(PairDot):
-    """`PairDot` with the last ``words`` of each patch in general registers."""
+    """`PairDot` with a part of each patch in general registers."""
 
-    words: int = 0
+    way: Division | None = None
 
     def _sums(self, panel: Panel, weights: Weights, pixel: Any, outputs: Any, first: Any, pairs: int) -> list[Any]:
         """Emit all products; 16-bit sums."""
-        vector_pairs = pairs - self.words * WORD_PAIRS
-        loop = BesidePairs(len(outputs), panel.stride(), vector_pairs, self.chunk, 0, self.words)
+        assert self.way is not None
+        way = self.way
+        loop = BesidePairs(len(outputs), panel.stride(), way.first, self.chunk, 0, way.words, way.fields)
         return self._call(loop, panel, weights, pixel, first, 0)

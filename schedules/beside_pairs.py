@@ -3,7 +3,7 @@
 The core starts two instructions a cycle, of which one at the most is a vector operation of 128 bits: `ordered_pairs`
 leaves two places of five empty. Eight codes of a pixel as they stand in memory, times eight of a channel in reverse, have
 the sum of eight products in the top byte of 64 bits (ULPPACK, Won et al., MLSys 2022). Three such products fit a byte,
-so a word is 24 codes. EXTR moves the top byte of each channel's into a register that thus gathers those of eight
+so a word is 24 codes, or 16 or 8 of short patches. EXTR moves the top byte of each channel's into a register that thus gathers those of eight
 channels, which are added to the vector sums at once (UADDW). A round multiplies all pixels, by twos, with a word.
 
 Worst case: a byte takes 24 products of 9, 216; what is carried from lower bytes, none of which holds more, is nothing.
@@ -17,10 +17,11 @@ from schedules.ordered_pairs import BYTES, REACH, UNIT, OrderedPairs
 from schedules.interleave import interleaved
 from schedules.written_function import written_function
 
-CHANNELS, WORD, FIELDS = 8, 8, 3
-CODES = FIELDS * WORD
+CHANNELS, WORD, MOST_FIELDS = 8, 8, 3
 # Pixels of a block: three vector registers are left.
 MOST_PIXELS = 10
+# Bytes of a pixel's codes that a round, and its end, load.
+MOST_AHEAD = 512
 # General registers that `ordered_pairs` leaves; x18, x19 and x29 are not everywhere free to use.
 _CODES_AT, _WORDS_AT, _COUNT = "x0", "x1", "x11"
 _A = (("x2", "x3", "x4"), ("x5", "x6", "x8"))
@@ -40,17 +41,18 @@ class BesidePairs(OrderedPairs):
         Of the codes that are multiplied in the vector unit, the first ones of a patch.
     chunk : int
         The most pairs between flushes.
-    words : int
-        Of 24 codes each after those; their weights follow those of the pairs: ``(words, 8, 3, 8)``, the last channel
-        first, codes in reverse.
+    words, fields : int
+        Words after those, each of ``8 fields`` codes; their weights follow those of the pairs: ``(words, 8, fields,
+        8)``, the last channel first, codes in reverse.
     """
 
     words: int = 1
+    fields: int = MOST_FIELDS
 
     @property
     def name(self) -> str:
         """A name that no other loop has."""
-        return f"lowbit_beside_{self.pixels}_{self.stride}_{self.pairs}_{self.chunk}_{self.words}"
+        return f"lowbit_beside_{self.pixels}_{self.stride}_{self.pairs}_{self.chunk}_{self.words}_{self.fields}"
 
     @property
     def length(self) -> int:
@@ -64,9 +66,8 @@ class BesidePairs(OrderedPairs):
 
     def reaches(self) -> bool:
         """Whether all loads reach their operands."""
-        far = max(2 * (self.length + 4 * UNIT), CODES) + (self.pixels - 1) * self.stride
         weights = BYTES * (self.length + 4)
-        return far <= REACH and weights <= REACH and 0 < self.pixels <= MOST_PIXELS and self.length > UNIT
+        return weights <= REACH and 2 * self.length + 8 * UNIT <= MOST_AHEAD and 0 < self.pixels <= reached(self.stride) and self.length > UNIT
 
     def definition(self) -> str:
         """An LLVM function ``(codes, weights, a place for each vector of sums)``, inlined where it is called."""
@@ -91,7 +92,8 @@ class BesidePairs(OrderedPairs):
         steps = [line for step in range(1, length - 1) for line in self._step(step, ahead)]
         # The last round's load what follows the pairs, and multiply for nothing unless some are left.
         steps += [*self._step(length - 1, ahead, length, turn), *self._step(0, ahead)]
-        moves = [f"add {_CODES_AT}, {_CODES_AT}, #{CODES}", f"add {_WORDS_AT}, {_WORDS_AT}, #{CHANNELS * CODES}"]
+        moves = [f"add {_CODES_AT}, {_CODES_AT}, #{WORD * self.fields}"]
+        moves.append(f"add {_WORDS_AT}, {_WORDS_AT}, #{CHANNELS * WORD * self.fields}")
         lines += [*interleaved(steps, [*self._beside(), *moves]), "b.ne 1b"]
         for step in range(1, left):
             lines += self._step(step, left)
@@ -112,7 +114,7 @@ class BesidePairs(OrderedPairs):
         """A word's products with all pixels."""
         lines: list[str] = []
         groups = [list(range(i, min(i + 2, self.pixels))) for i in range(0, self.pixels, 2)]
-        lines += [self._factor(groups[0], i, field) for field in range(FIELDS) for i in range(len(groups[0]))]
+        lines += [self._factor(groups[0], i, field) for field in range(self.fields) for i in range(len(groups[0]))]
         lines += [_weights(0), _weights(2)]
         for turn, group in enumerate(groups):
             following = groups[turn + 1] if turn + 1 < len(groups) else []
@@ -128,15 +130,15 @@ class BesidePairs(OrderedPairs):
         """A channel's products; after the last one's the next pixels' codes."""
         lines: list[str] = []
         last = channel + 1 == CHANNELS
-        for field in range(FIELDS):
-            number = channel * FIELDS + field
+        for field in range(self.fields):
+            number = channel * self.fields + field
             weights = _WEIGHTS[number % len(_WEIGHTS)]
             for i, chain in enumerate(chains):
                 factors = f"{weights}, {_A[i][field]}"
                 lines.append(f"madd {chain}, {factors}, {chain}" if field else f"mul {chain}, {factors}")
             ahead = number + 3
-            if number % 2 and (following or ahead < CHANNELS * FIELDS):
-                lines.append(_weights(ahead % (CHANNELS * FIELDS)))
+            if number % 2 and (following or ahead < CHANNELS * self.fields):
+                lines.append(_weights(ahead % (CHANNELS * self.fields)))
             if last:
                 lines += [self._factor(following, i, field) for i in range(len(following))]
         return lines
@@ -153,6 +155,11 @@ class BesidePairs(OrderedPairs):
             to, kind = f"v{self._sum(pixel)}.8h", ("uaddw", "8b") if i == 0 else ("uaddw2", "16b")
             lines.append(f"{kind[0]} {to}, {to}, v{register}.{kind[1]}")
         return lines
+
+
+def reached(stride: int) -> int:
+    """Pixels of a block that loads reach from one base, for patches so many bytes apart."""
+    return min(MOST_PIXELS, 1 + (REACH - MOST_AHEAD) // stride)
 
 
 def _weights(number: int) -> str:

@@ -5,56 +5,83 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from schedules.beside_pairs import CHANNELS, CODES, FIELDS, MOST_PIXELS
+from schedules.beside_pairs import CHANNELS, MOST_FIELDS, MOST_PIXELS, WORD, reached
 from schedules.ordered_pairs import UNIT
 from schedules.pair_tiles import BLOCK, LATENCY, Reckoning
 
 # A round takes that much more than its busiest unit does, as instructions wait for their operands.
 WAITING = 1.03
-# Pairs of a word's codes.
-WORD_PAIRS = CODES // 2
+# Pairs of a round, so that its length stays below a quarter of the cache of instructions.
+FEWEST, MOST = 2 * UNIT, 120
 
 
-def round_cycles(pixels: int, pairs: int, chunk: int) -> float:
-    """Cycles of a round of so many pairs and one word."""
-    groups, flushes = -(-pixels // 2), -(-pairs // chunk)
-    # Multiplications, weights, activations of two pixels at a time, flushes; top bytes.
-    step = max(LATENCY, UNIT * (pixels + 1) + groups)
-    vector = pairs / UNIT * step + flushes * pixels + 1.5 * pixels
-    loads = pairs / UNIT * (2 * UNIT + 2 * groups)
-    # Weights of each two pixels; codes, multiplications and top bytes of each pixel.
-    general = groups * FIELDS * CHANNELS + pixels * (FIELDS + FIELDS * CHANNELS + CHANNELS)
-    return max(vector, (vector + loads + general) / 2) * WAITING
+@dataclass(frozen=True)
+class Division:
+    """How a patch of so many ``pairs``, a multiple of 4, is divided.
+
+    Attributes
+    ----------
+    words, fields : int
+        See `beside_pairs.BesidePairs`.
+    """
+
+    pairs: int
+    words: int
+    fields: int
+
+    @property
+    def codes(self) -> int:
+        """Codes of a word."""
+        return self.fields * WORD
+
+    @property
+    def first(self) -> int:
+        """Pairs that the vector unit multiplies, the first ones."""
+        return self.pairs - self.words * self.codes // 2
+
+    @property
+    def length(self) -> int:
+        """Pairs of a round."""
+        return self.first // self.words // UNIT * UNIT
+
+    def cycles(self, pixels: int, chunk: int) -> float:
+        """Cycles of a block of so many pixels."""
+        left = self.first - self.words * self.length
+        groups = -(-pixels // 2)
+        rest = left / UNIT * _step(pixels) + -(-left // chunk) * pixels
+        # Multiplications; weights, activations of two pixels at a time; flushes; top bytes.
+        vector = self.length / UNIT * _step(pixels) + -(-self.length // chunk) * pixels + 1.5 * pixels
+        loads = self.length / UNIT * (2 * UNIT + 2 * groups)
+        # Weights of each two pixels; codes, multiplications and top bytes of each pixel.
+        general = self.fields * (groups * CHANNELS + pixels * (1 + CHANNELS)) + pixels * CHANNELS
+        return self.words * max(vector, (vector + loads + general) / 2) * WAITING + rest
+
+
+def _step(pixels: int) -> float:
+    """Cycles of four pairs."""
+    return max(LATENCY, UNIT * (pixels + 1) + -(-pixels // 2))
 
 
 @lru_cache(maxsize=1024)
-def best_words(pairs: int, chunk: int) -> int:
-    """Words of a patch of so many pairs that a full block is fastest with; 0 if there is not one."""
-
-    def cycles(words: int) -> float:
-        length, left = divmod((pairs - words * WORD_PAIRS) // UNIT, words)
-        rest = left * (UNIT * (MOST_PIXELS + 1) + MOST_PIXELS // 2) + -(-left * UNIT // chunk) * MOST_PIXELS
-        return words * round_cycles(MOST_PIXELS, length * UNIT, chunk) + rest
-
-    most = pairs // (WORD_PAIRS + 2 * UNIT)
-    return min(range(1, most + 1), key=cycles, default=0)
+def division(pairs: int, chunk: int) -> Division | None:
+    """As a full block is fastest; None if the patch is too short."""
+    ways = [Division(pairs, words, fields) for fields in range(1, MOST_FIELDS + 1) for words in range(1, pairs // UNIT)]
+    possible = [way for way in ways if way.first > 0 and FEWEST <= way.length <= MOST]
+    return min(possible, key=lambda way: way.cycles(MOST_PIXELS, chunk), default=None)
 
 
 @dataclass(frozen=True)
 class BesideReckoning(Reckoning):
-    """A layer as `mla_madd` computes it, ``words`` words of each patch in general registers."""
+    """A layer as `mla_madd` computes it, patches ``stride`` bytes apart."""
 
-    words: int = 1
+    stride: int = 0
 
     @property
     def most(self) -> int:
         """Pixels of a block."""
-        return MOST_PIXELS
+        return reached(self.stride)
 
     def block(self, pixels: int) -> float:
         """Cycles of a block of so many pixels and eight channels."""
-        if not pixels:
-            return 0
-        length, left = divmod((self.pairs - self.words * WORD_PAIRS) // UNIT, self.words)
-        rest = left * (UNIT * (pixels + 1) + -(-pixels // 2))
-        return self.words * round_cycles(pixels, length * UNIT, self.chunk) + rest + pixels + BLOCK
+        way = division(self.pairs, self.chunk)
+        return way.cycles(pixels, self.chunk) + pixels + BLOCK if pixels and way is not None else 0

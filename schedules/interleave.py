@@ -15,7 +15,7 @@ from schedules.pipelines.cortex_a53 import PIPELINE
 from schedules.pipelines.model import Cost
 
 # Classes of instructions in the core's tables.
-_VECTOR = {"mul": "mul", "mla": "mul", "usra": "shift_acc", "uaddw": "simple", "uaddw2": "simple"}
+_VECTOR = {"mul": "mul", "mla": "mul", "usra": "shift_acc", "uaddw": "simple3", "uaddw2": "simple3"}
 _SCALAR = {
     "ldr": "load",
     "ldp": "load_pair",

@@ -1,6 +1,6 @@
 """``mla_madd``: ``u8_mla`` of two bits on in-order cores, a part of K meanwhile multiplied in general registers.
 
-Patches are those of ``u8_mla``; so are the weights but for the last words of 24 codes, which are stored as
+Patches are those of ``u8_mla``; so are the weights but for the last words of 8 to 24 codes, which are stored as
 `beside_pairs` multiplies them. Worst cases: those of ``u8_mla``; a byte of a word's sum takes 24 products of 9.
 """
 
@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from schedules.beside_dot import BesideDot
-from schedules.beside_pairs import CHANNELS, CODES, FIELDS, MOST_PIXELS, WORD, BesidePairs
-from schedules.beside_tiles import WORD_PAIRS, BesideReckoning, best_words
+from schedules.beside_pairs import CHANNELS, MOST_FIELDS, WORD, BesidePairs, reached
+from schedules.beside_tiles import BesideReckoning, Division, division
 from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem
 from schedules.knob_space import Space
@@ -21,12 +21,15 @@ from schedules.techniques.u8_mla import U8Mla
 from schedules.vectors import Vectors, in_order, vectors
 
 
+# Of a block: where loads reach fewer, weights are loaded too often.
+FEWEST_PIXELS = 4
+
+
 class MlaMadd(U8Mla):
     """Blocks of up to ten pixels x eight channels."""
 
     name = "mla_madd"
     needs = frozenset({"asimd"})
-    most_pixels = MOST_PIXELS
 
     def declines(self, problem: DotProblem, core: CoreSpec) -> str | None:
         """Patches too short or too long to divide, products too large for three to a byte, other cores."""
@@ -35,27 +38,29 @@ class MlaMadd(U8Mla):
             return reason
         if not in_order(core):
             return f"{core.name} starts instructions of both kinds by itself"
-        if centred(p) or CODES * largest_product(p) > 255:
-            return f"{CODES} products of {p.name} do not fit a byte"
-        words = best_words(pairs(p), chunk(p))
-        loop = BesidePairs(MOST_PIXELS, 2 * pairs(p), vector_pairs(p), chunk(p), 0, words)
-        if not words or not loop.reaches() or pairs(p) > span(p) * chunk(p):
+        if centred(p) or MOST_FIELDS * WORD * largest_product(p) > 255:
+            return f"{MOST_FIELDS * WORD} products of {p.name} do not fit a byte"
+        way = division(pairs(p), chunk(p))
+        # Rows of the panel are as long as a patch is; those of whole pixels that are groups of one are longer.
+        most = reached(stride(p))
+        if way is None or most < FEWEST_PIXELS or pairs(p) > span(p) * chunk(p):
             return f"patches of {p.k} codes are too short or too long to divide between registers"
+        assert BesidePairs(most, stride(p), way.first, chunk(p), 0, way.words, way.fields).reaches()
         return None
 
     def space(self, problem: DotProblem, core: CoreSpec) -> Space:
         """Blocks of no more pixels than there are registers for."""
         found = super().space(problem, core)
-        return {**found, "mr": tuple(mr for mr in found["mr"] if mr <= MOST_PIXELS)}
+        return {**found, "mr": tuple(mr for mr in found["mr"] if mr <= reached(stride(problem)))}
 
     def stands(self, problem: DotProblem, lane: Any, k: Any, choose: Callable[..., Any]) -> tuple[Any, Any]:
-        """Words follow the vectors of pairs: ``(words, 8 channels, 3, 8)``, the last channel first, codes in reverse."""
-        first = vector_pairs(problem)
-        beyond = k - 2 * first
-        row = (beyond // CODES * CHANNELS + CHANNELS - 1 - lane) * FIELDS + beyond % CODES // WORD
+        """Words follow the vectors of pairs: ``(words, 8 channels, fields, 8)``, the last channel first, codes in reverse."""
+        way = _way(problem)
+        beyond = k - 2 * way.first
+        row = (beyond // way.codes * CHANNELS + CHANNELS - 1 - lane) * way.fields + beyond % way.codes // WORD
         byte = row * WORD + WORD - 1 - beyond % WORD
         vector, place = super().stands(problem, lane, k, choose)
-        return choose(beyond < 0, vector, first + byte // BYTES), choose(beyond < 0, place, byte % BYTES)
+        return choose(beyond < 0, vector, way.first + byte // BYTES), choose(beyond < 0, place, byte % BYTES)
 
     def dot(
         self, problem: DotProblem, nr: int = LANES, core: CoreSpec | None = None, ordered: bool = False
@@ -63,16 +68,22 @@ class MlaMadd(U8Mla):
         """The inner loops of a block."""
         p = problem
         v = Vectors() if core is None else vectors(core)
-        words = best_words(pairs(p), chunk(p))
-        return BesideDot(v, pairs(p), nr, chunk(p), span(p), p.a.max_code, 0, ordered, words=words)
+        return BesideDot(v, pairs(p), nr, chunk(p), span(p), p.a.max_code, 0, ordered, way=_way(p))
 
     def reckoning(self, problem: DotProblem) -> BesideReckoning:
         """What an in-order core's time is reckoned from."""
-        p, words = problem, best_words(pairs(problem), chunk(problem))
+        p = problem
         total = p.batch * p.out_height * p.out_width
-        return BesideReckoning(total, pairs(p), chunk(p), p.groups, p.group_out_channels, words=words)
+        return BesideReckoning(total, pairs(p), chunk(p), p.groups, p.group_out_channels, stride=stride(p))
 
 
-def vector_pairs(problem: DotProblem) -> int:
-    """Pairs of codes of a patch that the vector unit multiplies, the first ones."""
-    return pairs(problem) - WORD_PAIRS * best_words(pairs(problem), chunk(problem))
+def stride(problem: DotProblem) -> int:
+    """Bytes from a patch to the next one at the most: of a whole pixel, or of a copied patch."""
+    return max(2 * pairs(problem), problem.channels if problem.kernel == (1, 1) else 0)
+
+
+def _way(problem: DotProblem) -> Division:
+    """How patches are divided."""
+    found = division(pairs(problem), chunk(problem))
+    assert found is not None, "asked to compute what was declined"
+    return found

@@ -51,8 +51,6 @@ class U8Mla(Technique):
     """Blocks of ``mr`` pixels x ``nr`` channels held in registers, 16 products an instruction."""
 
     name = "u8_mla"
-    # Of a block whose loops are written out.
-    most_pixels = MOST_PIXELS
 
     def declines(self, problem: DotProblem, core: CoreSpec) -> str | None:
         """Two products must fit a byte."""
@@ -187,7 +185,7 @@ class U8Mla(Technique):
                 p, knobs["mr"], nr, source, dots, (beta, gamma), epilogue, 2 * UNIT, dot.ordered, dot.ordered
             )
             if dot.ordered:
-                across(every, knobs["tile"], self.most_pixels, loop)
+                across(every, knobs["tile"], self.reckoning(p).most, loop)
                 return
             with rows(p, knobs) as index:
                 along(every, knobs["tile"], index // p.out_height, index % p.out_height)

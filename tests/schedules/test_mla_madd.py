@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from kernel_runner import Machine, build_kernel, constant_operands, evaluate, random_operands
 
-from schedules.beside_pairs import CODES, MOST_PIXELS, BesidePairs
-from schedules.beside_tiles import WORD_PAIRS, best_words
+from schedules.beside_pairs import MOST_PIXELS, BesidePairs
 from schedules.cores import CORES
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 from schedules.layout import Layout
@@ -58,5 +57,4 @@ def test_every_number_of_pixels_is_exact(machines: Callable[[str], Machine]) -> 
 def test_every_number_of_codes_that_it_takes_is_exact(machines: Callable[[str], Machine]) -> None:
     shapes = [replace(BASE, height=1, width=5, channels=k, out_channels=8) for k in range(8, 3200, 8)]
     taken = [p for p in shapes if TECHNIQUE.declines(p, A53) is None]
-    assert {best_words(pairs(p), chunk(p)) for p in taken} >= set(range(1, 25))
     machines("cortex-a53").check([build_kernel(TECHNIQUE, p, A53) for p in (*taken[:12], *taken[12::16])])
