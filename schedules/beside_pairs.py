@@ -86,7 +86,8 @@ class BesidePairs(OrderedPairs):
             steps = [line for step in range(self.pairs) for line in self._step(step, self.pairs, start=not step)]
             return lines + interleaved(steps, self._beside())
         left = self.pairs - rounds * length
-        ahead = length + 2 * UNIT
+        # In a round there is always more to come.
+        ahead = self.pairs + 2 * UNIT
         turn = [f"add x9, x9, #{2 * length}", f"add x10, x10, #{BYTES * length}", f"subs {_COUNT}, {_COUNT}, #1"]
         lines += [*self._step(0, ahead, start=True), f"mov {_COUNT}, #{rounds}", "1:"]
         steps = [line for step in range(1, length - 1) for line in self._step(step, ahead)]
@@ -101,7 +102,7 @@ class BesidePairs(OrderedPairs):
 
     def _ends(self, end: int) -> list[int]:
         """Where lanes begin anew, in a round or in what is left after all."""
-        whole = end - 2 * UNIT if self.words > 1 and end == self.length + 2 * UNIT else end
+        whole = self.length if end > self.pairs else end
         parts = -(-whole // self.chunk)
         return [whole * part // parts for part in range(parts + 1)]
 
