@@ -1,10 +1,11 @@
 """``u8_mla``'s loop of two-bit codes with the rest of K multiplied in general registers beside it, on Cortex-A53.
 
 The core starts two instructions a cycle, of which one at the most is a vector operation of 128 bits: `ordered_pairs`
-leaves two places of five empty. Eight codes of a pixel as they stand in memory, times eight of a channel in reverse, have
-the sum of eight products in the top byte of 64 bits (ULPPACK, Won et al., MLSys 2022). Three such products fit a byte,
-so a word is 24 codes, or 16 or 8 of short patches. EXTR moves the top byte of each channel's into a register that thus gathers those of eight
-channels, which are added to the vector sums at once (UADDW). A round multiplies all pixels, by twos, with a word.
+leaves two places of five empty. Eight codes of a pixel as they stand in memory, times eight of a channel in reverse,
+have the sum of eight products in the top byte of 64 bits (ULPPACK, Won et al., MLSys 2022). Three such products fit a
+byte, so a word is 24 codes, or 16 or 8 of short patches. EXTR moves the top byte of each channel's into a register that
+thus gathers those of eight channels, which are added to the vector sums at once (UADDW). A round multiplies some pairs
+of all pixels in the vector unit and meanwhile one word of all pixels, by twos, in general registers.
 
 Worst case: a byte takes 24 products of 9, 216; what is carried from lower bytes, none of which holds more, is nothing.
 """
@@ -13,8 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from schedules.ordered_pairs import BYTES, REACH, UNIT, OrderedPairs
 from schedules.interleave import interleaved
+from schedules.ordered_pairs import BYTES, REACH, UNIT, OrderedPairs
 from schedules.written_function import written_function
 
 CHANNELS, WORD, MOST_FIELDS = 8, 8, 3
@@ -67,7 +68,8 @@ class BesidePairs(OrderedPairs):
     def reaches(self) -> bool:
         """Whether all loads reach their operands."""
         weights = BYTES * (self.length + 4)
-        return weights <= REACH and 2 * self.length + 8 * UNIT <= MOST_AHEAD and 0 < self.pixels <= reached(self.stride) and self.length > UNIT
+        near = weights <= REACH and 2 * self.length + 8 * UNIT <= MOST_AHEAD
+        return near and 0 < self.pixels <= reached(self.stride) and self.length > UNIT
 
     def definition(self) -> str:
         """An LLVM function ``(codes, weights, a place for each vector of sums)``, inlined where it is called."""
@@ -181,4 +183,3 @@ def _add(to: str, base: str, number: int) -> list[str]:
     high, low = divmod(number, 1 << 12)
     lines = [f"add {to}, {base}, #{high}, lsl #12"] if high else []
     return [*lines, f"add {to}, {to if high else base}, #{low}"]
-

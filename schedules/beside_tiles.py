@@ -1,4 +1,4 @@
-"""How ``mla_madd`` divides K between the vector unit and general registers, and what its blocks are reckoned to take."""
+"""How ``mla_madd`` divides K between vector unit and general registers, and what its blocks are reckoned to take."""
 
 from __future__ import annotations
 

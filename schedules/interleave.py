@@ -77,7 +77,8 @@ def _line(text: str) -> _Line:
     results = 2 if name == "ldp" else 1
     read = found[results:] + (found[:1] if name in _ADDING else [])
     wide = vector and name not in ("ldr", "ins")
-    return _Line(text, PIPELINE.costs[kind], wide, tuple(found[:results]), tuple(read), found[0] if name == "mla" else "")
+    chained = found[0] if name == "mla" else ""
+    return _Line(text, PIPELINE.costs[kind], wide, tuple(found[:results]), tuple(read), chained)
 
 
 class _Core:

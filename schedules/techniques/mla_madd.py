@@ -20,7 +20,6 @@ from schedules.pair_dot import BYTES, LANES
 from schedules.techniques.u8_mla import U8Mla
 from schedules.vectors import Vectors, in_order, vectors
 
-
 # Of a block: where loads reach fewer, weights are loaded too often.
 FEWEST_PIXELS = 4
 
@@ -41,7 +40,6 @@ class MlaMadd(U8Mla):
         if centred(p) or MOST_FIELDS * WORD * largest_product(p) > 255:
             return f"{MOST_FIELDS * WORD} products of {p.name} do not fit a byte"
         way = division(pairs(p), chunk(p))
-        # Rows of the panel are as long as a patch is; those of whole pixels that are groups of one are longer.
         most = reached(stride(p))
         if way is None or most < FEWEST_PIXELS or pairs(p) > span(p) * chunk(p):
             return f"patches of {p.k} codes are too short or too long to divide between registers"
@@ -54,7 +52,7 @@ class MlaMadd(U8Mla):
         return {**found, "mr": tuple(mr for mr in found["mr"] if mr <= reached(stride(problem)))}
 
     def stands(self, problem: DotProblem, lane: Any, k: Any, choose: Callable[..., Any]) -> tuple[Any, Any]:
-        """Words follow the vectors of pairs: ``(words, 8 channels, fields, 8)``, the last channel first, codes in reverse."""
+        """Words follow the vectors of pairs: ``(words, 8, fields, 8)``, the last channel first, codes in reverse."""
         way = _way(problem)
         beyond = k - 2 * way.first
         row = (beyond // way.codes * CHANNELS + CHANNELS - 1 - lane) * way.fields + beyond % way.codes // WORD

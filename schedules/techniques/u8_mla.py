@@ -22,7 +22,7 @@ from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, splat, vload, vstore
 from schedules.knob_space import Space, around
 from schedules.layout import Layout
-from schedules.ordered_pairs import MOST_PIXELS, UNIT
+from schedules.ordered_pairs import UNIT
 from schedules.pair_chunks import bias, centre, centred, chunk, largest_product, needs_sum, padded_pairs, pairs, span
 from schedules.pair_dot import BYTES, LANES, PairDot
 from schedules.pair_tiles import PATCHES, SUMS, Reckoning, plan
@@ -106,7 +106,7 @@ class U8Mla(Technique):
         # What pads a patch must stand for nothing.
         flat = np.pad(flat, ((0, 0), (0, pad[0]), (0, pad[1])), constant_values=centre(p.w) if centred(p) else 0)
         codes = np.empty((p.groups, flat.shape[1] // LANES, padded_pairs(p), BYTES), np.uint8)
-        codes[:, :, *self._stand(p)] = flat.reshape(p.groups, -1, LANES, flat.shape[2])
+        codes[(slice(None), slice(None), *self._stand(p))] = flat.reshape(p.groups, -1, LANES, flat.shape[2])
         packed = pack_vectors(codes, p.w.bits)
         beta, gamma = corrections(p, weights, weight_offset)
         if centred(p):
@@ -123,7 +123,7 @@ class U8Mla(Technique):
         shifts = (p.w.bits * np.arange(per, dtype=np.uint8))[:, None]
         places = (constant[:, :, :, None, :] >> shifts) & p.w.max_code
         codes = places.reshape(p.groups, constant.shape[1], padded_pairs(p), BYTES)
-        flat = codes[:, :, *self._stand(p)].reshape(p.groups, -1, 2 * padded_pairs(p))
+        flat = codes[(slice(None), slice(None), *self._stand(p))].reshape(p.groups, -1, 2 * padded_pairs(p))
         used = flat[:, : p.group_out_channels, : p.k].astype(np.uint8)
         grouped = used.reshape(p.groups, p.group_out_channels, *p.kernel, p.group_channels)
         return grouped.transpose(0, 1, 4, 2, 3).reshape(p.out_channels, p.group_channels, *p.kernel)
@@ -205,9 +205,8 @@ class U8Mla(Technique):
 
     def reckoning(self, problem: DotProblem) -> Reckoning:
         """What an in-order core's time is reckoned from."""
-        p = problem
-        flush = 1.5 if centred(p) else 1
-        return Reckoning(p.batch * p.out_height * p.out_width, pairs(p), chunk(p), p.groups, p.group_out_channels, flush)
+        p, total = problem, problem.batch * problem.out_height * problem.out_width
+        return Reckoning(total, pairs(p), chunk(p), p.groups, p.group_out_channels, 1.5 if centred(p) else 1)
 
     def expand(self, problem: DotProblem, packed: Any, weights: Any, loop: Any, rolled: bool) -> None:
         """Emit, once a call, the codes of pairs as bytes."""

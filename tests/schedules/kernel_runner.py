@@ -28,7 +28,10 @@ from tvm_lowbit.linker import find_linker
 Array = npt.NDArray[Any]
 
 # The techniques that take any shape and width; the others have tests of their own.
-SPECIAL = ("bit_madd", "depthwise", "mla_madd", "tbl_lookup", "ternary", "u8_mla", "winograd", "winograd_mla", "winograd_sdot")
+SPECIAL = (
+    *("bit_madd", "depthwise", "mla_madd", "tbl_lookup", "ternary"),
+    *("u8_mla", "winograd", "winograd_mla", "winograd_sdot"),
+)
 GENERAL = tuple(name for name in TECHNIQUES if name not in SPECIAL)
 
 

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from kernel_runner import Machine, build_kernel, constant_operands, evaluate, random_operands
 
-from schedules.beside_pairs import MOST_PIXELS, BesidePairs
+from schedules.beside_pairs import CHANNELS, MOST_FIELDS, MOST_PIXELS, WORD, BesidePairs, reached
+from schedules.beside_tiles import division
 from schedules.cores import CORES
 from schedules.dot_problem import DotProblem, Operand, Thresholds
 from schedules.layout import Layout
-from schedules.ordered_pairs import BYTES
-from schedules.pair_chunks import chunk, pairs
 from schedules.techniques import TECHNIQUES, select
 from tvm_lowbit.metering.kernels import meter_kernel
 
@@ -58,3 +57,90 @@ def test_every_number_of_codes_that_it_takes_is_exact(machines: Callable[[str], 
     shapes = [replace(BASE, height=1, width=5, channels=k, out_channels=8) for k in range(8, 3200, 8)]
     taken = [p for p in shapes if TECHNIQUE.declines(p, A53) is None]
     machines("cortex-a53").check([build_kernel(TECHNIQUE, p, A53) for p in (*taken[:12], *taken[12::16])])
+
+
+def test_no_byte_of_a_product_overflows() -> None:
+    most = max(TECHNIQUES["mla_madd"].dot(p).way.fields for p in PROBLEMS)
+    assert most == MOST_FIELDS and MOST_FIELDS * WORD * 3 * 3 <= 255
+
+
+@pytest.mark.parametrize("pixels", range(1, MOST_PIXELS + 1))
+@pytest.mark.parametrize("codes", [24, 64, 200, 256, 576, 1304])
+def test_nothing_is_read_past_the_operands(pixels: int, codes: int) -> None:
+    """Follow the bases through the written loop: all codes and weights are loaded, and nothing else is."""
+    way = division(codes // 2, 14)
+    assert way is not None
+    loop = BesidePairs(pixels, 2048, way.first, 14, 0, way.words, way.fields)
+    assert loop.reaches()
+    lines = loop.instructions()
+    if "1:" in lines:
+        first, last = lines.index("1:"), lines.index("b.ne 1b")
+        lines = lines[:first] + lines[first + 1 : last] * way.words + lines[last + 1 :]
+    base: dict[str, tuple[str, int]] = {"x9": ("codes", 0), "x10": ("weights", 0)}
+    read: dict[str, set[int]] = {"codes": set(), "weights": set()}
+    for line in lines:
+        name, _, operands = line.partition(" ")
+        if name in ("ldr", "ldp"):
+            register, offset = operands.split("[")[1].rstrip("]").split(", #")
+            which, at = base[register]
+            read[which] |= {at + int(offset) + WORD * i for i in range(1 + (name == "ldp"))}
+        elif name == "add" and "#" in operands:
+            to, register, number, *shift = operands.split(", ")
+            which, at = base[register]
+            base[to] = which, at + (int(number[1:]) << (12 if shift else 0))
+    assert read["weights"] == set(range(0, CHANNELS * codes, WORD))
+    assert read["codes"] == {i * 2048 + byte for i in range(pixels) for byte in range(0, codes, WORD)}
+
+
+@pytest.mark.parametrize("problem", [PROBLEMS[1], PROBLEMS[3], PROBLEMS[5]], ids=lambda p: str(p.channels))
+def test_weights_come_back(problem: DotProblem) -> None:
+    operands = random_operands(problem)
+    constant = TECHNIQUE.constants(problem, operands.weights, operands.weight_offset)[0]
+    # As many bytes as `u8_mla` needs.
+    plain = TECHNIQUES["u8_mla"].constants(problem, operands.weights, operands.weight_offset)[0]
+    assert constant.shape == plain.shape
+    np.testing.assert_array_equal(TECHNIQUE.unpack_weights(problem, constant), operands.weights)
+    shape = operands.weights.shape
+    read = evaluate(shape, lambda at, o, c, y, x: TECHNIQUE.weight_at(problem, at, o, c, y, x), constant)
+    np.testing.assert_array_equal(read, operands.weights)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"channels": 16}, "patches of 16 codes are too short or too long to divide between registers"),
+        ({"channels": 7288}, "patches of 7288 codes are too short or too long to divide between registers"),
+        ({"a": Operand(3)}, "24 products of W2A3 do not fit a byte"),
+        ({"a": Operand(8)}, "two products of W2A8 may sum to 1530; a byte holds 255"),
+    ],
+)
+def test_what_does_not_fit_is_declined(change: dict[str, object], words: str) -> None:
+    problem = replace(BASE, **change)  # type: ignore[arg-type] - a mapping of fields
+    assert TECHNIQUE.declines(problem, A53) == words
+    assert TECHNIQUE.declines(replace(BASE, channels=7280), A53) is None
+
+
+def test_the_longest_patches_fill_16_bits(machines: Callable[[str], Machine]) -> None:
+    machine, kernels = machines("cortex-a53"), []
+    for channels in (4608, 7280):
+        problem = replace(BASE, height=1, width=11, channels=channels, out_channels=8, w=Operand(2))
+        assert TECHNIQUE.knobs(problem, A53)["mr"] <= reached(channels) < MOST_PIXELS
+        kernels.append(build_kernel(TECHNIQUE, problem, A53, constant_operands(problem, 3, 3, 0)))
+    machine.check(kernels)
+
+
+def test_it_is_for_in_order_cores() -> None:
+    one = replace(BASE, height=14, width=14, channels=256, out_channels=512, epilogue=Thresholds(2, 3))
+    assert select(one, A53).technique is TECHNIQUE
+    for core in ("cortex-a72", "cortex-a76"):
+        assert TECHNIQUE.declines(one, CORES[core]) == f"{core} starts instructions of both kinds by itself"
+
+
+def test_it_pays_as_much_as_it_says() -> None:
+    problem, taken = replace(BASE, height=5, width=8, channels=256, out_channels=64), {}
+    for name in ("mla_madd", "u8_mla"):
+        kernel = build_kernel(TECHNIQUES[name], problem, A53)
+        out = np.zeros_like(kernel.expected)
+        taken[name] = meter_kernel(kernel.function, [*kernel.arguments, out], "cortex-a53").cycles
+    assert taken["mla_madd"] < 0.92 * taken["u8_mla"]
+    assert taken["mla_madd"] == pytest.approx(TECHNIQUE.cycles(problem, A53), rel=0.15)
