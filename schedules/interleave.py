@@ -29,7 +29,7 @@ _SCALAR = {
 # Those that add to what their register holds.
 _ADDING = frozenset({"mla", "usra", "ins"})
 # General instructions among which the next one is looked for, and how many of them may be late before they go first.
-_AHEAD = 16
+_AHEAD = 8
 _LATE = 8
 
 
@@ -57,6 +57,11 @@ class _Line:
     made: tuple[str, ...]
     read: tuple[str, ...]
     chained: str
+
+    @property
+    def rank(self) -> int:
+        """Multiplications come first, as they are the fewest at a time; loads last, as they wait for nothing."""
+        return 0 if "M" in self.cost.narrow else 2 if "ls" in self.cost.narrow else 1
 
     @property
     def uses(self) -> list[tuple[str, int, int]]:
@@ -141,13 +146,14 @@ def interleaved(vector: Sequence[str], general: Sequence[str]) -> list[str]:
 
 
 def _general(waiting: list[_Line], core: _Core, now: int) -> _Line | None:
-    """Take the first of a few that can start, past others whose registers are not its own."""
+    """Take one of a few that can start, past others whose registers are not its own: multiplications first."""
     written: set[str] = set()
     read: set[str] = set()
+    able: list[tuple[int, int]] = []
     for i, line in enumerate(waiting[:_AHEAD]):
         apart = written.isdisjoint(line.made) and written.isdisjoint(line.read) and read.isdisjoint(line.made)
         if apart and core.can(line, now):
-            return waiting.pop(i)
+            able.append((line.rank, i))
         written.update(line.made)
         read.update(line.read)
-    return None
+    return waiting.pop(min(able)[1]) if able else None
