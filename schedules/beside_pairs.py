@@ -82,16 +82,16 @@ class BesidePairs(OrderedPairs):
     def instructions(self) -> list[str]:
         """The whole of it."""
         length, rounds = self.length, self.words
-        lines = [*_add(_CODES_AT, "x9", 2 * self.pairs), *_add(_WORDS_AT, "x10", BYTES * self.pairs), *self._begin()]
+        bases = [*_add(_CODES_AT, "x9", 2 * self.pairs), *_add(_WORDS_AT, "x10", BYTES * self.pairs)]
         if rounds == 1:
             # All of it in a row.
             steps = [line for step in range(self.pairs) for line in self._step(step, self.pairs, start=not step)]
-            return lines + interleaved(steps, self._beside())
+            return [*bases, *self._begin(), *interleaved(steps, self._beside())]
         left = self.pairs - rounds * length
         # In a round there is always more to come.
         ahead = self.pairs + 2 * UNIT
         turn = [f"add x9, x9, #{2 * length}", f"add x10, x10, #{BYTES * length}", f"subs {_COUNT}, {_COUNT}, #1"]
-        lines += [*self._step(0, ahead, start=True), f"mov {_COUNT}, #{rounds}", "1:"]
+        lines = [*bases, *self._begin(), *self._step(0, ahead, start=True), f"mov {_COUNT}, #{rounds}", "1:"]
         steps = [line for step in range(1, length - 1) for line in self._step(step, ahead)]
         # The last round's load what follows the pairs, and multiply for nothing unless some are left.
         steps += [*self._step(length - 1, ahead, length, turn), *self._step(0, ahead)]

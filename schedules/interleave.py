@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from schedules.pipelines.cortex_a53 import PIPELINE
 from schedules.pipelines.model import Cost
@@ -28,9 +29,12 @@ _SCALAR = {
 }
 # Those that add to what their register holds.
 _ADDING = frozenset({"mla", "usra", "ins"})
-# General instructions among which the next one is looked for, and how many of them may be late before they go first.
+# Those of vector registers that are of 64 bits.
+_NARROW = frozenset({"ldr", "ins"})
+# General instructions among which the next one is looked for; how many of them may be late before they go first: what
+# is fastest is found by trying.
 _AHEAD = 8
-_LATE = 8
+_LATE = (4, 6, 8, 10, 12, 16)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def _line(text: str) -> _Line:
         kind = ("vload" if name == "ldr" else _VECTOR[name]) if vector else _SCALAR[name]
     results = 2 if name == "ldp" else 1
     read = found[results:] + (found[:1] if name in _ADDING else [])
-    wide = vector and name not in ("ldr", "ins")
+    wide = vector and name not in _NARROW
     chained = found[0] if name == "mla" else ""
     return _Line(text, PIPELINE.costs[kind], wide, tuple(found[:results]), tuple(read), chained)
 
@@ -90,6 +94,7 @@ class _Core:
     """What the core does."""
 
     def __init__(self) -> None:
+        self.now = 0
         self.ready: dict[str, int] = {}
         self.maker: dict[str, Cost] = {}
         self.free = {unit: [0] * number for unit, number in PIPELINE.units.items()}
@@ -125,23 +130,52 @@ def interleaved(vector: Sequence[str], general: Sequence[str]) -> list[str]:
         They keep the order of those that share registers. They may have vector operations among them, on registers of
         their own or such that the order does not matter.
     """
+    return list(_fastest(tuple(vector), tuple(general)))
+
+
+@lru_cache(maxsize=64)
+def _fastest(vector: tuple[str, ...], general: tuple[str, ...]) -> tuple[str, ...]:
     first, second = [_line(text) for text in vector], [_line(text) for text in general]
-    core, lines, now = _Core(), [], 0
+
+    def way(behind: int) -> tuple[list[_Line], int]:
+        # A round begins as the one before left the core.
+        core = _Core()
+        _interleaved(core, [*first], [*second], behind)
+        lines = _interleaved(core, [*first], [*second], behind)
+        return lines, _again(core, lines)
+
+    return tuple(line.text for line in min(map(way, _LATE), key=lambda found: found[1])[0])
+
+
+def _again(core: _Core, lines: list[_Line]) -> int:
+    """Cycles that they take in this order after themselves."""
+    begin, started = core.now, 0
+    for line in lines:
+        while started == PIPELINE.issue or not core.can(line, core.now):
+            core.now, started = core.now + 1, 0
+        core.start(line, core.now)
+        started += 1
+    return core.now - begin
+
+
+def _interleaved(core: _Core, first: list[_Line], second: list[_Line], behind: int) -> list[_Line]:
+    """The order if so many general instructions behind an even pace go first."""
+    lines: list[_Line] = []
     number, total = len(first), len(second)
     while first or second:
-        late = total - len(second) + _LATE < (number - len(first)) * total // max(1, number)
+        late = total - len(second) + behind < (number - len(first)) * total // max(1, number)
         started = 0
         while started < PIPELINE.issue:
-            taken = _general(second, core, now) if late else None
-            if taken is None and first and core.can(first[0], now):
+            taken = _general(second, core, core.now) if late else None
+            if taken is None and first and core.can(first[0], core.now):
                 taken = first.pop(0)
-            taken = taken or _general(second, core, now)
+            taken = taken or _general(second, core, core.now)
             if taken is None:
                 break
-            core.start(taken, now)
-            lines.append(taken.text)
+            core.start(taken, core.now)
+            lines.append(taken)
             started += 1
-        now += 1
+        core.now += 1
     return lines
 
 
