@@ -26,9 +26,12 @@ MOST_AHEAD = 512
 # General registers that `ordered_pairs` leaves; x18, x19 and x29 are not everywhere free to use.
 _CODES_AT, _WORDS_AT, _COUNT = "x0", "x1", "x11"
 _A = (("x2", "x3", "x4"), ("x5", "x6", "x8"))
-_WEIGHTS, _CHAINS, _PACKS = ("x20", "x21", "x22", "x23"), ("x24", "x25", "x26", "x27"), ("x28", "x30")
+_WEIGHTS, _PACKS = ("x20", "x21", "x22", "x23"), ("x28", "x30")
+# Products of two channels, of which one's wait to be gathered; or of one, and bases of pixels that the first bases, of
+# codes in the vector unit and in general registers, do not reach.
+_CHAINS, _FURTHER = (("x24", "x25"), ("x26", "x27")), ("x26", "x27")
 # LLVM knows x30 by its other name only.
-_CLOBBERED = (_CODES_AT, _WORDS_AT, *_A[0], *_A[1], *_WEIGHTS, *_CHAINS, _PACKS[0], "lr")
+_CLOBBERED = (_CODES_AT, _WORDS_AT, *_A[0], *_A[1], *_WEIGHTS, *_CHAINS[0], *_CHAINS[1], _PACKS[0], "lr")
 _TURNS = 3
 
 
@@ -62,13 +65,13 @@ class BesidePairs(OrderedPairs):
 
     @property
     def share(self) -> int:
-        """All pixels are to be reached from one base."""
-        return self.pixels
+        """Pixels that loads reach from one base."""
+        return 1 + (REACH - MOST_AHEAD) // self.stride
 
     def reaches(self) -> bool:
         """Whether all loads reach their operands."""
         weights = BYTES * (self.length + 4)
-        near = weights <= REACH and 2 * self.length + 8 * UNIT <= MOST_AHEAD
+        near = weights <= REACH and 2 * self.length + 8 * UNIT <= MOST_AHEAD and self.words < 1 << 16
         return near and 0 < self.pixels <= reached(self.stride) and self.length > UNIT
 
     def definition(self) -> str:
@@ -82,25 +85,35 @@ class BesidePairs(OrderedPairs):
     def instructions(self) -> list[str]:
         """The whole of it."""
         length, rounds = self.length, self.words
-        bases = [*_add(_CODES_AT, "x9", 2 * self.pairs), *_add(_WORDS_AT, "x10", BYTES * self.pairs)]
+        begin = [*self._begin(), *_add(_WORDS_AT, "x10", BYTES * self.pairs)]
+        for base, codes in zip(self._general(), self._bases(), strict=True):
+            begin += _add(base, codes, 2 * self.pairs)
         if rounds == 1:
             # All of it in a row.
             steps = [line for step in range(self.pairs) for line in self._step(step, self.pairs, start=not step)]
-            return [*bases, *self._begin(), *interleaved(steps, self._beside())]
+            return [*begin, *interleaved(steps, self._beside())]
         left = self.pairs - rounds * length
         # In a round there is always more to come.
         ahead = self.pairs + 2 * UNIT
-        turn = [f"add x9, x9, #{2 * length}", f"add x10, x10, #{BYTES * length}", f"subs {_COUNT}, {_COUNT}, #1"]
-        lines = [*bases, *self._begin(), *self._step(0, ahead, start=True), f"mov {_COUNT}, #{rounds}", "1:"]
+        turn = [f"add {base}, {base}, #{2 * length}" for base in self._bases()]
+        turn += [f"add x10, x10, #{BYTES * length}", f"subs {_COUNT}, {_COUNT}, #1"]
+        lines = [*begin, *self._step(0, ahead, start=True), f"mov {_COUNT}, #{rounds}", "1:"]
         steps = [line for step in range(1, length - 1) for line in self._step(step, ahead)]
         # The last round's load what follows the pairs, and multiply for nothing unless some are left.
         steps += [*self._step(length - 1, ahead, length, turn), *self._step(0, ahead)]
-        moves = [f"add {_CODES_AT}, {_CODES_AT}, #{WORD * self.fields}"]
+        moves = [f"add {base}, {base}, #{WORD * self.fields}" for base in self._general()]
         moves.append(f"add {_WORDS_AT}, {_WORDS_AT}, #{CHANNELS * WORD * self.fields}")
         lines += [*interleaved(steps, [*self._beside(), *moves]), "b.ne 1b"]
         for step in range(1, left):
             lines += self._step(step, left)
         return lines
+
+    def _bases(self) -> list[str]:
+        return ["x9", _FURTHER[0]][: -(-self.pixels // self.share)]
+
+    def _general(self) -> list[str]:
+        """The same of codes that are multiplied in general registers."""
+        return [_CODES_AT, _FURTHER[1]][: len(self._bases())]
 
     def _ends(self, end: int) -> list[int]:
         """Where lanes begin anew, in a round or in what is left after all."""
@@ -121,12 +134,15 @@ class BesidePairs(OrderedPairs):
         lines += [_weights(0), _weights(2)]
         for turn, group in enumerate(groups):
             following = groups[turn + 1] if turn + 1 < len(groups) else []
+            waiting: list[list[str]] = []
+            sets = _CHAINS[: 3 - len(self._bases())]
             for channel in range(CHANNELS):
-                chains = _CHAINS[channel % 2 * 2 :][: len(group)]
+                chains = sets[channel % len(sets)][: len(group)]
                 lines += self._channel(channel, group, chains, following)
-                # The channel before is complete.
-                lines += _packed(channel - 1, len(group)) if channel else []
-            lines += [*_packed(CHANNELS - 1, len(group)), *self._added(turn, group)]
+                waiting.append(_packed(channel, chains))
+                # The channel before is complete, unless its registers are needed at once.
+                lines += waiting.pop(0) if len(waiting) == len(sets) else []
+            lines += [*(line for rest in waiting for line in rest), *self._added(turn, group)]
         return lines
 
     def _channel(self, channel: int, group: list[int], chains: tuple[str, ...], following: list[int]) -> list[str]:
@@ -147,7 +163,8 @@ class BesidePairs(OrderedPairs):
         return lines
 
     def _factor(self, group: list[int], i: int, field: int) -> str:
-        return f"ldr {_A[i][field]}, [{_CODES_AT}, #{group[i] * self.stride + WORD * field}]"
+        further, pixel = divmod(group[i], self.share)
+        return f"ldr {_A[i][field]}, [{self._general()[further]}, #{pixel * self.stride + WORD * field}]"
 
     def _added(self, turn: int, group: list[int]) -> list[str]:
         """Add what is gathered to the vector sums."""
@@ -161,8 +178,10 @@ class BesidePairs(OrderedPairs):
 
 
 def reached(stride: int) -> int:
-    """Pixels of a block that loads reach from one base, for patches so many bytes apart."""
-    return min(MOST_PIXELS, 1 + (REACH - MOST_AHEAD) // stride)
+    """Pixels of a block that loads reach from two bases, for patches so many bytes apart."""
+    share = 1 + (REACH - MOST_AHEAD) // stride
+    # The distance between the bases is to fit an instruction.
+    return min(MOST_PIXELS, 2 * share if share * stride < 1 << 16 else share)
 
 
 def _weights(number: int) -> str:
@@ -171,9 +190,8 @@ def _weights(number: int) -> str:
     return f"ldp {_WEIGHTS[first]}, {_WEIGHTS[first + 1]}, [{_WORDS_AT}, #{WORD * number}]"
 
 
-def _packed(channel: int, pixels: int) -> list[str]:
+def _packed(channel: int, chains: tuple[str, ...]) -> list[str]:
     """Top bytes to the others."""
-    chains = _CHAINS[channel % 2 * 2 :][:pixels]
     packs = zip(_PACKS, chains, strict=False)
     return [f"extr {to}, {to}, {chain}, #56" if channel else f"lsr {to}, {chain}, #56" for to, chain in packs]
 
