@@ -60,6 +60,11 @@ def _u8_mla(p: DotProblem) -> list[Step]:
     return [(16, {"mul": 1, "adalp": 1 / products})] if products else []
 
 
+def _mla_madd(p: DotProblem) -> list[Step]:
+    # Beside each vector operation half a multiplication of eight products: the core starts one every other cycle.
+    return [(macs + 8 / 2, counts) for macs, counts in _u8_mla(p)]
+
+
 def _magnitude(p: DotProblem) -> int:
     """The least that weights' magnitudes can be: those around the middle of the codes that occur."""
     least, most = p.w.span or (0, p.w.max_code)
@@ -111,6 +116,7 @@ _STEPS: Mapping[str, Callable[[DotProblem], list[Step]]] = MappingProxyType(
         "bit_select": _bit_select,
         "bit_madd": _bit_madd,
         "ternary": _ternary,
+        "mla_madd": _mla_madd,
         "u8_mla": _u8_mla,
         "smlal": _smlal,
         "tbl_lookup": _tbl_lookup,

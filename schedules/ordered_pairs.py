@@ -195,7 +195,8 @@ class OrderedPairs:
             beside.append(self._high(step + 2))
         if lane == UNIT - 2 and step + 2 < end:
             beside += [*self._upper(step + 2), self._high(step + 3)]
-        operation = "mul" if step % self.chunk == 0 and not self.bias else "mla"
+        ends = self._ends(end)
+        operation = "mul" if step in ends and not self.bias else "mla"
         loads = self._chain(step, end, base, start)
         lines = list(loads.get(0, []))
         for i in range(n):
@@ -203,10 +204,14 @@ class OrderedPairs:
             lines.append(f"{operation} v{self._lane(i)}.8h, v{self._weights(step)}.8h, {codes}")
             lines += [*beside[i : i + 1], *loads.get(i + 1, [])]
         lines += beside[n:]
-        if (step + 1) % self.chunk == 0 or step + 1 == end:
+        if step + 1 in ends:
             lines += [f"usra v{self._sum(i)}.8h, v{self._lane(i)}.8h, #8" for i in range(n)]
             lines += self._fresh()
         return lines
+
+    def _ends(self, end: int) -> list[int]:
+        """Where lanes begin anew, the end among them."""
+        return [*range(0, end, self.chunk), end]
 
     def _fresh(self) -> list[str]:
         """What lanes begin with, where that is not the first product; two of these moves share a cycle."""

@@ -59,19 +59,28 @@ class Reckoning:
     channels: int
     flush: float = 1
 
+    @property
+    def most(self) -> int:
+        """Pixels of a block."""
+        return MOST_PIXELS
+
+    def block(self, pixels: int) -> float:
+        """Cycles of a block of so many pixels and eight channels."""
+        return block_cycles(pixels, self.pairs, self.chunk, self.flush)
+
     def _blocks(self) -> int:
         return self.groups * ceil(self.channels / CHANNELS)
 
     def _tiles(self, pixels: int, mr: int) -> list[tuple[int, int, int]]:
         """How many tiles of how many pixels there are, in blocks of how many."""
         whole, rest = divmod(self.total, pixels)
-        return [(whole, pixels, mr), (1, rest, even_blocks(rest, MOST_PIXELS))] if rest else [(whole, pixels, mr)]
+        return [(whole, pixels, mr), (1, rest, even_blocks(rest, self.most))] if rest else [(whole, pixels, mr)]
 
     def tile(self, pixels: int, mr: int) -> float:
         """Cycles of a tile of so many pixels in blocks of ``mr``, all in L1."""
         whole, rest = divmod(pixels, mr)
-        blocks = whole * block_cycles(mr, self.pairs, self.chunk, self.flush)
-        blocks += block_cycles(rest, self.pairs, self.chunk, self.flush)
+        blocks = whole * self.block(mr)
+        blocks += self.block(rest)
         return self._blocks() * (blocks + TILE + pixels % 2 * pixels * ODD)
 
     def missed(self, pixels: int) -> float:
@@ -97,8 +106,7 @@ class Reckoning:
 @lru_cache(maxsize=1024)
 def plan(layer: Reckoning, shared: bool) -> tuple[int, int]:
     """Pixels to a tile and to a block."""
-    most = min(layer.total, max(MOST_PIXELS, min(128, MOST_PATCHES // (2 * layer.pairs))))
-
-    blocks = range(4, MOST_PIXELS + 1)
+    most = min(layer.total, max(layer.most, min(128, MOST_PATCHES // (2 * layer.pairs))))
+    blocks = range(4, layer.most + 1)
     choices = ((tile, min(mr, tile)) for tile in range(1, most + 1) for mr in blocks)
     return min(choices, key=lambda choice: layer.cost(choice[0], choice[1], shared))

@@ -14,6 +14,7 @@ from schedules.techniques.bit_madd import BitMadd
 from schedules.techniques.bit_select import BitSelect
 from schedules.techniques.bit_serial import BitSerial
 from schedules.techniques.depthwise import Depthwise
+from schedules.techniques.mla_madd import MlaMadd
 from schedules.techniques.portable import Portable
 from schedules.techniques.reference import Reference
 from schedules.techniques.smlal import Sdot, Smlal
@@ -30,6 +31,7 @@ _ROWS: tuple[Technique, ...] = (
     BitSelect(),
     BitMadd(),
     Ternary(),
+    MlaMadd(),
     U8Mla(),
     TblLookup(),
     Winograd(),

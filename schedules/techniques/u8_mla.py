@@ -15,14 +15,14 @@ from tvm.script.ir_builder import tirx as T
 
 from schedules.blocked import Blocks, Dots, across, along, even_blocks, padded_channels
 from schedules.code_sum import RunningSum, when
-from schedules.compact import per_byte
+from schedules.compact import pack_vectors, per_byte
 from schedules.cores import CoreSpec
 from schedules.dot_problem import DotProblem
 from schedules.epilogue import Epilogue
 from schedules.intrinsics import const, splat, vload, vstore
 from schedules.knob_space import Space, around
 from schedules.layout import Layout
-from schedules.ordered_pairs import MOST_PIXELS, UNIT
+from schedules.ordered_pairs import UNIT
 from schedules.pair_chunks import bias, centre, centred, chunk, largest_product, needs_sum, padded_pairs, pairs, span
 from schedules.pair_dot import BYTES, LANES, PairDot
 from schedules.pair_tiles import PATCHES, SUMS, Reckoning, plan
@@ -68,7 +68,7 @@ class U8Mla(Technique):
         others = pixels * p.groups * padded_channels(p, LANES) * 4 / core.vector_issue
         unpacked = p.groups * padded_channels(p, NR_LIMIT) / LANES * pairs(p) * 4 / core.vector_issue
         if in_order(core):
-            layer = reckoning(p)
+            layer = self.reckoning(p)
             # Sums of codes cost little where patches are copied, eight bytes a cycle where they are not.
             direct = p.kernel == p.stride == (1, 1) and not any(p.padding)
             summed = pixels * p.groups * pairs(p) / UNIT if direct and needs_sum(p) else copies
@@ -81,7 +81,7 @@ class U8Mla(Technique):
     def knobs(self, problem: DotProblem, core: CoreSpec) -> Knobs:
         """``ordered``: see `ordered_pairs`."""
         usual, ordered = super().knobs(problem, core), in_order(core)
-        pixels, mr = plan(reckoning(problem), bool(usual["parallel"])) if ordered else tile(problem)
+        pixels, mr = plan(self.reckoning(problem), bool(usual["parallel"])) if ordered else tile(problem)
         return {**usual, "mr": mr, "nr": 8, "tile": pixels, "ordered": int(ordered)}
 
     def space(self, problem: DotProblem, core: CoreSpec) -> Space:
@@ -105,12 +105,9 @@ class U8Mla(Technique):
         pad = (padded_channels(p, NR_LIMIT) - p.group_out_channels, 2 * padded_pairs(p) - p.k)
         # What pads a patch must stand for nothing.
         flat = np.pad(flat, ((0, 0), (0, pad[0]), (0, pad[1])), constant_values=centre(p.w) if centred(p) else 0)
-        per = per_byte(p.w.bits)
-        # (groups, blocks, channel, vector, place, code of the pair)
-        split = flat.reshape(p.groups, -1, LANES, padded_pairs(p) // per, per, 2)[..., ::-1]
-        split = split.transpose(0, 1, 3, 4, 2, 5).reshape(p.groups, split.shape[1], -1, per, BYTES)
-        shifts = (p.w.bits * np.arange(per, dtype=np.uint8))[:, None]
-        packed = np.bitwise_or.reduce(split << shifts, axis=3).astype(np.uint8)
+        codes = np.empty((p.groups, flat.shape[1] // LANES, padded_pairs(p), BYTES), np.uint8)
+        codes[(slice(None), slice(None), *self._stand(p))] = flat.reshape(p.groups, -1, LANES, flat.shape[2])
+        packed = pack_vectors(codes, p.w.bits)
         beta, gamma = corrections(p, weights, weight_offset)
         if centred(p):
             # sum(a w) = sum(a' w') + c_w sum(a) + c_a sum(w'), of which the second meets the offset of the weights.
@@ -125,8 +122,8 @@ class U8Mla(Technique):
         p, per = problem, per_byte(problem.w.bits)
         shifts = (p.w.bits * np.arange(per, dtype=np.uint8))[:, None]
         places = (constant[:, :, :, None, :] >> shifts) & p.w.max_code
-        codes = places.reshape(p.groups, constant.shape[1], padded_pairs(p), LANES, 2)[..., ::-1]
-        flat = codes.transpose(0, 1, 3, 2, 4).reshape(p.groups, -1, 2 * padded_pairs(p))
+        codes = places.reshape(p.groups, constant.shape[1], padded_pairs(p), BYTES)
+        flat = codes[(slice(None), slice(None), *self._stand(p))].reshape(p.groups, -1, 2 * padded_pairs(p))
         used = flat[:, : p.group_out_channels, : p.k].astype(np.uint8)
         grouped = used.reshape(p.groups, p.group_out_channels, *p.kernel, p.group_channels)
         return grouped.transpose(0, 1, 4, 2, 3).reshape(p.out_channels, p.group_channels, *p.kernel)
@@ -136,8 +133,18 @@ class U8Mla(Technique):
         p, per = problem, per_byte(problem.w.bits)
         group, channel = o // p.group_out_channels, o % p.group_out_channels
         k = (y * p.kernel[1] + x) * p.group_channels + c
-        byte = at(group, channel // LANES, k // 2 // per, channel % LANES * 2 + 1 - k % 2)
-        return (byte >> (k // 2 % per * p.w.bits).astype("uint8")) & const(p.w.max_code, "uint8")
+        vector, place = self.stands(p, channel % LANES, k, tirx.Select)
+        byte = at(group, channel // LANES, vector // per, place)
+        return (byte >> (vector % per * p.w.bits).astype("uint8")) & const(p.w.max_code, "uint8")
+
+    def stands(self, problem: DotProblem, lane: Any, k: Any, choose: Callable[..., Any]) -> tuple[Any, Any]:
+        """Of a block of eight channels, the vector and its byte with a channel's ``k``-th code, of NumPy or in TIR."""
+        return k // 2, lane * 2 + 1 - k % 2
+
+    def _stand(self, problem: DotProblem) -> tuple[Array, Array]:
+        """The same of all, each ``(channels, codes)``."""
+        lane, k = np.meshgrid(np.arange(LANES), np.arange(2 * padded_pairs(problem)), indexing="ij")
+        return self.stands(problem, lane, k, np.where)
 
     def build(self, problem: DotProblem, knobs: Knobs, core: CoreSpec) -> Any:
         """See `Technique.build`."""
@@ -178,7 +185,7 @@ class U8Mla(Technique):
                 p, knobs["mr"], nr, source, dots, (beta, gamma), epilogue, 2 * UNIT, dot.ordered, dot.ordered
             )
             if dot.ordered:
-                across(every, knobs["tile"], MOST_PIXELS, loop)
+                across(every, knobs["tile"], self.reckoning(p).most, loop)
                 return
             with rows(p, knobs) as index:
                 along(every, knobs["tile"], index // p.out_height, index % p.out_height)
@@ -195,6 +202,11 @@ class U8Mla(Technique):
         p = problem
         v = Vectors() if core is None else vectors(core)
         return PairDot(v, pairs(p), nr, chunk(p), span(p), p.a.max_code, bias(p), ordered)
+
+    def reckoning(self, problem: DotProblem) -> Reckoning:
+        """What an in-order core's time is reckoned from."""
+        p, total = problem, problem.batch * problem.out_height * problem.out_width
+        return Reckoning(total, pairs(p), chunk(p), p.groups, p.group_out_channels, 1.5 if centred(p) else 1)
 
     def expand(self, problem: DotProblem, packed: Any, weights: Any, loop: Any, rolled: bool) -> None:
         """Emit, once a call, the codes of pairs as bytes."""
@@ -229,13 +241,6 @@ def subtract(panel: Panel, pixel: Any, centre: int, rolled: bool) -> None:
         keep_rolled(rolled)
         value = less(panel.load(pixel, 0, index * 2 * UNIT, 2 * UNIT), centre, 2 * UNIT)
         vstore(T, panel.buffer, value, [pixel, 0, index * 2 * UNIT], 2 * UNIT)
-
-
-def reckoning(problem: DotProblem) -> Reckoning:
-    """What an in-order core's time is reckoned from."""
-    p = problem
-    flush = 1.5 if centred(p) else 1
-    return Reckoning(p.batch * p.out_height * p.out_width, pairs(p), chunk(p), p.groups, p.group_out_channels, flush)
 
 
 def tile(problem: DotProblem) -> tuple[int, int]:

@@ -29,15 +29,8 @@ Array = npt.NDArray[Any]
 
 # The techniques that take any shape and width; the others have tests of their own.
 SPECIAL = (
-    "bit_madd",
-    "bit_select",
-    "depthwise",
-    "tbl_lookup",
-    "ternary",
-    "u8_mla",
-    "winograd",
-    "winograd_mla",
-    "winograd_sdot",
+    *("bit_madd", "bit_select", "depthwise", "mla_madd", "tbl_lookup", "ternary"),
+    *("u8_mla", "winograd", "winograd_mla", "winograd_sdot"),
 )
 GENERAL = tuple(name for name in TECHNIQUES if name not in SPECIAL)
 

@@ -28,6 +28,8 @@ CASES = (
     # Products of two 2-bit codes are at most 9: 28 fit a byte.
     ("u8_mla", 2, 2, "cortex-a53", 16 / (1 + 2 / 28)),
     ("u8_mla", 3, 3, "cortex-a53", 16 / (1 + 2 / 5)),
+    # Beside it a multiplication of eight products every other cycle.
+    ("mla_madd", 2, 2, "cortex-a53", 20 / (1 + 2 / 28)),
     ("u8_mla", 2, 2, "cortex-a72", 8),
     ("smlal", 4, 4, "cortex-a72", 8),
     ("smlal", 4, 8, "cortex-a53", 8 / (1 + 2 / 32)),
