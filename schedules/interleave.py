@@ -15,22 +15,41 @@ from functools import lru_cache
 from schedules.pipelines.cortex_a53 import PIPELINE
 from schedules.pipelines.model import Cost
 
-# Classes of instructions in the core's tables.
-_VECTOR = {"mul": "mul", "mla": "mul", "usra": "shift_acc", "uaddw": "simple3", "uaddw2": "simple3"}
+# Classes of instructions in the core's tables: of vectors, of general registers, and of those with a shifted operand.
+_VECTOR = {
+    "add": "simple",
+    "addp": "simple3",
+    "bsl": "count",
+    "cnt": "count",
+    "eor": "logic",
+    "ins": "from_gpr_lane",
+    "ldr": "vload",
+    "mla": "mul",
+    "mul": "mul",
+    "str": "vstore",
+    "sub": "simple",
+    "uaddlp": "count3",
+    "uaddw": "simple3",
+    "uaddw2": "simple3",
+    "ushr": "shift",
+    "usra": "shift_acc",
+}
 _SCALAR = {
-    "ldr": "load",
-    "ldp": "load_pair",
-    "mul": "mul_x",
-    "madd": "mul_x",
-    "lsr": "shift_imm",
-    "extr": "shift_imm",
     "add": "alu",
+    "extr": "shift_imm",
+    "ldp": "load_pair",
+    "ldr": "load",
+    "lsr": "shift_imm",
+    "madd": "mul_x",
+    "mov": "alu",
+    "mul": "mul_x",
     "subs": "alu",
 }
-# Those that add to what their register holds.
-_ADDING = frozenset({"mla", "usra", "ins"})
+_SHIFTED = {"lsl": "alu_lsl", "lsr": "alu_shift"}
+# Those that add to, or choose by, what their register holds.
+_ADDING = frozenset({"bsl", "ins", "mla", "usra"})
 # Those of vector registers that are of 64 bits.
-_NARROW = frozenset({"ldr", "ins"})
+_NARROW = frozenset({"ins", "ldr"})
 # General instructions among which the next one is looked for; how many of them may be late before they go first: what
 # is fastest is found by trying.
 _AHEAD = 8
@@ -51,6 +70,8 @@ class _Line:
         Whether its operands are whole vector registers.
     made, read : tuple of str
         Registers: results in their order; those that it waits for.
+    moved : tuple of str
+        A base that moves along, at once.
     chained : str
         The one among those that an instruction of its class may hand over sooner.
     """
@@ -60,6 +81,7 @@ class _Line:
     wide: bool
     made: tuple[str, ...]
     read: tuple[str, ...]
+    moved: tuple[str, ...]
     chained: str
 
     @property
@@ -72,22 +94,20 @@ class _Line:
         """Units: which, how many of it, for how many cycles."""
         found = self.cost.wide if self.wide else self.cost.narrow
         number = {unit: min(PIPELINE.units[unit], max(1, round(amount))) for unit, amount in found.items()}
-        return [(unit, n, round(found[unit] * len(self.made) / n) or 1) for unit, n in number.items()]
+        return [(unit, n, round(found[unit] * max(1, len(self.made)) / n) or 1) for unit, n in number.items()]
 
 
 def _line(text: str) -> _Line:
     name, _, rest = text.partition(" ")
-    found = [f"{'v' if kind == 'd' else kind}{number}" for kind, number in re.findall(r"\b([xvd])(\d+)", rest)]
-    vector = found[0].startswith("v")
-    if name == "ins":
-        kind = "from_gpr_lane"
-    else:
-        kind = ("vload" if name == "ldr" else _VECTOR[name]) if vector else _SCALAR[name]
-    results = 2 if name == "ldp" else 1
+    found = [f"{'x' if kind == 'x' else 'v'}{number}" for kind, number in re.findall(r"\b([dqvx])(\d+)", rest)]
+    vector, shift = found[0].startswith("v"), re.search(r", (ls[lr]) #", rest)
+    kind = _VECTOR[name] if vector else _SHIFTED[shift[1]] if shift else _SCALAR[name]
+    results = {"ldp": 2, "str": 0}.get(name, 1)
     read = found[results:] + (found[:1] if name in _ADDING else [])
     wide = vector and name not in _NARROW
     chained = found[0] if name == "mla" else ""
-    return _Line(text, PIPELINE.costs[kind], wide, tuple(found[:results]), tuple(read), chained)
+    moved = re.findall(r"\[(x\d+)\], #", rest)
+    return _Line(text, PIPELINE.costs[kind], wide, tuple(found[:results]), tuple(read), tuple(moved), chained)
 
 
 class _Core:
@@ -185,9 +205,10 @@ def _general(waiting: list[_Line], core: _Core, now: int) -> _Line | None:
     read: set[str] = set()
     able: list[tuple[int, int]] = []
     for i, line in enumerate(waiting[:_AHEAD]):
-        apart = written.isdisjoint(line.made) and written.isdisjoint(line.read) and read.isdisjoint(line.made)
+        made = {*line.made, *line.moved}
+        apart = written.isdisjoint(made) and written.isdisjoint(line.read) and read.isdisjoint(made)
         if apart and core.can(line, now):
             able.append((line.rank, i))
-        written.update(line.made)
+        written.update(made)
         read.update(line.read)
     return waiting.pop(min(able)[1]) if able else None

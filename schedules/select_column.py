@@ -22,8 +22,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from schedules import ordered_products
+from schedules.interleave import interleaved
 from schedules.ordered_products import CHANNELS
-from schedules.weave import Bundle, woven
 from schedules.written_function import written_function
 
 STEP, PLANES = 16, 2
@@ -110,11 +110,11 @@ class SelectColumn:
 
 
 class _Emission:
-    """The bundles so far, and what waits for its turn."""
+    """The instructions so far, and what waits for its turn."""
 
     def __init__(self, loop: SelectColumn) -> None:
         self.loop = loop
-        self.bundles: list[Bundle] = []
+        self.lines: list[str] = []
         self.high = _FACTORS + 1
         self.gray = self.high + loop.steps
         # Two pairs take turns; all rounds begin with the same one.
@@ -167,25 +167,23 @@ class _Emission:
             self.select(pair, following)
             if (pair + 1) % loop.steps == 0:
                 self.reduce(pair // loop.steps)
-        own, self.bundles = self.bundles, []
         beside = ordered_products.products(loop.words, loop.planes_size, more, _CODES)
-        self.one(*(f"ins v{self.products}.d[{i}], {ordered_products.SUMS[4 * i]}" for i in (0, 1)))
-        return woven(own, beside) + self.taken()
+        lines = interleaved(self.taken(), beside)
+        return lines + [f"ins v{self.products}.d[{i}], {ordered_products.SUMS[4 * i]}" for i in (0, 1)]
 
     def taken(self) -> list[str]:
-        """The instructions of the bundles, which begin anew."""
-        lines = [line for own in self.bundles for line in own]
-        self.bundles = []
+        """The instructions so far, which begin anew."""
+        lines, self.lines = self.lines, []
         return lines
 
     def one(self, *lines: str) -> None:
-        """A bundle."""
-        self.bundles.append([*self.upper, *lines])
+        """What starts together."""
+        self.lines += [*self.upper, *lines]
         # What moves the base comes once nothing is to be loaded from where it was.
         self.upper, self.moves = ([], self.moves) if self.upper else (self.moves, [])
 
     def some(self, waiting: list[str], number: int | None = None) -> None:
-        """A bundle of each of the first few that wait, or of all."""
+        """The first few that wait, or all."""
         for line in waiting[:number]:
             self.one(line)
         del waiting[:number]

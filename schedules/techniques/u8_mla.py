@@ -102,10 +102,11 @@ class U8Mla(Technique):
         p = problem
         grouped = weights.reshape(p.groups, p.group_out_channels, p.group_channels, *p.kernel).transpose(0, 1, 3, 4, 2)
         flat = grouped.reshape(p.groups, p.group_out_channels, p.k)
-        pad = (padded_channels(p, NR_LIMIT) - p.group_out_channels, 2 * padded_pairs(p) - p.k)
+        pad = (padded_channels(p, NR_LIMIT) - p.group_out_channels, 2 * pairs(p) - p.k)
         # What pads a patch must stand for nothing.
-        flat = np.pad(flat, ((0, 0), (0, pad[0]), (0, pad[1])), constant_values=centre(p.w) if centred(p) else 0)
-        codes = np.empty((p.groups, flat.shape[1] // LANES, padded_pairs(p), BYTES), np.uint8)
+        nothing = centre(p.w) if centred(p) else 0
+        flat = np.pad(flat, ((0, 0), (0, pad[0]), (0, pad[1])), constant_values=nothing)
+        codes = np.full((p.groups, flat.shape[1] // LANES, padded_pairs(p), BYTES), nothing, np.uint8)
         codes[(slice(None), slice(None), *self._stand(p))] = flat.reshape(p.groups, -1, LANES, flat.shape[2])
         packed = pack_vectors(codes, p.w.bits)
         beta, gamma = corrections(p, weights, weight_offset)
@@ -123,7 +124,7 @@ class U8Mla(Technique):
         shifts = (p.w.bits * np.arange(per, dtype=np.uint8))[:, None]
         places = (constant[:, :, :, None, :] >> shifts) & p.w.max_code
         codes = places.reshape(p.groups, constant.shape[1], padded_pairs(p), BYTES)
-        flat = codes[(slice(None), slice(None), *self._stand(p))].reshape(p.groups, -1, 2 * padded_pairs(p))
+        flat = codes[(slice(None), slice(None), *self._stand(p))].reshape(p.groups, -1, 2 * pairs(p))
         used = flat[:, : p.group_out_channels, : p.k].astype(np.uint8)
         grouped = used.reshape(p.groups, p.group_out_channels, *p.kernel, p.group_channels)
         return grouped.transpose(0, 1, 4, 2, 3).reshape(p.out_channels, p.group_channels, *p.kernel)
@@ -143,7 +144,7 @@ class U8Mla(Technique):
 
     def _stand(self, problem: DotProblem) -> tuple[Array, Array]:
         """The same of all, each ``(channels, codes)``."""
-        lane, k = np.meshgrid(np.arange(LANES), np.arange(2 * padded_pairs(problem)), indexing="ij")
+        lane, k = np.meshgrid(np.arange(LANES), np.arange(2 * pairs(problem)), indexing="ij")
         return self.stands(problem, lane, k, np.where)
 
     def build(self, problem: DotProblem, knobs: Knobs, core: CoreSpec) -> Any:

@@ -1,4 +1,4 @@
-"""``bit_madd``: dense layers on the emulated core, its packed weights, what is woven, and what it declines."""
+"""``bit_madd``: dense layers on the emulated core, its packed weights, and what it declines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from schedules.ordered_products import CODES
 from schedules.select_column import ACTIVATIONS, BY_CODE, COUNTED
 from schedules.techniques import TECHNIQUES, select
 from schedules.techniques.bit_madd import loop
-from schedules.weave import woven
 from tvm_lowbit.metering.kernels import meter_kernel
 
 A53 = CORES["cortex-a53"]
@@ -107,15 +106,3 @@ def test_it_pays_as_much_as_it_says() -> None:
     assert taken["bit_madd"] < 0.85 * taken["bit_serial"]
     estimate = TECHNIQUE.cycles(replace(BASE, out_channels=128), A53)
     assert taken["bit_madd"] == pytest.approx(estimate, rel=0.15)
-
-
-def test_others_are_put_where_they_need_not_wait() -> None:
-    bundles = [[f"and v{i}.16b, v0.16b, v0.16b"] for i in range(1, 8)]
-    others = ["ldr x0, [x1, #0]", "mul x2, x0, x0", "madd x3, x4, x4, x3", "add x5, x5, x2, lsr #56"]
-    lines = woven(bundles, others)
-    assert sorted(lines) == sorted([*others, *(own for bundle in bundles for own in bundle)])
-    # What does not depend on the load overtakes what does; the sum comes after its product.
-    found = [lines.index(line) for line in others]
-    assert found[0] < found[2] < found[1] < found[3]
-    # The load takes three cycles: as many vector operations stand between it and its use.
-    assert sum(line.startswith("and") for line in lines[found[0] : found[1]]) >= 2

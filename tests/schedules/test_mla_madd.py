@@ -31,6 +31,8 @@ PROBLEMS = (
     replace(BASE, channels=256, groups=2, out_channels=18, a=Operand(2, 2, -3)),
     replace(BASE, channels=128, w=Operand(2, 2, -3, uniform=True)),
     replace(BASE, channels=80, a=Operand(1), epilogue=Thresholds(2, 3)),
+    # Pairs that are no whole vector of packed weights.
+    replace(BASE, channels=56, w=Operand(1)),
     # More rounds than one, with pairs left.
     replace(BASE, channels=600, width=3, out_channels=8),
 )
@@ -95,7 +97,7 @@ def test_nothing_is_read_past_the_operands(pixels: int, codes: int, stride: int)
     assert read["codes"] == {i * stride + byte for i in range(pixels) for byte in range(0, codes, WORD)}
 
 
-@pytest.mark.parametrize("problem", [PROBLEMS[1], PROBLEMS[3], PROBLEMS[5]], ids=lambda p: str(p.channels))
+@pytest.mark.parametrize("problem", [PROBLEMS[1], PROBLEMS[3], PROBLEMS[5], PROBLEMS[8]], ids=lambda p: str(p.channels))
 def test_weights_come_back(problem: DotProblem) -> None:
     operands = random_operands(problem)
     constant = TECHNIQUE.constants(problem, operands.weights, operands.weight_offset)[0]
