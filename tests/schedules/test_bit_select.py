@@ -165,7 +165,7 @@ def test_weights_come_back(p: DotProblem) -> None:
 
 
 @pytest.mark.parametrize(
-    ("core", "wanted"), [("cortex-a53", "u8_mla"), ("cortex-a72", "bit_select"), ("cortex-a76", "sdot")]
+    ("core", "wanted"), [("cortex-a53", "mla_madd"), ("cortex-a72", "bit_select"), ("cortex-a76", "sdot")]
 )
 def test_it_is_chosen_where_it_is_fast(core: str, wanted: str) -> None:
     three = replace(ONE, kernel=(3, 3), padding=(1, 1, 1, 1), out_channels=256)
