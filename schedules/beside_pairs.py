@@ -61,7 +61,7 @@ class BesidePairs(OrderedPairs):
     @property
     def length(self) -> int:
         """Pairs of a round."""
-        return self.pairs // self.words // UNIT * UNIT
+        return round_pairs(self.pairs, self.words)
 
     @property
     def share(self) -> int:
@@ -175,6 +175,11 @@ class BesidePairs(OrderedPairs):
             to, kind = f"v{self._sum(pixel)}.8h", ("uaddw", "8b") if i == 0 else ("uaddw2", "16b")
             lines.append(f"{kind[0]} {to}, {to}, v{register}.{kind[1]}")
         return lines
+
+
+def round_pairs(pairs: int, words: int) -> int:
+    """Pairs that go with a word, where the first ``pairs`` of a patch go with all ``words``; some may be left."""
+    return pairs // words // UNIT * UNIT
 
 
 def reached(stride: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from schedules.beside_pairs import CHANNELS, MOST_FIELDS, MOST_PIXELS, WORD, reached
+from schedules.beside_pairs import CHANNELS, MOST_FIELDS, MOST_PIXELS, WORD, reached, round_pairs
 from schedules.ordered_pairs import UNIT
 from schedules.pair_tiles import BLOCK, LATENCY, Reckoning
 
@@ -42,7 +42,7 @@ class Division:
     @property
     def length(self) -> int:
         """Pairs of a round."""
-        return self.first // self.words // UNIT * UNIT
+        return round_pairs(self.first, self.words)
 
     def cycles(self, pixels: int, chunk: int) -> float:
         """Cycles of a block of so many pixels."""
